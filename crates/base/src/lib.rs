@@ -1,0 +1,31 @@
+//! What every pure crate of Hypha shares.
+//!
+//! * [`Errno`]: Linux's error numbers, the only error type that crosses the ABI.
+//! * [`Lock`]: a spin lock with a rank; debug builds check the lock order.
+//! * [`WaitQueue`]: who wants to know when something changes. Objects never
+//!   block: they answer `EAGAIN` and the kernel's one blocking loop waits here.
+//! * [`UserMem`]: memory that EL0 can change under us: an allegation, never a
+//!   `&[u8]`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod errno;
+mod lock;
+mod user;
+mod wait;
+
+pub use errno::Errno;
+pub use lock::{Lock, LockGuard, LockTracker, rank, set_lock_tracker};
+pub use user::{UserMem, UserMemExt};
+pub use wait::WaitQueue;
+
+/// What every fallible operation in the kernel returns.
+pub type Result<T, E = Errno> = core::result::Result<T, E>;
+
+/// Nanoseconds, of CLOCK_MONOTONIC unless said otherwise.
+pub type Nanos = u64;
