@@ -1,5 +1,6 @@
 //! What every pure crate of Hypha shares.
 //!
+//! * [`PhysAddr`], [`VirtAddr`], [`Ipa`]: addresses that can't be mixed up.
 //! * [`Errno`]: Linux's error numbers, the only error type that crosses the ABI.
 //! * [`Lock`]: a spin lock with a rank; debug builds check the lock order.
 //! * [`WaitQueue`]: who wants to know when something changes. Objects never
@@ -14,11 +15,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod addr;
 mod errno;
 mod lock;
 mod user;
 mod wait;
 
+pub use addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 pub use errno::Errno;
 pub use lock::{Lock, LockGuard, LockTracker, rank, set_lock_tracker};
 pub use user::{UserMem, UserMemExt};
