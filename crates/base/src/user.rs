@@ -2,7 +2,7 @@
 
 use crate::{Errno, Result};
 use alloc::vec::Vec;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// An address space that EL0 (or a guest) can change at any time. Every access
 /// copies, checks the address, and fails with `EFAULT`; nothing is borrowed.
