@@ -1,0 +1,25 @@
+//! The kernel command line, as Linux reads it
+//! (Documentation/admin-guide/kernel-parameters.rst).
+//!
+//! * [`Params`]: iterates over the parameters. No heap and no state, so early
+//!   boot can ask for single ones with the MMU off.
+//! * [`BootArgs`]: all of it, typed, with warnings to log and what is passed on
+//!   to init.
+//! * [`KvmMode`]: the values of `kvm-arm.mode=`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod args;
+mod mode;
+mod values;
+mod words;
+
+pub use args::{BootArgs, Warning};
+pub use mode::{KvmMode, ModeRequest, mode_requested, vhe_hidden};
+pub use values::{parse_int, parse_size};
+pub use words::{Param, Params, same_key};
