@@ -1,0 +1,271 @@
+//! A buddy allocator whose free lists live in the table of metadata.
+#![forbid(unsafe_code)]
+
+use crate::meta;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The largest order: 2 MiB.
+pub const MAX_ORDER: u8 = 9;
+const ORDERS: usize = MAX_ORDER as usize + 1;
+/// Single frames held back from merging, so that freeing a page and taking the
+/// next doesn't merge and split a block each time.
+const CACHE: usize = 32;
+
+/// The table of metadata: one word for each frame. Out of range is a frame
+/// that nobody has.
+#[derive(Clone, Copy)]
+pub struct Table(pub &'static [AtomicU64]);
+
+static NOBODY: AtomicU64 = AtomicU64::new(meta::NONE);
+
+impl Table {
+    #[inline]
+    pub fn word(&self, index: u32) -> &'static AtomicU64 {
+        self.0.get(index as usize).unwrap_or(&NOBODY)
+    }
+
+    fn get(&self, index: u32) -> u64 {
+        self.word(index).load(Relaxed)
+    }
+
+    fn set(&self, index: u32, word: u64) {
+        self.word(index).store(word, Relaxed);
+    }
+}
+
+/// The frames of one order.
+pub const fn frames(order: u8) -> u64 {
+    1 << (order & 0xf)
+}
+
+/// The free lists. A block of `order` starts at a multiple of its size, by
+/// index as by address.
+pub struct Buddy {
+    table: Table,
+    heads: [u32; ORDERS],
+    blocks: [u64; ORDERS],
+    /// Bit `n`: list `n` isn't empty.
+    nonempty: u32,
+    cache: [u32; CACHE],
+    cached: usize,
+    free: u64,
+}
+
+impl Buddy {
+    pub const fn new(table: Table) -> Self {
+        Buddy {
+            table,
+            heads: [meta::NIL; ORDERS],
+            blocks: [0; ORDERS],
+            nonempty: 0,
+            cache: [0; CACHE],
+            cached: 0,
+            free: 0,
+        }
+    }
+
+    /// Free frames.
+    pub fn free_frames(&self) -> u64 {
+        self.free
+    }
+
+    /// Takes a block, whose head becomes `word`.
+    pub fn take(&mut self, order: u8, word: u64) -> Option<u32> {
+        let index = match self.take_cached(order).or_else(|| self.take_block(order)) {
+            Some(index) => index,
+            None => {
+                self.drain(0);
+                self.take_block(order)?
+            }
+        };
+        self.table.set(index, word);
+        self.free = self.free.wrapping_sub(frames(order));
+        Some(index)
+    }
+
+    /// Gives a block back.
+    pub fn give(&mut self, index: u32, order: u8) {
+        self.free = self.free.wrapping_add(frames(order));
+        if order != 0 {
+            return self.insert(index, order);
+        }
+        if self.cached == CACHE {
+            self.drain(CACHE / 2);
+        }
+        if let Some(slot) = self.cache.get_mut(self.cached) {
+            *slot = index;
+            self.cached = self.cached.wrapping_add(1);
+            self.table.set(index, meta::head(meta::CACHED, 0));
+        }
+    }
+
+    /// Gives the frames from `start` up to `end`, in blocks as large as
+    /// alignment allows.
+    pub fn give_range(&mut self, start: u32, end: u32) {
+        let mut at = start;
+        while at < end {
+            let fits = (end.wrapping_sub(at)).ilog2();
+            let order = at.trailing_zeros().min(fits).min(u32::from(MAX_ORDER)) as u8;
+            self.free = self.free.wrapping_add(frames(order));
+            self.insert(at, order);
+            at = at.wrapping_add(frames(order) as u32);
+        }
+    }
+
+    fn take_cached(&mut self, order: u8) -> Option<u32> {
+        let last = self.cached.checked_sub(1).filter(|_| order == 0)?;
+        self.cached = last;
+        self.cache.get(last).copied()
+    }
+
+    fn drain(&mut self, keep: usize) {
+        while self.cached > keep {
+            if let Some(index) = self.take_cached(0) {
+                self.insert(index, 0);
+            }
+        }
+    }
+
+    fn take_block(&mut self, order: u8) -> Option<u32> {
+        let lists = self.nonempty >> order;
+        if order > MAX_ORDER || lists == 0 {
+            return None;
+        }
+        let mut from = order.wrapping_add(lists.trailing_zeros() as u8);
+        let index = *self.heads.get(usize::from(from))?;
+        self.unlink(index, from);
+        while from > order {
+            from = from.wrapping_sub(1);
+            self.push(index.wrapping_add(frames(from) as u32), from);
+        }
+        Some(index)
+    }
+
+    /// Merges with free buddies, then links.
+    fn insert(&mut self, index: u32, order: u8) {
+        let (mut index, mut order) = (index, order);
+        self.table.set(index, meta::NONE);
+        while order < MAX_ORDER {
+            let buddy = index ^ frames(order) as u32;
+            let word = self.table.get(buddy);
+            if meta::state(word) != meta::FREE || meta::order(word) != order {
+                break;
+            }
+            self.unlink(buddy, order);
+            index &= buddy;
+            order = order.wrapping_add(1);
+        }
+        self.push(index, order);
+    }
+
+    fn push(&mut self, index: u32, order: u8) {
+        self.count(order, 1);
+        let Some(head) = self.heads.get_mut(usize::from(order)) else { return };
+        let next = core::mem::replace(head, index);
+        self.nonempty |= 1 << order;
+        self.table.set(index, meta::free(order, meta::NIL, next));
+        if next != meta::NIL {
+            let after = meta::next(self.table.get(next));
+            self.table.set(next, meta::free(order, index, after));
+        }
+    }
+
+    fn unlink(&mut self, index: u32, order: u8) {
+        self.count(order, u64::MAX);
+        let word = self.table.get(index);
+        let (prev, next) = (meta::prev(word), meta::next(word));
+        if prev != meta::NIL {
+            let before = meta::prev(self.table.get(prev));
+            self.table.set(prev, meta::free(order, before, next));
+        } else if let Some(head) = self.heads.get_mut(usize::from(order)) {
+            *head = next;
+            if next == meta::NIL {
+                self.nonempty &= !(1 << order);
+            }
+        }
+        if next != meta::NIL {
+            let after = meta::next(self.table.get(next));
+            self.table.set(next, meta::free(order, prev, after));
+        }
+        self.table.set(index, meta::NONE);
+    }
+
+    fn count(&mut self, order: u8, change: u64) {
+        if let Some(blocks) = self.blocks.get_mut(usize::from(order)) {
+            *blocks = blocks.wrapping_add(change);
+        }
+    }
+
+    /// Blocks free in each order, the cache counted as order 0.
+    pub fn by_order(&self) -> [u64; ORDERS] {
+        let mut counts = self.blocks;
+        if let Some(singles) = counts.first_mut() {
+            *singles = singles.wrapping_add(self.cached as u64);
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    fn table(frames: usize) -> Table {
+        Table(Box::leak((0..frames).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    #[test]
+    fn splits_and_merges() {
+        let mut buddy = Buddy::new(table(1536));
+        buddy.give_range(3, 1500);
+        assert_eq!(buddy.free_frames(), 1497);
+        let whole = buddy.by_order();
+        assert_eq!(whole[9], 1);
+        let word = meta::head(meta::KERNEL, 0);
+        let taken: Vec<u32> = core::iter::from_fn(|| buddy.take(0, word)).collect();
+        assert_eq!(taken.len(), 1497);
+        for index in taken {
+            buddy.give(index, 0);
+        }
+        buddy.drain(0);
+        assert_eq!(buddy.by_order(), whole);
+    }
+
+    proptest! {
+        /// Blocks handed out never overlap, are aligned, and all come back.
+        #[test]
+        fn blocks_are_disjoint(steps in prop::collection::vec((any::<bool>(), 0u8..=9, any::<prop::sample::Index>()), 1..400)) {
+            const FRAMES: usize = 2048;
+            let mut buddy = Buddy::new(table(FRAMES));
+            buddy.give_range(1, FRAMES as u32 - 5);
+            let whole = (buddy.by_order(), buddy.free_frames());
+            let mut owner = [false; FRAMES];
+            let mut held: Vec<(u32, u8)> = Vec::new();
+            for (take, order, which) in steps {
+                if take {
+                    let Some(index) = buddy.take(order, meta::head(meta::USER, order)) else { continue };
+                    prop_assert_eq!(u64::from(index) % frames(order), 0);
+                    for frame in &mut owner[index as usize..][..frames(order) as usize] {
+                        prop_assert!(!*frame);
+                        *frame = true;
+                    }
+                    held.push((index, order));
+                } else if !held.is_empty() {
+                    let (index, order) = held.swap_remove(which.index(held.len()));
+                    owner[index as usize..][..frames(order) as usize].fill(false);
+                    buddy.give(index, order);
+                }
+                let used = owner.iter().filter(|owned| **owned).count() as u64;
+                prop_assert_eq!(buddy.free_frames(), whole.1 - used);
+            }
+            for (index, order) in held {
+                buddy.give(index, order);
+            }
+            buddy.drain(0);
+            prop_assert_eq!((buddy.by_order(), buddy.free_frames()), whole);
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! Counted handles to memory that others can change at any time.
+
+use crate::buddy::MAX_ORDER;
+use crate::meta;
+use crate::ram::{Owner, phys_to_virt, ram};
+use base::{BLOCK_SIZE, Errno, PAGE_SIZE, PhysAddr, Result};
+use core::fmt;
+use core::num::NonZeroU64;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// How much a [`Frame`] names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Size {
+    /// 4 KiB: a level-3 entry.
+    Page,
+    /// 2 MiB: a level-2 entry.
+    Block,
+}
+
+impl Size {
+    /// In bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Size::Page => PAGE_SIZE,
+            Size::Block => BLOCK_SIZE,
+        }
+    }
+
+    /// In 4 KiB pages.
+    pub const fn pages(self) -> u64 {
+        self.bytes() / PAGE_SIZE
+    }
+
+    const fn order(self) -> u8 {
+        match self {
+            Size::Page => 0,
+            Size::Block => MAX_ORDER,
+        }
+    }
+}
+
+/// What fresh memory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Zeros.
+    Zeroed,
+    /// What its last owner left: overwrite it all before anybody sees it.
+    Stale,
+}
+
+/// A counted handle to 4 KiB or 2 MiB of RAM, freed with its last handle.
+///
+/// A 4 KiB handle can be to a piece of a 2 MiB block ([`Frame::sub`]); it then
+/// keeps the whole block. The memory may be mapped at EL0, in guests or given
+/// to devices: it changes under us, so it is only ever copied in and out.
+pub struct Frame(NonZeroU64);
+
+/// Marks in the low bits of a handle. One is always set.
+const PAGE: u64 = 1;
+const BLOCK: u64 = 2;
+
+impl Frame {
+    /// Fresh memory; `ENOMEM` if there is none but the kernel's reserve.
+    pub fn alloc(size: Size, fill: Fill) -> Result<Frame> {
+        let word = meta::head(meta::USER, size.order()) | 1;
+        let addr = ram().ok_or(Errno::ENOMEM)?.take(size.order(), Owner::User, word)?;
+        let frame = Frame::wrap(addr, size);
+        if fill == Fill::Zeroed {
+            frame.fill_zero(0..size.bytes())?;
+        }
+        Ok(frame)
+    }
+
+    const fn wrap(addr: PhysAddr, size: Size) -> Frame {
+        let mark = match size {
+            Size::Page => PAGE,
+            Size::Block => BLOCK,
+        };
+        // `mark` is never zero: the sum neither.
+        match NonZeroU64::new(addr.get() | mark) {
+            Some(raw) => Frame(raw),
+            None => Frame(NonZeroU64::MIN),
+        }
+    }
+
+    /// Its physical address.
+    #[inline]
+    pub const fn addr(&self) -> PhysAddr {
+        PhysAddr::new(self.0.get() & !PAGE_SIZE.wrapping_sub(1))
+    }
+
+    /// A page or a block.
+    #[inline]
+    pub const fn size(&self) -> Size {
+        if self.0.get() & BLOCK != 0 { Size::Block } else { Size::Page }
+    }
+
+    /// How many handles there are to this memory, and to the block it is a
+    /// piece of.
+    pub fn ref_count(&self) -> u64 {
+        self.with_count(|count| count.load(Ordering::Acquire)) & meta::COUNT
+    }
+
+    /// Whether it is a piece of a block, whose handles count together.
+    pub fn is_piece(&self) -> bool {
+        self.size() == Size::Page
+            && self.with_count(|c| meta::order(c.load(Ordering::Relaxed)) != 0)
+    }
+
+    /// A handle to the `index`th 4 KiB of it (0 only for a page).
+    pub fn sub(&self, index: u64) -> Option<Frame> {
+        if index >= self.size().pages() {
+            return None;
+        }
+        self.count_up();
+        Some(Frame::wrap(self.addr().offset(index.wrapping_mul(PAGE_SIZE))?, Size::Page))
+    }
+
+    /// Takes a block apart: its 512 pages in order. If this was the only handle
+    /// they become frames of their own; otherwise they keep counting on the
+    /// block. A page is its only piece.
+    pub fn split(self) -> Pieces {
+        let size = self.size();
+        let start = self.addr();
+        if size == Size::Block {
+            self.with_index(|table, index| {
+                let word = table.word(index);
+                let alone = meta::head(meta::USER, MAX_ORDER) | 1;
+                if word.load(Ordering::Acquire) == alone {
+                    // The only handle is ours and no longer used: nobody can
+                    // count up while the heads change.
+                    for page in 0..size.pages() as u32 {
+                        let word = table.word(index.wrapping_add(page));
+                        word.store(meta::head(meta::USER, 0) | 1, Ordering::Relaxed);
+                    }
+                } else {
+                    word.fetch_add(size.pages().wrapping_sub(1), Ordering::Relaxed);
+                }
+            });
+        }
+        core::mem::forget(self);
+        Pieces { start, next: 0, pages: size.pages() }
+    }
+
+    /// The range as an offset, if the memory holds it.
+    fn check(&self, offset: u64, len: usize) -> Result<*mut u8> {
+        let end = offset.checked_add(len as u64).ok_or(Errno::EFAULT)?;
+        if end > self.size().bytes() {
+            return Err(Errno::EFAULT);
+        }
+        Ok(phys_to_virt(self.addr()).wrapping_add(offset as usize))
+    }
+
+    /// Copies out; `EFAULT` past its end.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let from = self.check(offset, out.len())?;
+        // SAFETY: `check` keeps the source within this frame, which is mapped
+        // RAM (init's contract) and stays ours while the handle lives; `out` is
+        // no frame's memory: frames are never borrowed. Others may write the
+        // source meanwhile: the copy is then a mix, made of bytes that no type
+        // of ours rests on.
+        unsafe { core::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copies in; `EFAULT` past its end.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let to = self.check(offset, data.len())?;
+        // SAFETY: as in `read`, with the frame as the destination.
+        unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+        Ok(())
+    }
+
+    /// Fills bytes with zeros; `EFAULT` past its end.
+    pub fn fill_zero(&self, range: Range<u64>) -> Result<()> {
+        let len = range.end.checked_sub(range.start).ok_or(Errno::EFAULT)? as usize;
+        let to = self.check(range.start, len)?;
+        // SAFETY: as in `read`, with the frame as the destination.
+        unsafe { core::ptr::write_bytes(to, 0, len) };
+        Ok(())
+    }
+
+    /// Copies all of `other`, which has the same size (or `EINVAL`).
+    pub fn copy_from(&self, other: &Frame) -> Result<()> {
+        if self.size() != other.size() {
+            return Err(Errno::EINVAL);
+        }
+        self.copy_range(0, other, 0, self.size().bytes())
+    }
+
+    /// Copies `len` bytes from `other`; `EFAULT` past either end.
+    pub fn copy_range(&self, at: u64, other: &Frame, from: u64, len: u64) -> Result<()> {
+        let to = self.check(at, len as usize)?;
+        let from = other.check(from, len as usize)?;
+        // SAFETY: as in `read`, for both sides; both may be the same memory, so
+        // the copy allows overlap.
+        unsafe { core::ptr::copy(from, to, len as usize) };
+        Ok(())
+    }
+
+    /// The aligned word at `offset`, for atomic accesses.
+    pub fn atomic_u32(&self, offset: u64) -> Option<&AtomicU32> {
+        let word = self.check(offset, 4).ok()?.cast::<AtomicU32>();
+        // SAFETY: within the frame (see `read`), aligned, and it lives as long
+        // as the handle does. Atomics may be changed by others.
+        offset.is_multiple_of(4).then(|| unsafe { &*word })
+    }
+
+    /// The aligned double word at `offset`, for atomic accesses.
+    pub fn atomic_u64(&self, offset: u64) -> Option<&AtomicU64> {
+        let word = self.check(offset, 8).ok()?.cast::<AtomicU64>();
+        // SAFETY: as in `atomic_u32`.
+        offset.is_multiple_of(8).then(|| unsafe { &*word })
+    }
+
+    /// Gives the handle up for its address, which a page-table entry keeps
+    /// together with the size. The memory stays counted.
+    pub fn into_raw(self) -> PhysAddr {
+        let addr = self.addr();
+        core::mem::forget(self);
+        addr
+    }
+
+    /// The handle that `into_raw` gave up.
+    ///
+    /// # Safety
+    ///
+    /// `addr` and `size` come from one [`Frame::into_raw`], and each of those
+    /// is taken back at most once.
+    pub unsafe fn from_raw(addr: PhysAddr, size: Size) -> Frame {
+        Frame::wrap(addr, size)
+    }
+
+    #[inline]
+    fn with_index<R>(&self, f: impl FnOnce(&crate::buddy::Table, u32) -> R) -> R {
+        static NOTHING: crate::buddy::Table = crate::buddy::Table(&[]);
+        match ram() {
+            Some(ram) => f(&ram.table, ram.index(self.addr())),
+            None => f(&NOTHING, meta::NIL),
+        }
+    }
+
+    /// Calls with the word that counts for this memory: its own, or its block's.
+    #[inline]
+    fn with_count<R>(&self, f: impl FnOnce(&AtomicU64) -> R) -> R {
+        self.with_index(|table, index| f(table.word(head(table, index))))
+    }
+
+    fn count_up(&self) {
+        // Relaxed as in Arc: who counts up has a handle already. 48 bits can't
+        // overflow: each count is a handle of 8 bytes somewhere.
+        self.with_count(|count| count.fetch_add(1, Ordering::Relaxed));
+    }
+}
+
+/// The head of the memory at `index`: itself, or the start of its block.
+#[inline]
+fn head(table: &crate::buddy::Table, index: u32) -> u32 {
+    let own = table.word(index).load(Ordering::Relaxed);
+    if meta::state(own) == meta::USER { index } else { index & !((1 << MAX_ORDER) - 1) }
+}
+
+impl Clone for Frame {
+    fn clone(&self) -> Frame {
+        self.count_up();
+        Frame(self.0)
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        let Some(ram) = ram() else { return };
+        let index = head(&ram.table, ram.index(self.addr()));
+        let word = ram.table.word(index).fetch_sub(1, Ordering::Release);
+        if word & meta::COUNT == 1 {
+            // What others did with the memory happens before it is free.
+            fence(Ordering::Acquire);
+            ram.give(index, meta::order(word), Owner::User);
+        }
+    }
+}
+
+impl PartialEq for Frame {
+    /// Whether both name the same memory.
+    fn eq(&self, other: &Frame) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Frame {}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({:#x}, {:?})", self.addr(), self.size())
+    }
+}
+
+/// The pages of a block that [`Frame::split`] took apart.
+pub struct Pieces {
+    start: PhysAddr,
+    next: u64,
+    pages: u64,
+}
+
+impl Iterator for Pieces {
+    type Item = Frame;
+
+    fn next(&mut self) -> Option<Frame> {
+        if self.next >= self.pages {
+            return None;
+        }
+        let addr = self.start.offset(self.next.wrapping_mul(PAGE_SIZE))?;
+        self.next = self.next.wrapping_add(1);
+        Some(Frame::wrap(addr, Size::Page))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.pages.saturating_sub(self.next) as usize;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Pieces {}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        for page in self.by_ref() {
+            drop(page);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KernelPages, fail_allocation, set_reserve, sim, stats};
+    use std::vec::Vec;
+
+    #[test]
+    fn counts_and_frees() {
+        let _ram = sim::ram(16);
+        let free = stats().free;
+        let frame = Frame::alloc(Size::Page, Fill::Zeroed).unwrap();
+        let second = frame.clone();
+        assert_eq!(frame.ref_count(), 2);
+        assert_eq!(stats().user, 4096);
+        drop(frame);
+        assert_eq!(second.ref_count(), 1);
+        let addr = second.into_raw();
+        // SAFETY: from into_raw, once.
+        drop(unsafe { Frame::from_raw(addr, Size::Page) });
+        assert_eq!((stats().free, stats().user), (free, 0));
+    }
+
+    #[test]
+    fn copies_and_checks() {
+        let _ram = sim::ram(16);
+        let frame = Frame::alloc(Size::Page, Fill::Zeroed).unwrap();
+        frame.write(4090, b"hello!").unwrap();
+        assert_eq!(frame.write(4091, b"hello!"), Err(Errno::EFAULT));
+        assert_eq!(frame.write(u64::MAX, b"h"), Err(Errno::EFAULT));
+        let copy = Frame::alloc(Size::Page, Fill::Stale).unwrap();
+        copy.copy_from(&frame).unwrap();
+        let mut text = [0; 6];
+        copy.read(4090, &mut text).unwrap();
+        assert_eq!(&text, b"hello!");
+        copy.fill_zero(4092..4096).unwrap();
+        copy.read(4090, &mut text).unwrap();
+        assert_eq!(&text, b"he\0\0\0\0");
+        assert!(frame.atomic_u32(4096).is_none() && frame.atomic_u32(2).is_none());
+        frame.atomic_u64(8).unwrap().store(7, Ordering::Relaxed);
+        assert_eq!(frame.atomic_u32(8).unwrap().load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn pieces_keep_their_block() {
+        let _ram = sim::ram(16);
+        let free = stats().free;
+        let block = Frame::alloc(Size::Block, Fill::Zeroed).unwrap();
+        let piece = block.sub(511).unwrap();
+        let first = block.sub(0).unwrap();
+        assert!(block.sub(512).is_none());
+        assert!(piece.is_piece() && !block.is_piece());
+        assert_eq!(piece.addr().get() - block.addr().get(), 511 * 4096);
+        assert_eq!((piece.ref_count(), first.ref_count()), (3, 3));
+        drop(block);
+        assert_eq!(stats().user, BLOCK_SIZE);
+        drop((piece, first));
+        assert_eq!(stats().free, free);
+    }
+
+    #[test]
+    fn splits_alone_and_shared() {
+        let _ram = sim::ram(16);
+        let free = stats().free;
+        let block = Frame::alloc(Size::Block, Fill::Zeroed).unwrap();
+        block.write(4096, b"x").unwrap();
+        let mut pieces: Vec<Frame> = block.split().collect();
+        assert_eq!(pieces.len(), 512);
+        assert!(pieces.iter().all(|page| page.ref_count() == 1 && !page.is_piece()));
+        let mut byte = [0];
+        pieces[1].read(0, &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        pieces.truncate(1);
+        assert_eq!(stats().user, 4096);
+        drop(pieces);
+
+        let block = Frame::alloc(Size::Block, Fill::Zeroed).unwrap();
+        let other = block.clone();
+        let mut pieces = block.split();
+        assert_eq!(other.ref_count(), 513);
+        drop(pieces.next());
+        drop(pieces);
+        assert_eq!(other.ref_count(), 1);
+        drop(other);
+        assert_eq!(stats().free, free);
+    }
+
+    #[test]
+    fn fails_on_order_and_keeps_the_reserve() {
+        let _ram = sim::ram(16);
+        fail_allocation(2);
+        let first = Frame::alloc(Size::Page, Fill::Stale);
+        assert!(first.is_ok());
+        assert_eq!(KernelPages::alloc(0, Fill::Stale).err(), Some(Errno::ENOMEM));
+        assert!(KernelPages::alloc(0, Fill::Stale).is_ok());
+        set_reserve(3 * 4096);
+        let mut all = Vec::new();
+        while let Ok(page) = Frame::alloc(Size::Page, Fill::Stale) {
+            all.push(page);
+        }
+        assert_eq!(stats().free, 3 * 4096);
+        let kernel: Vec<_> = (0..3).map(|_| KernelPages::alloc(0, Fill::Zeroed).unwrap()).collect();
+        assert_eq!(stats().kernel, 3 * 4096);
+        assert!(KernelPages::alloc(0, Fill::Zeroed).is_err());
+        set_reserve(0);
+        drop((all, kernel, first));
+        assert_eq!((stats().user, stats().kernel), (0, 0));
+        assert_eq!(stats().total, stats().free + stats().table);
+    }
+
+    #[test]
+    fn kernel_pages_are_aligned_and_zeroed() {
+        let _ram = sim::ram(16);
+        let root = KernelPages::alloc(4, Fill::Zeroed).unwrap();
+        assert!(root.addr().is_aligned(16 * 4096));
+        assert_eq!(root.entries().len(), 16 * 512);
+        assert!(root.entries().iter().all(|entry| entry.load(Ordering::Relaxed) == 0));
+        root.entries()[0].store(1, Ordering::Relaxed);
+        let addr = root.into_raw();
+        // SAFETY: from into_raw, once; the page lives until then.
+        let root = unsafe {
+            assert_eq!(crate::entries_at(addr)[0].load(Ordering::Relaxed), 1);
+            KernelPages::from_raw(addr)
+        };
+        assert_eq!(root.order(), 4);
+        assert_eq!(KernelPages::order_for(4097), Some(1));
+        assert_eq!(KernelPages::order_for(3 << 20), None);
+        assert!(KernelPages::alloc(10, Fill::Stale).is_err());
+    }
+}
