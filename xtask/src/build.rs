@@ -1,0 +1,138 @@
+//! `./x build`: everything that is booted.
+
+use crate::initramfs::{self, Cargo};
+use crate::system_packages::{For, ensure};
+use crate::toolchain::{BARE, Toolchain};
+use crate::workspace::{self, Package};
+use crate::{debian, image, modules, paths, proc, ui};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// The packages by name.
+const KERNEL: &str = "hypha";
+const VMM: &str = "hypha-vmm";
+
+/// What the guest needs to reach the VMM's devices.
+const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net"];
+
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Args {
+    /// Leave VHE out of the kernel (Linux: CONFIG_ARM64_VHE=n)
+    #[arg(long)]
+    pub no_vhe: bool,
+}
+
+/// Where things are once they are built.
+pub struct Built {
+    /// None as long as this tree has no kernel.
+    pub image: Option<PathBuf>,
+    pub initramfs: PathBuf,
+    pub vmm: Option<PathBuf>,
+    pub guest_image: PathBuf,
+    pub guest_initramfs: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    ensure(For::Build)?;
+    let built = build(args)?;
+    ui::step("Built");
+    let files = [
+        built.image.clone(),
+        built.image.map(|image| image.with_extension("elf")),
+        Some(built.initramfs),
+        built.vmm,
+        Some(built.guest_image),
+        Some(built.guest_initramfs),
+    ];
+    for file in files.into_iter().flatten() {
+        let size = file.metadata().map(|m| m.len()).unwrap_or(0);
+        let shown = file.strip_prefix(paths::root()).unwrap_or(&file).display().to_string();
+        ui::note(format!("{shown:<40} {:>10}", ui::size(size)));
+    }
+    Ok(())
+}
+
+/// Builds what this tree has.
+pub fn build(args: &Args) -> Result<Built> {
+    let toolchain = Toolchain::find()?;
+    let members = workspace::members(&toolchain)?;
+    let find = |name: &str| members.iter().find(|package| package.name == name);
+    let out = paths::hypha();
+    std::fs::create_dir_all(out.join("guest"))?;
+
+    let image = match find(KERNEL) {
+        Some(package) => Some(kernel(&toolchain, package, args)?),
+        None => {
+            ui::warn("this tree has no kernel yet");
+            None
+        }
+    };
+    let vmm = match find(VMM) {
+        Some(_) => Some(vmm(&toolchain)?),
+        None => {
+            ui::warn("this tree has no hypha-vmm yet");
+            None
+        }
+    };
+    let (guest_image, guest_initramfs) = guest()?;
+
+    let mut cargo = Cargo::default();
+    if let Some(vmm) = &vmm {
+        cargo.vmm = Some(std::fs::read(vmm)?);
+        cargo.guest = Some((std::fs::read(&guest_image)?, std::fs::read(&guest_initramfs)?));
+    }
+    ui::step("Packing the host's initramfs");
+    let initramfs = out.join("initramfs.cpio.gz");
+    initramfs::write(&initramfs, &initramfs::host(&cargo)?)?;
+    Ok(Built { image, initramfs, vmm, guest_image, guest_initramfs })
+}
+
+fn kernel(toolchain: &Toolchain, package: &Package, args: &Args) -> Result<PathBuf> {
+    ui::step("Building the kernel");
+    let mut command = toolchain.cargo_bare("build");
+    command.args(["--release", "-p", KERNEL]);
+    if args.no_vhe {
+        command.arg("--no-default-features");
+        let kept: Vec<_> =
+            package.default_features.iter().filter(|f| *f != "vhe").cloned().collect();
+        if !kept.is_empty() {
+            command.arg("--features").arg(kept.join(","));
+        }
+    }
+    proc::run(&mut command)?;
+    let elf_file = paths::target().join(BARE).join("release").join(KERNEL);
+    let elf = std::fs::read(&elf_file)
+        .with_context(|| format!("cargo left no {}", elf_file.display()))?;
+    let flat = image::flatten(&elf)?;
+    image::check_header(&flat)?;
+    let image_file = paths::hypha().join("Image");
+    initramfs::write(&paths::hypha().join("Image.elf"), &elf)?;
+    initramfs::write(&image_file, &flat)?;
+    image::report(&elf, &flat)?;
+    Ok(image_file)
+}
+
+fn vmm(toolchain: &Toolchain) -> Result<PathBuf> {
+    ui::step("Building hypha-vmm");
+    proc::run(toolchain.cargo_linux("build")?.args(["--release", "-p", VMM]))?;
+    let built = paths::target().join(toolchain.linux_target()).join("release").join(VMM);
+    let file = paths::hypha().join(VMM);
+    initramfs::write(&file, &std::fs::read(&built)?)?;
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    Ok(file)
+}
+
+/// Debian's kernel and the guest's initramfs.
+pub fn guest() -> Result<(PathBuf, PathBuf)> {
+    let tree = debian::kernel()?;
+    let vmlinuz = std::fs::read(modules::vmlinuz(&tree)?)?;
+    image::check_header(&vmlinuz).context("Debian's kernel")?;
+    let kernel = paths::hypha().join("guest/Image");
+    initramfs::write(&kernel, &vmlinuz)?;
+    ui::step("Packing the guest's initramfs");
+    let modules = modules::load_order(&tree, GUEST_MODULES)?;
+    let file = paths::hypha().join("guest/initramfs.cpio.gz");
+    initramfs::write(&file, &initramfs::guest(&modules)?)?;
+    Ok((kernel, file))
+}

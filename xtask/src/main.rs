@@ -1,0 +1,55 @@
+//! The front door behind `./x`.
+
+mod build;
+mod check;
+mod cpio;
+mod debian;
+mod doctor;
+mod image;
+mod initramfs;
+mod modules;
+mod paths;
+mod proc;
+mod qemu;
+mod system_packages;
+mod test;
+mod toolchain;
+mod ui;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, run and test Hypha, a KVM host kernel for Arm64.
+#[derive(Parser)]
+#[command(name = "x", bin_name = "./x", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommand_,
+}
+
+#[derive(Subcommand)]
+enum Subcommand_ {
+    /// Build the kernel, the VMM and the initramfs archives into target/hypha
+    Build(build::Args),
+    /// Run the checks and tests; ends with `N passed, N failed`
+    Test(test::Args),
+    /// Say what this machine has and what it lacks
+    Doctor(doctor::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Subcommand_::Build(args) => build::run(args),
+        Subcommand_::Test(args) => test::run(args),
+        Subcommand_::Doctor(args) => doctor::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::error(format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
