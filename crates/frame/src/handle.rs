@@ -232,6 +232,18 @@ impl Frame {
         Frame::wrap(addr, size)
     }
 
+    /// One more handle to the memory that a page-table entry keeps.
+    ///
+    /// # Safety
+    ///
+    /// `addr` and `size` come from a [`Frame::into_raw`] that nobody took back
+    /// yet, nor does during this call.
+    pub unsafe fn clone_raw(addr: PhysAddr, size: Size) -> Frame {
+        let frame = Frame::wrap(addr, size);
+        frame.count_up();
+        frame
+    }
+
     #[inline]
     fn with_index<R>(&self, f: impl FnOnce(&crate::buddy::Table, u32) -> R) -> R {
         static NOTHING: crate::buddy::Table = crate::buddy::Table(&[]);
