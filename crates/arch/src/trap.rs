@@ -1,0 +1,50 @@
+//! Exception entry and return (Arm ARM D1.3).
+//!
+//! The vectors save a [`TrapFrame`] and call the kernel's handlers, which are
+//! `extern "C"` functions the kernel defines:
+//! `hypha_el0_sync(frame, esr, far)`, `hypha_el0_irq(frame)`,
+//! `hypha_el1_sync(frame, esr, far)`, `hypha_el1_irq()` and
+//! `hypha_bad_exception(frame, esr, far, which)`.
+
+core::arch::global_asm!(include_str!("asm/vectors.s"));
+
+/// What EL0 (or interrupted kernel code) had in its registers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrapFrame {
+    /// X0 to X30.
+    pub x: [u64; 31],
+    /// SP_EL0; for kernel code, the stack pointer before the exception.
+    pub sp: u64,
+    /// ELR: where to return.
+    pub pc: u64,
+    /// SPSR: how to return.
+    pub pstate: u64,
+    /// X0 as a system call got it, for restarting it.
+    pub orig_x0: u64,
+    /// The system call's number, or -1 outside system calls.
+    pub syscall: i64,
+}
+
+const _: () = assert!(size_of::<TrapFrame>() == 288);
+
+unsafe extern "C" {
+    fn __vectors();
+    fn __return_to_el0(frame: *mut TrapFrame) -> !;
+}
+
+/// Address of the host's vectors, for VBAR.
+pub fn vectors() -> u64 {
+    __vectors as *const () as u64
+}
+
+/// Leaves for EL0 with the registers in `frame`; the kernel stack is left with
+/// its top at the end of `frame`, where the next exception finds it.
+///
+/// # Safety
+/// `frame` lies at the top of the current task's kernel stack, PSTATE in it is
+/// EL0's, and EL0's state (TTBR0, thread pointers, FP trap) is in place.
+pub unsafe fn return_to_el0(frame: *mut TrapFrame) -> ! {
+    // SAFETY: the caller's promise is what the routine needs.
+    unsafe { __return_to_el0(frame) }
+}

@@ -1,0 +1,60 @@
+//! From power-on to the first task.
+#![expect(unsafe_code, reason = "entry from assembly")]
+
+mod early;
+
+pub use early::{BootPlan, take_table};
+
+use crate::{console, cpu, gic, log, machine, memory, smp, time};
+use arch::regime::Regime;
+use mode::{Hypervisor, Requested};
+
+core::arch::global_asm!(include_str!("head.s"));
+
+/// The boot CPU, with the MMU on, in the kernel's own half if there is one.
+#[unsafe(no_mangle)]
+extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
+    cpu::init(0);
+    crate::heap::init();
+    time::init();
+    // SAFETY: early.rs mapped the device tree at its linear address.
+    let tree = unsafe { machine::read(device_tree, plan.offset) };
+    let machine = memory::init(plan, device_tree, &tree);
+    log::init(&machine.arguments);
+    console::init(machine);
+    banner(plan);
+    memory::report();
+    for warning in &machine.arguments.warnings {
+        ::log::warn!("{warning}");
+    }
+    crate::trap::init();
+    gic::init(machine);
+    smp::start_secondaries(plan, machine);
+    crate::kernel_main(plan, machine)
+}
+
+/// The first lines of the log: the three things that "VHE" can mean (whether
+/// the CPU has it, where the kernel runs, which hypervisor is in use), and why.
+fn banner(plan: &BootPlan) {
+    let facts = &plan.facts;
+    ::log::info!("Hypha {} (rustc, Apache-2.0 OR MIT)", env!("CARGO_PKG_VERSION"));
+    let has = if facts.cpu_has_vhe { "has" } else { "has no" };
+    let hidden = if facts.vhe_hidden { ", hidden by id_aa64mmfr1.vh=0" } else { "" };
+    let res1 = if facts.e2h_is_res1 { ", and only E2H=1" } else { "" };
+    ::log::info!("CPU: MIDR {:#010x} {has} FEAT_VHE{hidden}{res1}", arch::sysreg::midr_el1());
+    let place = match plan.regime {
+        Regime::El1 => "EL1",
+        Regime::El2Vhe => "EL2 (HCR_EL2.E2H=1)",
+        Regime::El2 => "EL2 (HCR_EL2.E2H=0)",
+    };
+    ::log::info!("Kernel: at {place}, entered at EL{}, loaded at {:#x}", facts.entered_at, plan.image);
+    let hypervisor = match plan.choice.hypervisor {
+        Hypervisor::None => "none, there is no /dev/kvm",
+        Hypervisor::Vhe => "VHE, in the kernel",
+        Hypervisor::Type1 => "Type-1, in the kernel",
+    };
+    ::log::info!("Hypervisor: {hypervisor}: {}", plan.choice.reason.text());
+    if facts.requested == Requested::Unknown {
+        ::log::warn!("kvm-arm.mode=: unknown value; known: vhe nvhe protected nested none type1");
+    }
+}

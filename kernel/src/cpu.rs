@@ -1,0 +1,61 @@
+//! What each CPU has of its own.
+#![expect(unsafe_code, reason = "the per-CPU pointer")]
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// The most CPUs this kernel drives.
+pub const MAX_CPUS: usize = 32;
+
+/// One CPU's data. Atomics, because other CPUs may look.
+#[derive(Debug)]
+pub struct Cpu {
+    /// Its index, from 0, the boot CPU.
+    pub index: AtomicU32,
+    /// MPIDR affinity.
+    pub hardware_id: AtomicU64,
+    /// It runs tasks.
+    pub online: AtomicBool,
+    /// Timer interrupts taken, for /proc/interrupts and the boot log.
+    pub ticks: AtomicU64,
+}
+
+static CPUS: [Cpu; MAX_CPUS] = [const {
+    Cpu {
+        index: AtomicU32::new(0),
+        hardware_id: AtomicU64::new(0),
+        online: AtomicBool::new(false),
+        ticks: AtomicU64::new(0),
+    }
+}; MAX_CPUS];
+
+/// Makes this CPU number `index`: first thing it does in Rust.
+pub fn init(index: usize) {
+    let Some(cpu) = CPUS.get(index) else { crate::power::hang() };
+    cpu.index.store(index as u32, Ordering::Relaxed);
+    cpu.hardware_id.store(arch::cpu::hardware_id(), Ordering::Relaxed);
+    // SAFETY: the pointer is to a static; `this` relies on it.
+    unsafe { arch::host::set_per_cpu(core::ptr::from_ref(cpu) as u64) };
+}
+
+/// The CPU we run on. A task that sleeps may find itself on another.
+#[inline(always)]
+pub fn this() -> &'static Cpu {
+    // SAFETY: `init` stored a pointer to a static before anything else ran.
+    unsafe { &*(arch::host::per_cpu() as *const Cpu) }
+}
+
+/// Index of the CPU we run on.
+#[inline(always)]
+pub fn index() -> usize {
+    this().index.load(Ordering::Relaxed) as usize
+}
+
+/// CPU number `index`.
+pub fn get(index: usize) -> Option<&'static Cpu> {
+    CPUS.get(index)
+}
+
+/// All CPUs that run tasks.
+pub fn online() -> impl Iterator<Item = &'static Cpu> {
+    CPUS.iter().filter(|cpu| cpu.online.load(Ordering::Acquire))
+}

@@ -1,0 +1,303 @@
+//! The machine's interrupt controller: GICv3, and GICv2 through its CPU
+//! interface page.
+//!
+//! Interrupts are dropped in priority when acknowledged as done and stay active
+//! until deactivated (EOImode=1), so that a guest's own end-of-interrupt can
+//! deactivate the ones it was given.
+
+use crate::cpu::{self, MAX_CPUS};
+use crate::machine::{Gic, Machine, Registers};
+use crate::memory;
+use arch::gic as icc;
+use arch::mmio::Mmio;
+use base::{Lock, rank};
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Once;
+
+/// SGI that makes another CPU look at its run queue.
+pub const SGI_RESCHEDULE: u32 = 0;
+/// SGI that stops a CPU for good.
+pub const SGI_STOP: u32 = 1;
+
+const SPURIOUS: u32 = 1020;
+
+enum Controller {
+    V3 { distributor: Mmio, frames: [AtomicU64; MAX_CPUS], regions: [Option<Registers>; 4] },
+    V2 { distributor: Mmio, cpu: Mmio },
+}
+
+static CONTROLLER: Once<Controller> = Once::new();
+/// Read-modify-write of shared distributor registers.
+static DISTRIBUTOR: Lock<()> = Lock::new(rank::LOG, ());
+
+// Distributor registers (GICv3 12.9).
+const GICD_CTLR: u64 = 0x0;
+const GICD_TYPER: u64 = 0x4;
+const GICD_IGROUPR: u64 = 0x80;
+const GICD_ISENABLER: u64 = 0x100;
+const GICD_ICENABLER: u64 = 0x180;
+const GICD_ISACTIVER: u64 = 0x300;
+const GICD_ICACTIVER: u64 = 0x380;
+const GICD_IPRIORITYR: u64 = 0x400;
+const GICD_ITARGETSR: u64 = 0x800;
+const GICD_ICFGR: u64 = 0xc00;
+const GICD_SGIR: u64 = 0xf00;
+const GICD_IROUTER: u64 = 0x6000;
+/// A redistributor's second 64 KiB frame has the distributor's layout for the
+/// private interrupts.
+const GICR_SGI_BASE: u64 = 0x1_0000;
+const GICR_TYPER: u64 = 0x8;
+const GICR_WAKER: u64 = 0x14;
+/// GICv2 CPU interface.
+const GICC_CTLR: u64 = 0x0;
+const GICC_PMR: u64 = 0x4;
+const GICC_IAR: u64 = 0xc;
+const GICC_EOIR: u64 = 0x10;
+const GICC_DIR: u64 = 0x1000;
+
+const PRIORITY: u32 = 0xa0a0_a0a0;
+
+/// Finds the controller and sets up its distributor and the boot CPU's part.
+pub fn init(machine: &Machine) {
+    let controller = match &machine.gic {
+        Some(Gic::V3 { distributor, redistributors }) => {
+            let mut regions = [None; 4];
+            for (slot, region) in regions.iter_mut().zip(redistributors) {
+                *slot = Some(*region);
+            }
+            let distributor = memory::mmio(*distributor);
+            Controller::V3 { distributor, frames: [const { AtomicU64::new(0) }; MAX_CPUS], regions }
+        }
+        Some(Gic::V2 { distributor, cpu }) => Controller::V2 {
+            distributor: memory::mmio(*distributor),
+            cpu: memory::mmio(*cpu),
+        },
+        None => {
+            log::error!("The device tree names no GIC this kernel can drive: no interrupts");
+            return;
+        }
+    };
+    let controller = CONTROLLER.call_once(|| controller);
+    controller.init_distributor();
+    init_cpu();
+}
+
+/// Sets up this CPU's part.
+pub fn init_cpu() {
+    if let Some(controller) = CONTROLLER.get() {
+        controller.init_cpu();
+        enable(arch::timer::host_intid());
+    }
+}
+
+/// Enables an interrupt: a private one on this CPU, a shared one towards the
+/// boot CPU.
+pub fn enable(intid: u32) {
+    if let Some(controller) = CONTROLLER.get() {
+        controller.set_bit(GICD_ISENABLER, intid);
+    }
+}
+
+/// Disables an interrupt.
+pub fn disable(intid: u32) {
+    if let Some(controller) = CONTROLLER.get() {
+        controller.set_bit(GICD_ICENABLER, intid);
+    }
+}
+
+/// Marks a private interrupt of this CPU active or not: an active one does not
+/// fire again.
+pub fn set_active(intid: u32, active: bool) {
+    if let Some(controller) = CONTROLLER.get() {
+        controller.set_bit(if active { GICD_ISACTIVER } else { GICD_ICACTIVER }, intid);
+    }
+}
+
+/// Takes the most urgent pending interrupt, dropping the priority again at
+/// once; it stays active until [`deactivate`].
+pub fn acknowledge() -> Option<u32> {
+    let intid = match CONTROLLER.get()? {
+        Controller::V3 { .. } => icc::acknowledge(),
+        Controller::V2 { cpu, .. } => cpu.read32(GICC_IAR),
+    };
+    if intid & 0x3ff >= SPURIOUS {
+        return None;
+    }
+    match CONTROLLER.get()? {
+        Controller::V3 { .. } => icc::drop_priority(intid),
+        Controller::V2 { cpu, .. } => cpu.write32(GICC_EOIR, intid),
+    }
+    Some(intid)
+}
+
+/// The interrupt may fire again. Takes what [`acknowledge`] gave.
+pub fn deactivate(intid: u32) {
+    match CONTROLLER.get() {
+        Some(Controller::V3 { .. }) => icc::deactivate(intid),
+        Some(Controller::V2 { cpu, .. }) => cpu.write32(GICC_DIR, intid),
+        None => {}
+    }
+}
+
+/// Sends a software-generated interrupt to another CPU.
+pub fn send_sgi(target: usize, sgi: u32) {
+    let Some(hardware_id) = cpu::get(target).map(|cpu| cpu.hardware_id.load(Ordering::Relaxed)) else {
+        return;
+    };
+    match CONTROLLER.get() {
+        Some(Controller::V3 { .. }) => icc::send_sgi(hardware_id, sgi),
+        Some(Controller::V2 { distributor, .. }) => {
+            arch::barrier::dsb_ishst();
+            distributor.write32(GICD_SGIR, (1u32 << 16u32.saturating_add(target as u32 & 7)) | sgi);
+        }
+        None => {}
+    }
+}
+
+/// Whether the controller is a GICv3.
+pub fn is_v3() -> bool {
+    matches!(CONTROLLER.get(), Some(Controller::V3 { .. }))
+}
+
+impl Controller {
+    fn init_distributor(&self) {
+        let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
+        distributor.write32(GICD_CTLR, 0);
+        let lines = (distributor.read32(GICD_TYPER) & 31).saturating_add(1).saturating_mul(32).min(1020);
+        for first in (32..lines).step_by(32) {
+            let at = u64::from(first / 8);
+            distributor.write32(GICD_ICENABLER.wrapping_add(at), u32::MAX);
+            distributor.write32(GICD_ICACTIVER.wrapping_add(at), u32::MAX);
+            if matches!(self, Controller::V3 { .. }) {
+                // GICv2 without security keeps group 0, which its one enable
+                // bit enables.
+                distributor.write32(GICD_IGROUPR.wrapping_add(at), u32::MAX);
+            }
+        }
+        for first in (32..lines).step_by(4) {
+            distributor.write32(GICD_IPRIORITYR.wrapping_add(u64::from(first)), PRIORITY);
+        }
+        match self {
+            Controller::V3 { .. } => {
+                let target = arch::cpu::hardware_id();
+                // ARE_NS, EnableGrp1NS; routing to the boot CPU.
+                distributor.write32(GICD_CTLR, 1 << 4 | 2 | 1);
+                for intid in 32..lines {
+                    let at = u64::from(intid).wrapping_mul(8);
+                    distributor.write64(GICD_IROUTER.wrapping_add(at), target);
+                }
+            }
+            Controller::V2 { .. } => {
+                for first in (32..lines).step_by(4) {
+                    let at = GICD_ITARGETSR.wrapping_add(u64::from(first));
+                    distributor.write32(at, 0x0101_0101);
+                }
+                distributor.write32(GICD_CTLR, 1);
+            }
+        }
+    }
+
+    fn init_cpu(&self) {
+        match self {
+            Controller::V3 { frames, regions, .. } => {
+                let Some(address) = find_redistributor(regions) else {
+                    log::error!("CPU{}: no GIC redistributor names it", cpu::index());
+                    return;
+                };
+                if let Some(slot) = frames.get(cpu::index()) {
+                    slot.store(address, Ordering::Relaxed);
+                }
+                let frame = memory::mmio(Registers { base: address, len: 0x2_0000 });
+                // Wake: clear ProcessorSleep, wait for ChildrenAsleep to clear.
+                let waker = frame.read32(GICR_WAKER);
+                frame.write32(GICR_WAKER, waker & !2);
+                for _ in 0..1_000_000 {
+                    if frame.read32(GICR_WAKER) & 4 == 0 {
+                        break;
+                    }
+                }
+            }
+            Controller::V2 { .. } => {}
+        }
+        let private = |offset, value| self.private().write32(offset, value);
+        private(GICD_ICENABLER, u32::MAX);
+        private(GICD_ICACTIVER, u32::MAX);
+        if matches!(self, Controller::V3 { .. }) {
+            private(GICD_IGROUPR, u32::MAX);
+        }
+        for first in (0..32).step_by(4) {
+            private(GICD_IPRIORITYR.wrapping_add(first), PRIORITY);
+        }
+        // SGIs are always there for us.
+        private(GICD_ISENABLER, 0xffff);
+        match self {
+            Controller::V3 { .. } => icc::enable_cpu_interface(),
+            Controller::V2 { cpu, .. } => {
+                cpu.write32(GICC_PMR, 0xf0);
+                // The group we see is enabled by bit 0; EOImode is bit 9.
+                cpu.write32(GICC_CTLR, 1 | 1 << 9);
+            }
+        }
+    }
+
+    /// The registers of this CPU's private interrupts.
+    fn private(&self) -> Mmio {
+        match self {
+            Controller::V3 { frames, .. } => {
+                let base = frames.get(cpu::index()).map_or(0, |slot| slot.load(Ordering::Relaxed));
+                memory::mmio(Registers { base: base.wrapping_add(GICR_SGI_BASE), len: 0x1_0000 })
+            }
+            Controller::V2 { distributor, .. } => *distributor,
+        }
+    }
+
+    /// Writes one bit to a register where zeros do nothing.
+    fn set_bit(&self, register: u64, intid: u32) {
+        let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
+        let registers = if intid < 32 { self.private() } else { *distributor };
+        let at = register.wrapping_add(u64::from(intid / 32).wrapping_mul(4));
+        registers.write32(at, 1 << (intid % 32));
+    }
+
+    /// Sets a shared interrupt's trigger.
+    fn set_edge(&self, intid: u32, edge: bool) {
+        let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
+        let at = GICD_ICFGR.wrapping_add(u64::from(intid / 16).wrapping_mul(4));
+        let bit = 2u32 << ((intid % 16).wrapping_mul(2));
+        let _guard = DISTRIBUTOR.lock();
+        let old = distributor.read32(at);
+        distributor.write32(at, if edge { old | bit } else { old & !bit });
+    }
+}
+
+/// Makes a shared interrupt edge-triggered or level-sensitive.
+pub fn set_trigger(intid: u32, edge: bool) {
+    if let (Some(controller), 32..) = (CONTROLLER.get(), intid) {
+        controller.set_edge(intid, edge);
+    }
+}
+
+/// The redistributor whose GICR_TYPER names this CPU.
+fn find_redistributor(regions: &[Option<Registers>; 4]) -> Option<u64> {
+    let id = arch::cpu::hardware_id();
+    // GICR_TYPER.Affinity_Value has Aff3 next to Aff2.
+    let wanted = (id & 0xff_ffff) | (id >> 8) & 0xff00_0000;
+    for region in regions.iter().flatten() {
+        let mut at = region.base;
+        let end = region.base.saturating_add(region.len);
+        while at < end {
+            let frame = memory::mmio(Registers { base: at, len: 0x2_0000 });
+            let typer = frame.read64(GICR_TYPER);
+            if typer >> 32 == wanted {
+                return Some(at);
+            }
+            // Last in its region.
+            if typer & 1 << 4 != 0 {
+                break;
+            }
+            // VLPIS: two more frames.
+            at = at.saturating_add(if typer & 2 != 0 { 0x4_0000 } else { 0x2_0000 });
+        }
+    }
+    None
+}

@@ -1,0 +1,177 @@
+//! The kernel's view of memory: its final translation tables, and the frames.
+#![expect(unsafe_code, reason = "the kernel's own translation tables")]
+
+use crate::boot::{BootPlan, take_table};
+use crate::machine::{Gic, Machine, Registers};
+use arch::map::{MapError, Mapper};
+use arch::mmio::Mmio;
+use arch::regime::{Attributes, Regime};
+use core::sync::atomic::{AtomicU64, Ordering};
+use dtoolkit::fdt::Fdt;
+use frame::RamRange;
+use spin::Once;
+
+static OFFSET: AtomicU64 = AtomicU64::new(0);
+static MACHINE: Once<Machine> = Once::new();
+
+/// Where the linear map has physical address `phys`.
+pub fn phys_to_virt(phys: u64) -> u64 {
+    phys.wrapping_add(OFFSET.load(Ordering::Relaxed))
+}
+
+/// The physical address behind `virt`, an address of the linear map or of the
+/// Image (which is reached through the linear map).
+pub fn virt_to_phys(virt: u64) -> u64 {
+    virt.wrapping_sub(OFFSET.load(Ordering::Relaxed))
+}
+
+/// The machine, once boot has read the device tree.
+pub fn machine() -> Option<&'static Machine> {
+    MACHINE.get()
+}
+
+/// The registers of a device that [`init`] mapped.
+pub fn mmio(registers: Registers) -> Mmio {
+    // SAFETY: `init` maps every device of `Machine` for good, as Device memory;
+    // none of them (UART, GIC) does DMA except the GIC's LPI tables, which
+    // are not used.
+    unsafe { Mmio::new(phys_to_virt(registers.base), registers.len) }
+}
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __image_end: u8;
+}
+
+/// Where the Image lies, virtual: start, end of text, end of constants, end.
+pub fn image() -> [u64; 4] {
+    [
+        (&raw const __image_start) as u64,
+        (&raw const __text_end) as u64,
+        (&raw const __rodata_end) as u64,
+        (&raw const __image_end) as u64,
+    ]
+}
+
+/// Reads the machine, builds the final map, moves onto it, and hands the RAM
+/// to the frame allocator. Once, on the boot CPU.
+pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'static Machine {
+    OFFSET.store(plan.offset, Ordering::Relaxed);
+    let Some(tree) = tree else { crate::power::hang() };
+    let tree_at = RamRange::new(device_tree & !0xfff, (tree.data().len() as u64).saturating_add(0x1fff) & !0xfff);
+    let mut machine = Machine::from_tree(tree, tree_at);
+    if let Some(limit) = machine.arguments.mem {
+        limit_memory(&mut machine.memory, limit);
+    }
+    let [start, _, _, end] = image().map(virt_to_phys);
+    machine.reserved.push(RamRange::new(start, end.wrapping_sub(start)));
+
+    let root = take_table().unwrap_or_else(|| crate::power::hang());
+    if map_all(plan, root, &machine).is_err() {
+        crate::power::hang();
+    }
+    // SAFETY: the new tables map the Image, its stack and data as the old did
+    // (text becomes read-only, data not executable), and all RAM. The switch
+    // itself is from a map to one that agrees with it on all of the Image's
+    // addresses; stale entries are forgotten right after.
+    unsafe {
+        if plan.regime == Regime::El2 {
+            arch::host::set_ttbr0(root);
+            plan.ttbr0 = root;
+        } else {
+            arch::host::set_ttbr1(root);
+            plan.ttbr1 = root;
+        }
+        arch::barrier::isb();
+        arch::tlb::flush_all();
+        frame::init(plan.offset, &machine.memory, &machine.reserved).unwrap_or_else(|_| crate::power::hang());
+    }
+    if plan.regime != Regime::El2 {
+        close_lower_half();
+    }
+    MACHINE.call_once(|| machine)
+}
+
+/// Points TTBR0 at an empty table: nothing below the upper half is mapped until
+/// a process is.
+pub fn close_lower_half() {
+    static EMPTY: Once<u64> = Once::new();
+    let table = *EMPTY.call_once(|| take_table().unwrap_or(0));
+    // SAFETY: the kernel runs in the upper half.
+    unsafe { arch::host::set_ttbr0(table) };
+    arch::barrier::isb();
+    arch::tlb::flush_all();
+}
+
+fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError> {
+    let mut pages = take_table;
+    // SAFETY: the pages come from the Image's bss, mapped since boot.
+    let mut mapper = unsafe { Mapper::new(root, plan.offset, plan.regime, &mut pages) };
+    let mut map = |start: u64, end: u64, attributes| {
+        let (start, end) = (start & !0xfff, end.wrapping_add(0xfff) & !0xfff);
+        mapper.map(phys_to_virt(start), start, end.wrapping_sub(start), attributes)
+    };
+    let [start, text_end, rodata_end, end] = image().map(virt_to_phys);
+    map(start, text_end, Attributes::Code)?;
+    map(text_end, rodata_end, Attributes::ReadOnly)?;
+    map(rodata_end, end, Attributes::Data)?;
+    for range in &machine.memory {
+        // The Image is mapped already: RAM is what lies around it.
+        let (from, to) = (range.start.get(), range.end());
+        if from < end && start < to {
+            map(from, start.max(from), Attributes::Data)?;
+            map(end.min(to), to, Attributes::Data)?;
+        } else {
+            map(from, to, Attributes::Data)?;
+        }
+    }
+    let mut device = |registers: &Registers| {
+        // Two devices may share a page.
+        match map(registers.base, registers.base.wrapping_add(registers.len), Attributes::Device) {
+            Err(MapError::Occupied) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    if let Some(serial) = &machine.serial {
+        device(&serial.registers)?;
+    }
+    match &machine.gic {
+        Some(Gic::V3 { distributor, redistributors }) => {
+            device(distributor)?;
+            // One redistributor is 128 KiB (GICv3); map no more than there
+            // are CPUs.
+            let need = (machine.cpus.len() as u64).saturating_mul(0x4_0000);
+            for region in redistributors {
+                device(&Registers { base: region.base, len: region.len.min(need) })?;
+            }
+        }
+        Some(Gic::V2 { distributor, cpu }) => {
+            device(distributor)?;
+            device(cpu)?;
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// `mem=`: forget what lies beyond so many bytes.
+fn limit_memory(memory: &mut [RamRange], limit: u64) {
+    let mut left = limit;
+    for range in memory {
+        range.size = range.size.min(left) & !0xfff;
+        left = left.saturating_sub(range.size);
+    }
+}
+
+/// Says in the log what there is.
+pub fn report() {
+    let stats = frame::stats();
+    log::info!(
+        "Memory: {} KiB, {} KiB free, {} KiB the frame table",
+        stats.total / 1024,
+        stats.free / 1024,
+        stats.table / 1024
+    );
+}

@@ -1,0 +1,108 @@
+//! The end: registers, a backtrace, then stop or reboot as `panic=` says.
+#![expect(unsafe_code, reason = "walking the stack")]
+
+use crate::{console, cpu, gic, memory, power, time};
+use arch::trap::TrapFrame;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    begin();
+    match info.location() {
+        Some(at) => log::error!("Kernel panic: {} at {}:{}", info.message(), at.file(), at.line()),
+        None => log::error!("Kernel panic: {}", info.message()),
+    }
+    let frame_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer) };
+    backtrace(frame_pointer, None);
+    end()
+}
+
+/// An exception that nothing in the kernel was prepared for.
+pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
+    begin();
+    log::error!("Kernel panic: {what}: ESR {esr:#x} FAR {far:#x} PC {:#x} PSTATE {:#x}", frame.pc, frame.pstate);
+    for (i, row) in frame.x.chunks(4).enumerate() {
+        log::error!("x{:<2} {row:016x?}", i.wrapping_mul(4));
+    }
+    log::error!("sp  {:016x}", frame.sp);
+    let [.., x29, _] = frame.x;
+    backtrace(x29, Some(frame.pc));
+    end()
+}
+
+fn begin() {
+    arch::irq::mask_all();
+    if PANICKING.swap(true, Ordering::SeqCst) {
+        // Another CPU is at it already, or we panicked while panicking.
+        power::hang();
+    }
+    console::panicked();
+    for index in 0..cpu::MAX_CPUS {
+        let online = cpu::get(index).is_some_and(|cpu| cpu.online.load(Ordering::Relaxed));
+        if online && index != cpu::index() {
+            gic::send_sgi(index, gic::SGI_STOP);
+        }
+    }
+}
+
+/// The most frames a backtrace shows.
+const DEPTH: usize = 32;
+
+fn backtrace(frame_pointer: u64, pc: Option<u64>) {
+    log::error!("Backtrace of CPU {} (addresses in the Image):", cpu::index());
+    let [start, text_end, _, end] = memory::image();
+    let show = |pc: u64| {
+        if (start..text_end).contains(&pc) {
+            log::error!("  {}", crate::symbols::Name(pc.wrapping_sub(start)));
+        } else {
+            log::error!("  {pc:#x}, outside the kernel's text");
+        }
+    };
+    if let Some(pc) = pc {
+        show(pc);
+    }
+    let mut fp = frame_pointer;
+    for _ in 0..DEPTH {
+        let mapped = fp & 7 == 0 && (is_ram(fp) || (start..end).contains(&fp));
+        if fp == 0 || !mapped || !is_ram(fp.wrapping_add(8)) {
+            break;
+        }
+        // SAFETY: aligned, and within RAM that the linear map covers; the
+        // words there may be anything.
+        let (next, lr) = unsafe {
+            let record = fp as *const u64;
+            (record.read_volatile(), record.add(1).read_volatile())
+        };
+        // The return address is after the call.
+        show(lr.wrapping_sub(4));
+        if next <= fp {
+            break;
+        }
+        fp = next;
+    }
+}
+
+fn is_ram(virt: u64) -> bool {
+    let phys = memory::virt_to_phys(virt);
+    memory::machine()
+        .is_some_and(|m| m.memory.iter().any(|r| (r.start.get()..r.end().saturating_sub(8)).contains(&phys)))
+}
+
+fn end() -> ! {
+    let seconds = memory::machine().map_or(0, |machine| machine.arguments.panic);
+    if seconds == 0 {
+        log::error!("hypha: panic: stopped (panic=0)");
+        power::hang();
+    }
+    log::error!("hypha: panic: rebooting in {} s (panic={seconds})", seconds.max(0));
+    let until = time::now().saturating_add(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000));
+    while time::now() < until {
+        core::hint::spin_loop();
+    }
+    power::reset()
+}
