@@ -1,7 +1,8 @@
 //! What each CPU has of its own.
 #![expect(unsafe_code, reason = "the per-CPU pointer")]
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::task::Task;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// The most CPUs this kernel drives.
 pub const MAX_CPUS: usize = 32;
@@ -17,6 +18,16 @@ pub struct Cpu {
     pub online: AtomicBool,
     /// Timer interrupts taken, for /proc/interrupts and the boot log.
     pub ticks: AtomicU64,
+    /// The current task; the run queue holds the reference.
+    pub current: AtomicPtr<Task>,
+    /// The current task should give the CPU up.
+    pub need_resched: AtomicBool,
+    /// It runs its idle task.
+    pub idle: AtomicBool,
+    /// Whose FP registers are in the hardware: a token, see `fp`.
+    pub fp_owner: AtomicU64,
+    /// EL0 may use FP.
+    pub fp_allowed: AtomicBool,
 }
 
 static CPUS: [Cpu; MAX_CPUS] = [const {
@@ -25,6 +36,11 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         hardware_id: AtomicU64::new(0),
         online: AtomicBool::new(false),
         ticks: AtomicU64::new(0),
+        current: AtomicPtr::new(core::ptr::null_mut()),
+        need_resched: AtomicBool::new(false),
+        idle: AtomicBool::new(false),
+        fp_owner: AtomicU64::new(0),
+        fp_allowed: AtomicBool::new(false),
     }
 }; MAX_CPUS];
 

@@ -13,38 +13,25 @@ macro_rules! modules {
 }
 
 modules! {
-    boot console cpu gic heap log machine memory panic power smp symbols time trap
+    boot console cpu fp gic heap init log machine memory panic power process sched smp symbols syscall
+    task time timer trap tty user vcpu
 }
 
 /// The boot CPU, with everything but tasks in place.
 #[cfg(target_os = "none")]
-fn kernel_main(plan: &'static boot::BootPlan, _machine: &'static machine::Machine) -> ! {
-    let until = time::now().saturating_add(50_000_000);
-    time::arm_tick();
-    while time::now() < until {
-        arch::irq::wait_for_interrupt();
+fn kernel_main(plan: &'static boot::BootPlan) -> ! {
+    sched::adopt();
+    if plan.regime.has_el0() {
+        init::start(plan);
+    } else {
+        init::without_user_space();
     }
-    for cpu in cpu::online() {
-        ::log::info!(
-            "CPU {}: {} ticks",
-            cpu.index.load(core::sync::atomic::Ordering::Relaxed),
-            cpu.ticks.load(core::sync::atomic::Ordering::Relaxed)
-        );
-    }
-    let _ = plan;
-    power::off()
+    sched::idle()
 }
 
 /// A secondary CPU, with everything but tasks in place.
 #[cfg(target_os = "none")]
 fn secondary_main() -> ! {
-    time::arm_tick();
-    loop {
-        arch::irq::wait_for_interrupt();
-    }
-}
-
-#[cfg(not(target_os = "none"))]
-fn main() {
-    eprintln!("This is a kernel: build it for aarch64-unknown-none-softfloat (./x build).");
+    sched::adopt();
+    sched::idle()
 }

@@ -84,7 +84,5 @@ extern "C" fn hypha_secondary_main(index: u64) -> ! {
     cpu::init(index as usize);
     trap::init();
     gic::init_cpu();
-    let this = cpu::this();
-    this.online.store(true, Ordering::Release);
     crate::secondary_main()
 }

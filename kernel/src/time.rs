@@ -47,8 +47,3 @@ pub fn to_ticks(nanos: Nanos) -> u64 {
     };
     ticks.saturating_add(START.load(Ordering::Relaxed))
 }
-
-/// Arms this CPU's timer 10 ms ahead.
-pub fn arm_tick() {
-    arch::timer::arm(to_ticks(now().saturating_add(10_000_000)));
-}

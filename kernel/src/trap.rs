@@ -1,8 +1,10 @@
 //! What the exception vectors call.
 #![expect(unsafe_code, reason = "called from assembly")]
 
-use crate::{cpu, gic, panic, time};
+use crate::process::{self, Fault, FaultKind};
+use crate::{console, cpu, gic, panic, power, sched, syscall, task, timer, vcpu};
 use arch::trap::TrapFrame;
+use arch::uaccess;
 use core::sync::atomic::Ordering;
 
 /// Points this CPU at the vectors.
@@ -13,19 +15,134 @@ pub fn init() {
     arch::barrier::isb();
 }
 
+/// Exception classes (ESR.EC, Arm ARM D24.2.40).
+mod ec {
+    pub const FP: u64 = 0x07;
+    pub const SVC64: u64 = 0x15;
+    pub const MSR_MRS: u64 = 0x18;
+    pub const IABORT_LOWER: u64 = 0x20;
+    pub const IABORT_CURRENT: u64 = 0x21;
+    pub const PC_ALIGNMENT: u64 = 0x22;
+    pub const DABORT_LOWER: u64 = 0x24;
+    pub const DABORT_CURRENT: u64 = 0x25;
+    pub const SP_ALIGNMENT: u64 = 0x26;
+    pub const FP_EXCEPTION: u64 = 0x2c;
+    pub const BREAKPOINT_LOWER: u64 = 0x30;
+    pub const STEP_LOWER: u64 = 0x32;
+    pub const WATCHPOINT_LOWER: u64 = 0x34;
+    pub const BRK64: u64 = 0x3c;
+}
+
+fn class(esr: u64) -> u64 {
+    esr >> 26 & 0x3f
+}
+
+/// What an abort wanted to do.
+fn access(esr: u64) -> process::Access {
+    // WnR is bit 6; cache maintenance (CM, bit 8) sets it but only needs to read.
+    if matches!(class(esr), ec::IABORT_LOWER | ec::IABORT_CURRENT) {
+        process::Access::Exec
+    } else if esr & 1 << 6 != 0 && esr & 1 << 8 == 0 {
+        process::Access::Write
+    } else {
+        process::Access::Read
+    }
+}
+
+/// Whether the fault status code is one that mapping can mend: translation,
+/// access flag and permission faults (0b0001xx to 0b0011xx).
+fn can_be_mended(esr: u64) -> bool {
+    matches!(esr >> 2 & 15, 1..=3)
+}
+
+/// The alignment fault's status code.
+const ALIGNMENT_FAULT: u64 = 0b10_0001;
+
 #[unsafe(no_mangle)]
 extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
-    panic::exception("exception from EL0", frame, esr, far)
+    match class(esr) {
+        ec::SVC64 => syscall::enter(frame),
+        ec::DABORT_LOWER | ec::IABORT_LOWER if can_be_mended(esr) => {
+            // TBI0: the top byte is not part of the address.
+            let address = far & ((1 << 56) - 1);
+            if let Err(fault) = process::fault(address, access(esr)) {
+                process::raise(frame, &fault, esr, far);
+            }
+        }
+        ec::FP => sched::current_ref().fp.take(),
+        class => {
+            let kind = match class {
+                ec::DABORT_LOWER if esr & 0x3f == ALIGNMENT_FAULT => FaultKind::Alignment,
+                ec::DABORT_LOWER | ec::IABORT_LOWER => FaultKind::Bus,
+                ec::PC_ALIGNMENT | ec::SP_ALIGNMENT => FaultKind::Alignment,
+                ec::BRK64 => FaultKind::Breakpoint,
+                ec::BREAKPOINT_LOWER | ec::STEP_LOWER | ec::WATCHPOINT_LOWER => FaultKind::Trace,
+                ec::FP_EXCEPTION => FaultKind::FloatingPoint,
+                ec::MSR_MRS if emulate_id_register(frame, esr) => {
+                    return exit_to_el0(frame);
+                }
+                _ => FaultKind::IllegalInstruction,
+            };
+            let address = match class {
+                ec::DABORT_LOWER | ec::IABORT_LOWER | ec::PC_ALIGNMENT => far,
+                _ => frame.pc,
+            };
+            process::raise(frame, &Fault { kind, address }, esr, far);
+        }
+    }
+    exit_to_el0(frame);
+}
+
+/// EL0 may read MIDR_EL1 and its kin as Linux's HWCAP_CPUID has it; it isn't
+/// offered in AT_HWCAP, so only CTR_EL0-like reads of unknown programs come
+/// here: they get SIGILL.
+fn emulate_id_register(_frame: &mut TrapFrame, _esr: u64) -> bool {
+    false
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn hypha_el0_irq(_frame: &mut TrapFrame) {
+extern "C" fn hypha_el0_irq(frame: &mut TrapFrame) {
     interrupts();
+    exit_to_el0(frame);
+}
+
+/// All that must be done before EL0 goes on, with interrupts masked from the
+/// last look to the ERET.
+fn exit_to_el0(frame: &mut TrapFrame) {
+    loop {
+        if sched::need_resched() {
+            sched::schedule();
+        } else if process::has_work() {
+            process::work(frame);
+        } else {
+            break;
+        }
+    }
+    let task = sched::current_ref();
+    prepare_el0(&task);
+}
+
+/// What of EL0's state isn't in the trap frame.
+pub fn prepare_el0(task: &task::Task) {
+    task.fp.prepare_el0();
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn hypha_el1_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
-    panic::exception("exception in the kernel", frame, esr, far)
+    if class(esr) == ec::DABORT_CURRENT
+        && let Some(fixup) = uaccess::fixup(frame.pc)
+    {
+        if !can_be_mended(esr) || process::fault(far, access(esr)).is_err() {
+            frame.pc = fixup;
+        }
+        return;
+    }
+    let what = match class(esr) {
+        ec::DABORT_CURRENT => "data abort in the kernel",
+        ec::IABORT_CURRENT => "instruction abort in the kernel",
+        _ => "exception in the kernel",
+    };
+    panic::exception(what, frame, esr, far)
 }
 
 #[unsafe(no_mangle)]
@@ -37,7 +154,6 @@ extern "C" fn hypha_el1_irq() {
 extern "C" fn hypha_bad_exception(frame: &mut TrapFrame, esr: u64, far: u64, which: u64) -> ! {
     const NAMES: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
     let name = NAMES.get((which & 3) as usize).copied().unwrap_or("exception");
-    let _ = which;
     panic::exception(name, frame, esr, far)
 }
 
@@ -45,12 +161,24 @@ extern "C" fn hypha_bad_exception(frame: &mut TrapFrame, esr: u64, far: u64, whi
 /// turn: a storm must not starve it.
 const BURST: u32 = 64;
 
-fn interrupts() {
+/// Takes what is pending. In the host's regime, interrupts masked.
+pub fn interrupts() {
     for _ in 0..BURST {
         let Some(intid) = gic::acknowledge() else { break };
-        if intid == arch::timer::host_intid() {
-            cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
-            time::arm_tick();
+        match intid & 0x3ff {
+            gic::SGI_RESCHEDULE => {}
+            gic::SGI_STOP => power::hang(),
+            id if id == arch::timer::host_intid() => {
+                cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
+                timer::interrupt();
+            }
+            id if Some(id) == console::intid() => crate::tty::interrupt(),
+            // Stays active: the guest deactivates it.
+            id if vcpu::interrupt(id) => continue,
+            id => {
+                log::warn!("Interrupt {id} has no handler: disabled");
+                gic::disable(id);
+            }
         }
         gic::deactivate(intid);
     }

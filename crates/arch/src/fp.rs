@@ -3,16 +3,16 @@
 
 use core::arch::asm;
 
-/// V0 to V31, FPSR and FPCR, as the ABI's `user_fpsimd_state` has them.
+/// V0 to V31, FPSR and FPCR.
 #[repr(C, align(16))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FpState {
     /// V0 to V31.
     pub v: [u128; 32],
     /// Floating-point status.
-    pub fpsr: u32,
+    pub fpsr: u64,
     /// Floating-point control.
-    pub fpcr: u32,
+    pub fpcr: u64,
 }
 
 impl FpState {
@@ -28,9 +28,12 @@ impl Default for FpState {
     }
 }
 
-/// Copies the registers to `state`. FP must not be trapped at the current EL
+/// Copies the registers to `*state`. FP must not be trapped at the current EL
 /// (CPACR/CPTR.FPEN other than 0b00 and 0b10).
-pub fn save(state: &mut FpState) {
+///
+/// # Safety
+/// `state` is valid for writes.
+pub unsafe fn save(state: *mut FpState) {
     // SAFETY: `state` has room for all that is stored (layout above).
     unsafe {
         asm!(
@@ -44,16 +47,19 @@ pub fn save(state: &mut FpState) {
             "stp q20, q21, [{p}, #320]", "stp q22, q23, [{p}, #352]",
             "stp q24, q25, [{p}, #384]", "stp q26, q27, [{p}, #416]",
             "stp q28, q29, [{p}, #448]", "stp q30, q31, [{p}, #480]",
-            "mrs {t}, fpsr", "str {t:w}, [{p}, #512]",
-            "mrs {t}, fpcr", "str {t:w}, [{p}, #516]",
+            "mrs {t}, fpsr", "str {t}, [{p}, #512]",
+            "mrs {t}, fpcr", "str {t}, [{p}, #520]",
             p = in(reg) state, t = out(reg) _,
             options(nostack, preserves_flags)
         );
     }
 }
 
-/// Loads the registers from `state`; the condition is that of [`save`].
-pub fn load(state: &FpState) {
+/// Loads the registers from `*state`; the condition is that of [`save`].
+///
+/// # Safety
+/// `state` is valid for reads.
+pub unsafe fn load(state: *const FpState) {
     // SAFETY: reads `state`; the kernel keeps nothing of its own in these.
     unsafe {
         asm!(
@@ -67,8 +73,8 @@ pub fn load(state: &FpState) {
             "ldp q20, q21, [{p}, #320]", "ldp q22, q23, [{p}, #352]",
             "ldp q24, q25, [{p}, #384]", "ldp q26, q27, [{p}, #416]",
             "ldp q28, q29, [{p}, #448]", "ldp q30, q31, [{p}, #480]",
-            "ldr {t:w}, [{p}, #512]", "msr fpsr, {t}",
-            "ldr {t:w}, [{p}, #516]", "msr fpcr, {t}",
+            "ldr {t}, [{p}, #512]", "msr fpsr, {t}",
+            "ldr {t}, [{p}, #520]", "msr fpcr, {t}",
             p = in(reg) state, t = out(reg) _,
             options(nostack, preserves_flags, readonly)
         );

@@ -30,7 +30,7 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
     crate::trap::init();
     gic::init(machine);
     smp::start_secondaries(plan, machine);
-    crate::kernel_main(plan, machine)
+    crate::kernel_main(plan)
 }
 
 /// The first lines of the log: the three things that "VHE" can mean (whether

@@ -1,0 +1,169 @@
+//! Tasks: what the scheduler runs, each on a kernel stack of its own.
+#![expect(unsafe_code, reason = "stacks and suspended contexts")]
+
+use crate::fp::FpContext;
+use crate::process::Thread;
+use crate::{cpu, sched};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use arch::switch::Context;
+use arch::trap::TrapFrame;
+use base::{Lock, Result, rank};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use core::task::Waker;
+use frame::{Fill, KernelPages};
+use spin::Once;
+
+/// Kernel stacks are 2^this pages.
+pub const STACK_ORDER: u8 = 2;
+
+/// Where a task is in its life. Changed under the rules in `sched`.
+pub mod state {
+    /// Current on a CPU.
+    pub const RUNNING: u8 = 0;
+    /// In a run queue.
+    pub const QUEUED: u8 = 1;
+    /// Waits for a wake-up.
+    pub const BLOCKED: u8 = 2;
+    /// Will never run again.
+    pub const DEAD: u8 = 3;
+}
+
+/// One flow of control.
+pub struct Task {
+    /// Linux's thread ID; 0 for idle tasks.
+    pub id: u32,
+    stack: KernelPages,
+    context: UnsafeCell<Context>,
+    /// One of [`state`].
+    pub state: AtomicU8,
+    /// A wake-up came that [`park`] has not consumed.
+    pub woken: AtomicBool,
+    /// Its registers are still in a CPU: it must not be resumed elsewhere.
+    pub on_cpu: AtomicBool,
+    /// The CPU it runs on, or ran on last.
+    pub cpu: AtomicU32,
+    /// What the scheduler knows of it.
+    pub entity: sched::Entity,
+    /// FP/SIMD registers.
+    pub fp: FpContext,
+    /// TPIDR_EL0 while it isn't running.
+    pub tpidr_el0: AtomicU64,
+    /// Nanoseconds of CPU time used.
+    pub runtime: AtomicU64,
+    /// The user-space thread that it is; kernel threads have none.
+    pub thread: Once<Thread>,
+    body: Lock<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+/// Where every task starts.
+extern "C" fn first(_: u64) -> ! {
+    sched::finish();
+    // The block drops what it borrows: exit does not return.
+    {
+        let body = sched::current().body.lock().take();
+        if let Some(body) = body {
+            body();
+        }
+    }
+    sched::exit()
+}
+
+// SAFETY: `context` is touched only by the CPU that switches away from or to
+// the task, and `on_cpu` orders one before the other.
+unsafe impl Sync for Task {}
+// SAFETY: all its parts may move between CPUs.
+unsafe impl Send for Task {}
+
+impl Task {
+    /// A task that will run `body` and end when it returns; suspended until
+    /// `sched::start`.
+    pub fn new(id: u32, body: impl FnOnce() + Send + 'static) -> Result<Arc<Task>> {
+        let stack = KernelPages::alloc(STACK_ORDER, Fill::Stale)?;
+        let bottom = stack.as_ptr().as_ptr() as u64;
+        let top = bottom.wrapping_add(stack.len() as u64);
+        // Room for the registers of EL0 at the very top.
+        let start = top.wrapping_sub(size_of::<TrapFrame>() as u64);
+        Ok(Arc::new(Task {
+            id,
+            stack,
+            context: UnsafeCell::new(Context::new(start, first, 0)),
+            state: AtomicU8::new(state::BLOCKED),
+            woken: AtomicBool::new(false),
+            on_cpu: AtomicBool::new(false),
+            cpu: AtomicU32::new(cpu::index() as u32),
+            entity: sched::Entity::new(),
+            fp: FpContext::new(),
+            tpidr_el0: AtomicU64::new(0),
+            runtime: AtomicU64::new(0),
+            thread: Once::new(),
+            body: Lock::new(rank::PROCESS, Some(Box::new(body))),
+        }))
+    }
+
+    /// The kernel stack, lowest and highest address.
+    pub fn stack(&self) -> (u64, u64) {
+        let bottom = self.stack.as_ptr().as_ptr() as u64;
+        (bottom, bottom.wrapping_add(self.stack.len() as u64))
+    }
+
+    /// Where the suspended context is kept, for the switch.
+    pub(crate) fn context(&self) -> *mut Context {
+        self.context.get()
+    }
+
+    /// EL0's registers at the top of the kernel stack.
+    ///
+    /// # Safety
+    /// The task is the current one and is not in an exception from EL0 whose
+    /// frame is borrowed elsewhere, or it has never run.
+    pub unsafe fn user_frame(&self) -> *mut TrapFrame {
+        let (_, top) = self.stack();
+        top.wrapping_sub(size_of::<TrapFrame>() as u64) as *mut TrapFrame
+    }
+
+    /// A waker that ends this task's [`park`].
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(self.clone())
+    }
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        sched::wake(&self);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        sched::wake(self);
+    }
+}
+
+/// The current task.
+pub fn current() -> Arc<Task> {
+    sched::current()
+}
+
+/// Leaves for EL0 with `registers`; what the task was doing in the kernel is
+/// over.
+pub fn enter_user(registers: &TrapFrame) -> ! {
+    let task = sched::current();
+    crate::trap::prepare_el0(&task);
+    // SAFETY: the frame is at the top of the current task's stack, far above
+    // where we are; PSTATE is EL0's by the callers' construction, forced here.
+    unsafe {
+        let frame = task.user_frame();
+        frame.write(*registers);
+        (*frame).pstate = user_pstate(registers.pstate);
+        drop(task);
+        arch::trap::return_to_el0(frame)
+    }
+}
+
+/// PSTATE for EL0, whatever is asked for: EL0t, AArch64, nothing masked; the
+/// flags and the bits EL0 may choose (NZCV, TCO, DIT, SSBS, BTYPE) as given.
+pub fn user_pstate(pstate: u64) -> u64 {
+    const USER: u64 = 0xf << 28 | 1 << 25 | 1 << 24 | 1 << 12 | 3 << 10;
+    pstate & USER
+}
