@@ -1,0 +1,4 @@
+//! Devices that are not virtio.
+
+pub mod rtc;
+pub mod serial;
