@@ -314,8 +314,12 @@ pub fn finish() {
     }
 }
 
-/// When the current task's slice ends, if anybody else waits for this CPU.
+/// When the current task's slice ends, if anybody else waits for this CPU and
+/// the end isn't decided already.
 pub fn slice_end() -> Option<Nanos> {
+    if need_resched() {
+        return None;
+    }
     let queue = queue(cpu::index());
     let current = queue.current.as_ref()?;
     (!queue.ready.is_empty()).then(|| current.entity.started.load(Relaxed).saturating_add(SLICE))
