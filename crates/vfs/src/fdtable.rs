@@ -1,0 +1,273 @@
+//! Tables of file descriptors.
+//!
+//! Locks: a table is at `FD_TABLE`. Files taken out of it are dropped after it
+//! is let go: closing runs code of any rank above.
+
+use crate::file::OpenFile;
+use crate::locks;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Lock, Result, rank};
+
+/// What RLIMIT_NOFILE can be raised to (`/proc/sys/fs/nr_open`).
+pub const NR_OPEN: u32 = 1 << 20;
+
+#[derive(Clone)]
+struct Entry {
+    file: Arc<OpenFile>,
+    cloexec: bool,
+}
+
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Option<Entry>>,
+    /// No descriptor below it is free.
+    lowest_free: usize,
+}
+
+/// One process's descriptors.
+pub struct FdTable {
+    slots: Lock<Slots>,
+}
+
+impl FdTable {
+    /// An empty table.
+    pub fn new() -> FdTable {
+        FdTable { slots: Lock::new(rank::FD_TABLE, Slots::default()) }
+    }
+
+    /// The copy that `fork` makes.
+    pub fn duplicate(&self) -> Result<FdTable> {
+        let slots = self.slots.lock();
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(slots.entries.len()).map_err(|_| Errno::ENOMEM)?;
+        entries.extend(slots.entries.iter().cloned());
+        let copy = Slots { entries, lowest_free: slots.lowest_free };
+        Ok(FdTable { slots: Lock::new(rank::FD_TABLE, copy) })
+    }
+
+    /// The file behind a descriptor.
+    pub fn get(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let slots = self.slots.lock();
+        let entry = slots.entries.get(index).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+        Ok(entry.file.clone())
+    }
+
+    /// Puts a file at the lowest free descriptor from `from` on, below `limit`
+    /// (RLIMIT_NOFILE), or `EMFILE`.
+    pub fn install_from(
+        &self,
+        file: Arc<OpenFile>,
+        cloexec: bool,
+        from: u32,
+        limit: u64,
+    ) -> Result<i32> {
+        let limit = limit.min(u64::from(NR_OPEN)) as usize;
+        let mut slots = self.slots.lock();
+        let start = (from as usize).max(slots.lowest_free);
+        let free = slots.entries.iter().skip(start).position(Option::is_none);
+        let index = match free {
+            Some(after) => start.saturating_add(after),
+            None => slots.entries.len().max(start),
+        };
+        if index >= limit {
+            drop(slots);
+            return Err(Errno::EMFILE);
+        }
+        slots.put(index, Entry { file, cloexec })?;
+        if from as usize <= slots.lowest_free {
+            slots.lowest_free = index.saturating_add(1);
+        }
+        Ok(index as i32)
+    }
+
+    /// Puts a file at the lowest free descriptor.
+    pub fn install(&self, file: Arc<OpenFile>, cloexec: bool, limit: u64) -> Result<i32> {
+        self.install_from(file, cloexec, 0, limit)
+    }
+
+    /// `dup3`: puts a file at `fd`; closes what was there. `pid`: whose record
+    /// locks go with that.
+    pub fn install_at(
+        &self,
+        fd: i32,
+        file: Arc<OpenFile>,
+        cloexec: bool,
+        limit: u64,
+        pid: u32,
+    ) -> Result<()> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        if index as u64 >= limit.min(u64::from(NR_OPEN)) {
+            return Err(Errno::EBADF);
+        }
+        let old = self.slots.lock().put(index, Entry { file, cloexec })?;
+        if let Some(old) = old {
+            locks::release_process(&old.file, pid);
+        }
+        Ok(())
+    }
+
+    /// `close`.
+    pub fn close(&self, fd: i32, pid: u32) -> Result<()> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let old = self.slots.lock().take(index).ok_or(Errno::EBADF)?;
+        locks::release_process(&old.file, pid);
+        Ok(())
+    }
+
+    /// Takes a range of descriptors out, at most `max`: call until it is empty.
+    fn take_some(
+        &self,
+        first: usize,
+        last: usize,
+        cloexec_only: bool,
+        max: usize,
+    ) -> Vec<Arc<OpenFile>> {
+        let mut taken = Vec::new();
+        let mut slots = self.slots.lock();
+        let end = last.saturating_add(1).min(slots.entries.len());
+        for index in first..end {
+            let wanted = slots.entries.get(index).and_then(Option::as_ref);
+            if wanted.is_some_and(|entry| entry.cloexec || !cloexec_only)
+                && let Some(entry) = slots.take(index)
+            {
+                taken.push(entry.file);
+                if taken.len() == max {
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    /// `close_range` without flags.
+    pub fn close_range(&self, first: u32, last: u32, pid: u32) {
+        loop {
+            let taken = self.take_some(first as usize, last as usize, false, 64);
+            if taken.is_empty() {
+                return;
+            }
+            for file in &taken {
+                locks::release_process(file, pid);
+            }
+        }
+    }
+
+    /// `close_range` with CLOSE_RANGE_CLOEXEC.
+    pub fn set_cloexec_range(&self, first: u32, last: u32) {
+        let mut slots = self.slots.lock();
+        let count = (last as usize).saturating_add(1).saturating_sub(first as usize);
+        for entry in slots.entries.iter_mut().skip(first as usize).take(count).flatten() {
+            entry.cloexec = true;
+        }
+    }
+
+    /// `execve`: closes what is marked so.
+    pub fn exec(&self, pid: u32) {
+        loop {
+            let taken = self.take_some(0, usize::MAX, true, 64);
+            if taken.is_empty() {
+                return;
+            }
+            for file in &taken {
+                locks::release_process(file, pid);
+            }
+        }
+    }
+
+    /// F_GETFD.
+    pub fn cloexec(&self, fd: i32) -> Result<bool> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let slots = self.slots.lock();
+        slots
+            .entries
+            .get(index)
+            .and_then(Option::as_ref)
+            .map(|entry| entry.cloexec)
+            .ok_or(Errno::EBADF)
+    }
+
+    /// F_SETFD.
+    pub fn set_cloexec(&self, fd: i32, cloexec: bool) -> Result<()> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let mut slots = self.slots.lock();
+        let entry = slots.entries.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?;
+        entry.cloexec = cloexec;
+        Ok(())
+    }
+
+    /// All descriptors from `from` on, in order, at most `max`.
+    pub fn list(&self, from: i32, max: usize) -> Vec<(i32, Arc<OpenFile>)> {
+        let slots = self.slots.lock();
+        let open = slots.entries.iter().enumerate().skip(from.max(0) as usize);
+        open.filter_map(|(fd, entry)| Some((fd as i32, entry.as_ref()?.file.clone())))
+            .take(max)
+            .collect()
+    }
+
+    /// How many slots there are (`FDSize` in `/proc/<pid>/status`).
+    pub fn capacity(&self) -> usize {
+        self.slots.lock().entries.len().next_multiple_of(64).max(64)
+    }
+}
+
+impl Default for FdTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Slots {
+    fn put(&mut self, index: usize, entry: Entry) -> Result<Option<Entry>> {
+        if let Some(more) = index.saturating_add(1).checked_sub(self.entries.len()) {
+            self.entries.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            self.entries.resize_with(index.saturating_add(1), || None);
+        }
+        let slot = self.entries.get_mut(index).ok_or(Errno::EBADF)?;
+        Ok(slot.replace(entry))
+    }
+
+    fn take(&mut self, index: usize) -> Option<Entry> {
+        let entry = self.entries.get_mut(index)?.take()?;
+        self.lowest_free = self.lowest_free.min(index);
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::OpenFlags;
+    use crate::pipe::Pipe;
+
+    #[test]
+    fn lowest_first() {
+        let table = FdTable::new();
+        let (r, w) = Pipe::pair(OpenFlags::empty());
+        for fd in 0..5 {
+            assert_eq!(table.install(r.clone(), fd == 3, 1024), Ok(fd));
+        }
+        assert_eq!(table.install(r.clone(), false, 5), Err(Errno::EMFILE));
+        table.close(1, 1).unwrap();
+        table.close(2, 1).unwrap();
+        assert_eq!(table.close(2, 1), Err(Errno::EBADF));
+        assert_eq!(table.get(-1).err(), Some(Errno::EBADF));
+        assert_eq!(table.install_from(w.clone(), false, 2, 1024), Ok(2));
+        assert_eq!(table.install(w.clone(), false, 1024), Ok(1));
+        assert_eq!(table.install(w.clone(), false, 1024), Ok(5));
+        assert_eq!(table.install_from(w.clone(), false, 100, 1024), Ok(100));
+        assert_eq!(table.install_from(w.clone(), false, 100, 1024), Ok(101));
+        table.install_at(50, r.clone(), false, 1024, 1).unwrap();
+        assert_eq!(table.install_at(1024, r.clone(), false, 1024, 1), Err(Errno::EBADF));
+        assert_eq!(table.install(w, false, 1024), Ok(6));
+        let copy = table.duplicate().unwrap();
+        assert_eq!(copy.cloexec(3), Ok(true));
+        copy.exec(1);
+        assert_eq!(copy.get(3).err(), Some(Errno::EBADF));
+        copy.close_range(0, u32::MAX, 1);
+        assert!(copy.list(0, 10).is_empty());
+        assert_eq!(table.list(0, 3).len(), 3);
+        assert_eq!(copy.install(r, false, 10), Ok(0));
+    }
+}

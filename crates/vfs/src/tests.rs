@@ -1,0 +1,481 @@
+//! Whole trees: paths, errnos, tmpfs contents, initramfs.
+
+use crate::abi::*;
+use crate::device::{self, DeviceRegistry};
+use crate::file::{Caller, OpenFile};
+use crate::inode::Clock;
+use crate::ops::{Files, FsContext};
+use crate::path::*;
+use crate::tmpfs::{MemFd, Tmpfs, TmpfsOptions, seal};
+use alloc::sync::Arc;
+use base::Errno;
+use proptest::prelude::*;
+use std::string::String;
+use std::sync::MutexGuard;
+use std::vec;
+use std::vec::Vec;
+
+struct Noon;
+impl Clock for Noon {
+    fn realtime(&self) -> Timespec {
+        Timespec { sec: 43200, nsec: 5 }
+    }
+}
+
+struct World {
+    ns: Arc<Namespace>,
+    context: FsContext,
+    caller: Caller,
+    _ram: MutexGuard<'static, ()>,
+}
+
+impl World {
+    fn new() -> World {
+        let ram = frame::sim::ram(16);
+        let clock: Arc<dyn Clock> = Arc::new(Noon);
+        let devices = DeviceRegistry::new();
+        devices.register_memory(|buf| buf.fill(4));
+        let root = Tmpfs::new(
+            "rootfs",
+            TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(4096) },
+            clock.clone(),
+        );
+        let ns = Namespace::new(root, "rootfs", devices, clock.clone());
+        ns.register_fs("tmpfs", move |data| {
+            Ok(Tmpfs::new("tmpfs", TmpfsOptions::new(4096).parse(data)?, clock.clone()))
+        });
+        let context = FsContext::new(&ns);
+        World { ns, context, caller: Caller { pid: 1, tid: 1, pgid: 1, sid: 1 }, _ram: ram }
+    }
+    fn f(&self) -> Files<'_> {
+        self.context.files(&self.ns, &self.caller)
+    }
+    fn write(&self, path: &str, data: &[u8]) {
+        let file =
+            self.open(path, OpenFlags::WRONLY | OpenFlags::CREAT | OpenFlags::TRUNC).unwrap();
+        assert_eq!(file.write(&self.caller, data), Ok(data.len()));
+    }
+    fn open(&self, path: &str, flags: OpenFlags) -> Result<Arc<OpenFile>, Errno> {
+        self.f().open(path.as_bytes(), flags, 0o666)
+    }
+    fn read(&self, path: &str) -> Vec<u8> {
+        let file = self.open(path, OpenFlags::empty()).unwrap();
+        let mut buf = vec![0; 1 << 16];
+        let len = file.read(&self.caller, &mut buf).unwrap();
+        buf.truncate(len);
+        buf
+    }
+    fn list(&self, path: &str) -> Vec<String> {
+        let dir = self.open(path, OpenFlags::DIRECTORY).unwrap();
+        let mut names = Vec::new();
+        loop {
+            let mut buf = [0u8; 100];
+            let len = dir.getdents(&self.caller, &mut buf).unwrap();
+            if len == 0 {
+                return names;
+            }
+            let mut rest = &buf[..len];
+            while !rest.is_empty() {
+                let size = usize::from(u16::from_le_bytes([rest[16], rest[17]]));
+                let end = rest[19..].iter().position(|b| *b == 0).unwrap();
+                names.push(String::from_utf8(rest[19..19 + end].to_vec()).unwrap());
+                rest = &rest[size..];
+            }
+        }
+    }
+}
+
+fn err<T>(result: Result<T, Errno>) -> Errno {
+    result.map(drop).unwrap_err()
+}
+
+#[test]
+fn opens_with_linux_errnos() {
+    let w = World::new();
+    w.f().mkdir(b"/d", 0o777).unwrap();
+    w.write("/d/file", b"text");
+    w.f().symlink(b"file", b"/d/link").unwrap();
+    w.f().symlink(b"nowhere", b"/d/dangling").unwrap();
+    w.f().symlink(b"loop2", b"/d/loop1").unwrap();
+    w.f().symlink(b"loop1", b"/d/loop2").unwrap();
+    let create = OpenFlags::RDWR | OpenFlags::CREAT;
+    assert_eq!(err(w.open("", OpenFlags::empty())), Errno::ENOENT);
+    assert_eq!(err(w.open("/x", OpenFlags::empty())), Errno::ENOENT);
+    assert_eq!(err(w.open("/x/y", create)), Errno::ENOENT);
+    assert_eq!(err(w.open("/d/file/y", create)), Errno::ENOTDIR);
+    assert_eq!(err(w.open("/d/file/", OpenFlags::empty())), Errno::ENOTDIR);
+    assert_eq!(err(w.open("/d/file/.", OpenFlags::empty())), Errno::ENOTDIR);
+    assert_eq!(err(w.open("/d", OpenFlags::RDWR)), Errno::EISDIR);
+    assert_eq!(err(w.open("/d", create)), Errno::EISDIR);
+    assert_eq!(err(w.open("/d/new/", create)), Errno::EISDIR);
+    assert_eq!(err(w.open("/d/file", create | OpenFlags::EXCL)), Errno::EEXIST);
+    assert_eq!(err(w.open("/d/dangling", create | OpenFlags::EXCL)), Errno::EEXIST);
+    assert_eq!(err(w.open("/d/link", OpenFlags::NOFOLLOW)), Errno::ELOOP);
+    assert_eq!(err(w.open("/d/loop1", OpenFlags::empty())), Errno::ELOOP);
+    assert_eq!(err(w.open("/d/file", OpenFlags::DIRECTORY)), Errno::ENOTDIR);
+    assert_eq!(
+        err(w.open("/d", OpenFlags::TMPFILE | OpenFlags::DIRECTORY | OpenFlags::RDWR)),
+        Errno::EOPNOTSUPP
+    );
+    assert_eq!(err(w.open(&"a".repeat(256), create)), Errno::ENAMETOOLONG);
+    assert_eq!(err(w.open(&"/a".repeat(2048), create)), Errno::ENAMETOOLONG);
+    assert_eq!(w.read("/d/link"), b"text");
+    assert_eq!(w.read("//d/.././d//link"), b"text");
+    assert_eq!(w.read("/../../d/link"), b"text");
+    // A dangling link makes its target.
+    w.open("/d/dangling", create).unwrap();
+    assert_eq!(w.read("/d/nowhere"), b"");
+    let path = w.open("/d/link", OpenFlags::PATH | OpenFlags::NOFOLLOW).unwrap();
+    assert_eq!(path.read(&w.caller, &mut [0; 4]), Err(Errno::EBADF));
+    assert_eq!(w.f().at(path.place().unwrap()).readlink(b""), Ok(b"file".to_vec()));
+    assert_eq!(err(w.f().readlink(b"/d/file")), Errno::EINVAL);
+}
+
+#[test]
+fn makes_and_removes() {
+    let w = World::new();
+    let f = w.f();
+    f.mkdir(b"/a", 0o777).unwrap();
+    assert_eq!(f.stat(b"/a", 0).unwrap().mode, 0o040_755);
+    assert_eq!(err(f.mkdir(b"/a", 0o777)), Errno::EEXIST);
+    assert_eq!(err(f.mkdir(b"/", 0o777)), Errno::EEXIST);
+    assert_eq!(err(f.mkdir(b"/x/y", 0o777)), Errno::ENOENT);
+    f.mkdir(b"/a/b/", 0o777).unwrap();
+    assert_eq!(f.stat(b"/a", 0).unwrap().nlink, 3);
+    assert_eq!(err(f.unlink(b"/a", 0)), Errno::EISDIR);
+    assert_eq!(err(f.unlink(b"/a", AT_REMOVEDIR)), Errno::ENOTEMPTY);
+    assert_eq!(err(f.unlink(b"/a/.", AT_REMOVEDIR)), Errno::EINVAL);
+    assert_eq!(err(f.unlink(b"/a/b/..", AT_REMOVEDIR)), Errno::ENOTEMPTY);
+    assert_eq!(err(f.unlink(b"/", AT_REMOVEDIR)), Errno::EBUSY);
+    w.write("/a/f", b"1");
+    assert_eq!(err(f.unlink(b"/a/f", AT_REMOVEDIR)), Errno::ENOTDIR);
+    assert_eq!(err(f.unlink(b"/a/f/", 0)), Errno::ENOTDIR);
+    f.link(b"/a/f", w.f().base, b"/a/g", 0).unwrap();
+    assert_eq!(f.stat(b"/a/g", 0).unwrap().nlink, 2);
+    assert_eq!(err(f.link(b"/a", w.f().base, b"/c", 0)), Errno::EPERM);
+    f.unlink(b"/a/f", 0).unwrap();
+    assert_eq!(w.read("/a/g"), b"1");
+    assert_eq!(err(f.mknod(b"/a/dir", S_IFDIR, 0)), Errno::EPERM);
+    f.mknod(b"/a/null", S_IFCHR | 0o666, device::NULL.encode()).unwrap();
+    let null = w.open("/a/null", OpenFlags::RDWR).unwrap();
+    assert_eq!(null.write(&w.caller, b"gone"), Ok(4));
+    assert_eq!(null.read(&w.caller, &mut [0; 4]), Ok(0));
+    f.mknod(b"/a/none", S_IFCHR | 0o666, DevId::new(99, 9).encode()).unwrap();
+    assert_eq!(err(w.open("/a/none", OpenFlags::empty())), Errno::ENXIO);
+    f.mknod(b"/a/fifo", S_IFIFO | 0o666, 0).unwrap();
+    assert_eq!(err(w.open("/a/fifo", OpenFlags::WRONLY | OpenFlags::NONBLOCK)), Errno::ENXIO);
+    let reader = w.open("/a/fifo", OpenFlags::NONBLOCK).unwrap();
+    let writer = w.open("/a/fifo", OpenFlags::WRONLY).unwrap();
+    writer.write(&w.caller, b"hi").unwrap();
+    assert_eq!(reader.read(&w.caller, &mut [0; 4]), Ok(2));
+    assert_eq!(err(f.symlink(b"", b"/a/l")), Errno::ENOENT);
+    assert_eq!(f.access(b"/a/g", crate::ops::X_OK, 0), Err(Errno::EACCES));
+    f.chmod(b"/a/g", 0o755, 0).unwrap();
+    assert_eq!(f.access(b"/a/g", crate::ops::X_OK, 0), Ok(()));
+    f.chown(b"/a/g", 5, u32::MAX, 0).unwrap();
+    let stat = f.stat(b"/a/g", 0).unwrap();
+    assert_eq!((stat.uid, stat.gid, stat.mode), (5, 0, 0o100_755));
+    f.utimens(
+        b"/a/g",
+        Some([Timespec { sec: 1, nsec: UTIME_OMIT }, Timespec { sec: 9, nsec: 1 }]),
+        0,
+    )
+    .unwrap();
+    let stat = f.stat(b"/a/g", 0).unwrap();
+    assert_eq!((stat.atime.sec, stat.mtime.sec), (43200, 9));
+}
+
+#[test]
+fn renames() {
+    let w = World::new();
+    let f = w.f();
+    let base = w.f().base.clone();
+    f.mkdir(b"/a", 0o755).unwrap();
+    f.mkdir(b"/a/sub", 0o755).unwrap();
+    f.mkdir(b"/b", 0o755).unwrap();
+    w.write("/a/f", b"f");
+    w.write("/a/g", b"g");
+    assert_eq!(err(f.rename(b"/a", &base, b"/a/sub/x", 0)), Errno::EINVAL);
+    assert_eq!(err(f.rename(b"/a/sub", &base, b"/a", 0)), Errno::ENOTEMPTY);
+    assert_eq!(err(f.rename(b"/a/f", &base, b"/b", 0)), Errno::EISDIR);
+    assert_eq!(err(f.rename(b"/b", &base, b"/a/f", 0)), Errno::ENOTDIR);
+    assert_eq!(err(f.rename(b"/x", &base, b"/y", 0)), Errno::ENOENT);
+    assert_eq!(err(f.rename(b"/a/.", &base, b"/y", 0)), Errno::EBUSY);
+    assert_eq!(err(f.rename(b"/a/f", &base, b"/a/g", RENAME_NOREPLACE)), Errno::EEXIST);
+    f.rename(b"/a/f", &base, b"/a/g", 0).unwrap();
+    assert_eq!(w.read("/a/g"), b"f");
+    f.rename(b"/a/sub", &base, b"/b/moved", 0).unwrap();
+    assert_eq!((f.stat(b"/a", 0).unwrap().nlink, f.stat(b"/b", 0).unwrap().nlink), (2, 3));
+    let moved = f.find(b"/b/moved", 0).unwrap();
+    assert_eq!(moved.path(f.root), Ok(b"/b/moved".to_vec()));
+    f.rename(b"/b", &base, b"/c/", 0).unwrap();
+    assert_eq!(moved.path(f.root), Ok(b"/c/moved".to_vec()));
+    f.rename(b"/a", &base, b"/c/moved", RENAME_EXCHANGE).unwrap();
+    assert_eq!(w.read("/c/moved/g"), b"f");
+    assert_eq!(moved.path(f.root), Ok(b"/a".to_vec()));
+    f.unlink(b"/a", AT_REMOVEDIR).unwrap();
+    assert_eq!(moved.path(f.root), Err(Errno::ENOENT));
+    assert_eq!(moved.inode.lookup(&w.caller, b"x").map(drop), Err(Errno::ENOENT));
+    let dead = f.at(&moved);
+    assert_eq!(err(dead.open(b"new", OpenFlags::CREAT | OpenFlags::RDWR, 0o644)), Errno::ENOENT);
+}
+
+#[test]
+fn mounts() {
+    let w = World::new();
+    let f = w.f();
+    f.mkdir(b"/m", 0o755).unwrap();
+    w.write("/m/under", b"");
+    assert_eq!(err(f.mount(b"x", b"/m", b"nofs", 0, b"")), Errno::ENODEV);
+    f.mount(b"tmpfs", b"/m", b"tmpfs", 0, b"size=64k,mode=700").unwrap();
+    assert_eq!(f.stat(b"/m", 0).unwrap().mode, 0o040_700);
+    assert_eq!(err(f.stat(b"/m/under", 0)), Errno::ENOENT);
+    w.write("/m/over", b"1");
+    let root = w.ns.root();
+    let text = String::from_utf8(w.ns.mounts_text(&root)).unwrap();
+    assert_eq!(
+        text,
+        "rootfs / rootfs rw,size=8192k,nr_inodes=2048 0 0\ntmpfs /m tmpfs rw,relatime,size=64k,mode=700 0 0\n"
+    );
+    assert_eq!(f.find(b"/m/..", 0).unwrap().path(f.root), Ok(b"/".to_vec()));
+    assert_eq!(f.find(b"/m/over", 0).unwrap().path(f.root), Ok(b"/m/over".to_vec()));
+    assert_eq!(err(f.unlink(b"/m", AT_REMOVEDIR)), Errno::EBUSY);
+    assert_eq!(err(f.rename(b"/m", f.base, b"/n", 0)), Errno::EBUSY);
+    assert_eq!(err(f.rename(b"/m/over", f.base, b"/n", 0)), Errno::EXDEV);
+    let open = w.open("/m/over", OpenFlags::empty()).unwrap();
+    assert_eq!(err(f.umount(b"/m", 0)), Errno::EBUSY);
+    drop(open);
+    assert_eq!(err(f.umount(b"/m/over", 0)), Errno::EINVAL);
+    // Files, up to its limit.
+    let file = w.open("/m/big", OpenFlags::CREAT | OpenFlags::RDWR).unwrap();
+    assert_eq!(file.write(&w.caller, &vec![1; 1 << 20]), Ok(15 * 4096));
+    assert_eq!(file.write(&w.caller, &[1; 4096]), Err(Errno::ENOSPC));
+    let fs = f.statfs(b"/m").unwrap();
+    assert_eq!((fs.f_blocks, fs.f_bfree, fs.f_type), (16, 0, 0x0102_1994));
+    drop(file);
+    f.mount(b"", b"/m", b"", MS_REMOUNT | MS_RDONLY, b"").unwrap();
+    assert_eq!(err(w.open("/m/x", OpenFlags::CREAT | OpenFlags::RDWR)), Errno::EROFS);
+    assert_eq!(err(f.unlink(b"/m/big", 0)), Errno::EROFS);
+    f.mkdir(b"/bound", 0o755).unwrap();
+    f.mount(b"/m", b"/bound", b"", MS_BIND, b"").unwrap();
+    assert_eq!(w.read("/bound/over"), b"1");
+    assert_eq!(f.umount(b"/bound", 0), Ok(()));
+    assert_eq!(f.umount(b"/m", 0), Ok(()));
+    assert_eq!(w.read("/m/under"), b"");
+    assert_eq!(err(f.umount(b"/", 0)), Errno::EBUSY);
+    // switch_root: mount --move . /; chroot .
+    f.mkdir(b"/new", 0o755).unwrap();
+    f.mount(b"tmpfs", b"/new", b"tmpfs", 0, b"").unwrap();
+    w.write("/new/init", b"2");
+    let new = f.find_dir(b"/new").unwrap();
+    let inside = FsContext { cwd: new.clone(), ..w.context.clone() };
+    inside.files(&w.ns, &w.caller).mount(b".", b"/", b"", MS_MOVE, b"").unwrap();
+    let switched = FsContext { root: new.clone(), cwd: new, umask: 0 };
+    let f = switched.files(&w.ns, &w.caller);
+    assert_eq!(f.getcwd(), Ok(b"/".to_vec()));
+    assert_eq!(f.find(b"/../..", 0).unwrap().path(f.root), Ok(b"/".to_vec()));
+    let text = String::from_utf8(w.ns.mounts_text(&switched.root)).unwrap();
+    assert_eq!(text, "tmpfs / tmpfs rw,relatime 0 0\n");
+}
+
+#[test]
+fn lists_while_removing() {
+    let w = World::new();
+    w.f().mkdir(b"/d", 0o755).unwrap();
+    for name in 0..30 {
+        w.write(&std::format!("/d/file{name:02}"), b"");
+    }
+    let names = w.list("/d");
+    assert_eq!(names.len(), 32);
+    assert_eq!(&names[..3], [".", "..", "file29"]);
+    let dir = w.open("/d", OpenFlags::DIRECTORY).unwrap();
+    let mut seen = 0;
+    loop {
+        let mut buf = [0u8; 128];
+        let len = dir.getdents(&w.caller, &mut buf).unwrap();
+        if len == 0 {
+            break;
+        }
+        let mut rest = &buf[..len];
+        while !rest.is_empty() {
+            let size = usize::from(u16::from_le_bytes([rest[16], rest[17]]));
+            let end = rest[19..].iter().position(|b| *b == 0).unwrap();
+            let name = &rest[19..19 + end];
+            if name[0] != b'.' {
+                w.f().unlink(&[b"/d/", name].concat(), 0).unwrap();
+                seen += 1;
+            }
+            rest = &rest[size..];
+        }
+    }
+    assert_eq!(seen, 30);
+    assert_eq!(dir.seek(0, SEEK_SET), Ok(0));
+    assert_eq!(dir.getdents(&w.caller, &mut [0; 10]), Err(Errno::EINVAL));
+    w.f().unlink(b"/d", AT_REMOVEDIR).unwrap();
+    assert_eq!(dir.getdents(&w.caller, &mut [0; 100]), Err(Errno::ENOENT));
+}
+
+#[test]
+fn deleted_files_stay_open() {
+    let w = World::new();
+    w.write("/f", b"kept");
+    let file = w.open("/f", OpenFlags::RDWR | OpenFlags::APPEND).unwrap();
+    assert_eq!(file.place().unwrap().path_shown(w.f().root), b"/f");
+    w.f().unlink(b"/f", 0).unwrap();
+    assert_eq!(file.place().unwrap().path_shown(w.f().root), b"/f (deleted)");
+    assert_eq!(file.write(&w.caller, b"+"), Ok(1));
+    let mut buf = [0; 8];
+    assert_eq!(file.read_at(&w.caller, 0, &mut buf), Ok(5));
+    assert_eq!(file.stat().unwrap().nlink, 0);
+    assert_eq!(file.seek(-1, SEEK_END), Ok(4));
+    assert_eq!(file.seek(-9, SEEK_CUR), Err(Errno::EINVAL));
+    assert_eq!(file.seek(0, 9), Err(Errno::EINVAL));
+    let object = file.file().mmap().unwrap();
+    assert_eq!(object.frame(1, false).map(drop), Err(Errno::EFAULT));
+    let page = object.frame(0, true).unwrap();
+    page.write(0, b"K").unwrap();
+    assert_eq!(file.read_at(&w.caller, 0, &mut buf[..1]), Ok(1));
+    assert_eq!(buf[0], b'K');
+}
+
+#[test]
+fn frames_come_back() {
+    let w = World::new();
+    let before = frame::stats();
+    w.write("/f", &[1; 50_000]);
+    let file = w.open("/f", OpenFlags::RDWR).unwrap();
+    w.f().unlink(b"/f", 0).unwrap();
+    file.truncate(1).unwrap();
+    file.truncate(5000).unwrap();
+    let mut buf = [9; 5000];
+    assert_eq!(file.read(&w.caller, &mut buf), Ok(5000));
+    assert_eq!(buf.iter().map(|b| u32::from(*b)).sum::<u32>(), 1);
+    drop(file);
+    assert_eq!(frame::stats().free, before.free);
+    assert_eq!(w.f().statfs(b"/").unwrap().f_bfree, 2048);
+}
+
+#[test]
+fn memfds_and_seals() {
+    let _ram = frame::sim::ram(16);
+    let memfd = MemFd::new(b"guest", true, 100, Arc::new(Noon));
+    let file = OpenFile::anonymous(memfd.clone(), OpenFlags::RDWR);
+    file.truncate(8192).unwrap();
+    assert_eq!(file.stat().unwrap().size, 8192);
+    memfd.add_seals(seal::SHRINK | seal::SEAL, false).unwrap();
+    assert_eq!(file.truncate(0), Err(Errno::EPERM));
+    assert_eq!(memfd.add_seals(seal::GROW, false), Err(Errno::EPERM));
+    assert_eq!(memfd.seals(), seal::SHRINK | seal::SEAL);
+    assert_eq!(file.file().describe(), "/memfd:guest (deleted)");
+    let who = Caller::default();
+    assert_eq!(file.write_at(&who, 4000, &[1; 200]), Ok(200));
+    assert_eq!(file.seek(0, SEEK_DATA), Ok(0));
+    assert_eq!(file.fallocate(3, 0, 4096), Ok(()));
+    assert_eq!(file.seek(0, SEEK_DATA), Ok(4096));
+    assert_eq!(file.seek(4096, SEEK_HOLE), Ok(8192));
+    let null = OpenFile::anonymous(Arc::new(device::Null), OpenFlags::RDWR);
+    file.seek(4096, SEEK_SET).unwrap();
+    let mut chunk = [0; 512];
+    assert_eq!(crate::file::copy_chunk(&who, &file, None, &null, None, &mut chunk), Ok(512));
+    assert_eq!(file.seek(0, SEEK_CUR), Ok(4096 + 512));
+}
+
+#[test]
+fn unpacks_an_initramfs() {
+    let w = World::new();
+    let mut archive = Vec::new();
+    let mut add = |name: &str, mode: u32, ino: u32, nlink: u32, data: &[u8]| {
+        archive.extend_from_slice(
+            std::format!(
+                "070701{ino:08x}{mode:08x}{:08x}{:08x}{nlink:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
+                0, 0, 77, data.len(), 0, 0, 1, 3, name.len() + 1, 0
+            )
+            .as_bytes(),
+        );
+        archive.extend_from_slice(name.as_bytes());
+        archive.push(0);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend_from_slice(data);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    };
+    add(".", S_IFDIR | 0o755, 1, 2, b"");
+    add("bin", S_IFDIR | 0o750, 2, 2, b"");
+    add("bin/busybox", S_IFREG | 0o755, 3, 2, &[7; 10_000]);
+    add("bin/sh", S_IFREG | 0o755, 3, 2, b"");
+    add("init", S_IFLNK | 0o777, 4, 1, b"bin/sh");
+    add("dev", S_IFDIR | 0o755, 5, 2, b"");
+    add("dev/null", S_IFCHR | 0o666, 6, 1, b"");
+    add("no/such/dir", S_IFREG | 0o644, 7, 1, b"lost");
+    add("TRAILER!!!", 0, 0, 1, b"");
+    let done = crate::initramfs::unpack(&w.ns, &archive).unwrap();
+    assert_eq!((done.entries, done.skipped), (8, 1));
+    assert_eq!(w.read("/init"), [7; 10_000]);
+    assert!(w.f().open_exec(b"/init", 0).is_ok());
+    assert_eq!(err(w.f().open_exec(b"/dev/null", 0)), Errno::EACCES);
+    let stat = w.f().stat(b"/bin", 0).unwrap();
+    assert_eq!((stat.mode, stat.mtime.sec), (S_IFDIR | 0o750, 77));
+    assert_eq!(w.f().stat(b"/bin/sh", 0).unwrap().nlink, 2);
+    crate::initramfs::ensure_node(&w.ns, b"/dev", b"console", 0o600, device::CONSOLE).unwrap();
+    assert_eq!(w.f().stat(b"/dev/console", 0).unwrap().rdev, device::CONSOLE);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn contents_like_a_vec(ops in proptest::collection::vec((0u8..5, 0u64..40_000, 0usize..9000), 1..40)) {
+        let _ram = frame::sim::ram(16);
+        let memfd = MemFd::new(b"m", true, 1000, Arc::new(Noon));
+        let file = OpenFile::anonymous(memfd, OpenFlags::RDWR);
+        let who = Caller::default();
+        let mut model: Vec<u8> = Vec::new();
+        for (step, (op, at, len)) in ops.into_iter().enumerate() {
+            match op {
+                0 | 1 => {
+                    let data = vec![step as u8 + 1; len];
+                    prop_assert_eq!(file.write_at(&who, at as i64, &data), Ok(len));
+                    if len > 0 {
+                        let end = at as usize + len;
+                        model.resize(model.len().max(end), 0);
+                        model[at as usize..end].copy_from_slice(&data);
+                    }
+                }
+                2 => {
+                    file.truncate(at as i64).unwrap();
+                    model.resize(at as usize, 0);
+                }
+                3 if len > 0 => {
+                    file.fallocate(3, at as i64, len as i64).unwrap();
+                    let end = (at as usize + len).min(model.len());
+                    if (at as usize) < end {
+                        model[at as usize..end].fill(0);
+                    }
+                }
+                _ => {
+                    let mut buf = vec![0xee; len];
+                    let got = file.read_at(&who, at as i64, &mut buf).unwrap();
+                    let from = (at as usize).min(model.len());
+                    let want = &model[from..(from + len).min(model.len())];
+                    prop_assert_eq!(&buf[..got], want);
+                }
+            }
+            prop_assert_eq!(file.stat().unwrap().size, model.len() as u64);
+        }
+    }
+
+    #[test]
+    fn paths_never_panic(path in "[a/.]{0,40}") {
+        let w = World::new();
+        w.f().mkdir(b"/a", 0o755).unwrap();
+        w.f().symlink(b"..", b"/a/aa").unwrap();
+        w.f().symlink(b"/a/", b"/aaa").unwrap();
+        let path = path.as_bytes();
+        let _ = w.f().open(path, OpenFlags::CREAT | OpenFlags::RDWR, 0o644);
+        let _ = w.f().mkdir(path, 0o755);
+        let _ = w.f().rename(path, w.f().base, b"/a/x", 0);
+        let _ = w.f().unlink(path, 0);
+        let _ = w.f().unlink(path, AT_REMOVEDIR);
+        if let Ok(place) = w.f().find(path, 0) {
+            let _ = place.path_shown(w.f().root);
+        }
+    }
+}
