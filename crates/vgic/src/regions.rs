@@ -1,0 +1,210 @@
+//! Where the frames lie in the guest's physical address space
+//! (KVM_DEV_ARM_VGIC_GRP_ADDR).
+
+use crate::vgic::{Region, Setup};
+use alloc::vec::Vec;
+use base::{Errno, Result};
+use core::sync::atomic::Ordering;
+
+/// The distributor's frame, and the alignment of all of them.
+pub(crate) const FRAME: u64 = 0x1_0000;
+/// RD_base and SGI_base of one redistributor.
+pub(crate) const REDIST: u64 = 0x2_0000;
+
+/// A contiguous run of redistributors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RedistRegion {
+    pub base: u64,
+    /// How many fit; 0: KVM_VGIC_V3_ADDR_TYPE_REDIST, as many as there are.
+    pub count: u64,
+    /// How many are in it.
+    used: u64,
+    /// The vCPU of the first; those that follow have the next indices.
+    first: usize,
+}
+
+/// All frames.
+#[derive(Debug)]
+pub(crate) struct Regions {
+    pub dist: Option<u64>,
+    /// By their index.
+    redists: Vec<RedistRegion>,
+    /// vCPUs that have a redistributor.
+    placed: usize,
+}
+
+fn overlap(a: u64, a_len: u64, b: u64, b_len: u64) -> bool {
+    a < b.saturating_add(b_len) && b < a.saturating_add(a_len)
+}
+
+/// Linux's vgic_check_iorange: alignment, then the guest's address size.
+fn check_range(base: u64, len: u64, ipa_bits: u8) -> Result<()> {
+    if !base.is_multiple_of(FRAME) {
+        return Err(Errno::EINVAL);
+    }
+    let end = base.checked_add(len).ok_or(Errno::EINVAL)?;
+    let limit = 1u64.checked_shl(u32::from(ipa_bits)).unwrap_or(u64::MAX);
+    if base >= limit || end > limit {
+        return Err(Errno::E2BIG);
+    }
+    Ok(())
+}
+
+impl RedistRegion {
+    fn room(&self, vcpus: usize) -> u64 {
+        if self.count == 0 { vcpus as u64 } else { self.count }
+    }
+
+    fn len(&self, vcpus: usize) -> u64 {
+        self.room(vcpus).saturating_mul(REDIST)
+    }
+}
+
+impl Regions {
+    pub const fn new() -> Self {
+        Regions { dist: None, redists: Vec::new(), placed: 0 }
+    }
+
+    pub fn try_clone(&self) -> Result<Regions> {
+        let mut redists = Vec::new();
+        redists.try_reserve_exact(self.redists.len()).map_err(|_| Errno::ENOMEM)?;
+        redists.extend_from_slice(&self.redists);
+        Ok(Regions { dist: self.dist, redists, placed: self.placed })
+    }
+
+    /// KVM_VGIC_V3_ADDR_TYPE_DIST. Overlaps show at the first KVM_RUN.
+    pub fn set_dist(&mut self, base: u64, ipa_bits: u8) -> Result<()> {
+        if self.dist.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        check_range(base, FRAME, ipa_bits)?;
+        self.dist = Some(base);
+        Ok(())
+    }
+
+    /// KVM_VGIC_V3_ADDR_TYPE_REDIST (`count` 0) and _REDIST_REGION.
+    pub fn add_redists(
+        &mut self,
+        index: u64,
+        base: u64,
+        count: u64,
+        vcpus: usize,
+        ipa_bits: u8,
+    ) -> Result<()> {
+        if let Some(last) = self.redists.last() {
+            match (count, last.count) {
+                (0, 0) => return Err(Errno::EEXIST),
+                (0, _) | (_, 0) => return Err(Errno::EINVAL),
+                _ => {}
+            }
+        }
+        if index != self.redists.len() as u64 {
+            return Err(Errno::EINVAL);
+        }
+        let region = RedistRegion { base, count, used: 0, first: self.placed };
+        let len = region.len(vcpus);
+        if base.checked_add(len).is_none()
+            || self.redists.iter().any(|other| overlap(base, len, other.base, other.len(vcpus)))
+            || self.dist.is_some_and(|dist| overlap(base, len, dist, FRAME))
+        {
+            return Err(Errno::EINVAL);
+        }
+        check_range(base, len, ipa_bits)?;
+        self.redists.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.redists.push(region);
+        Ok(())
+    }
+
+    /// The region with this index.
+    pub fn redists(&self, index: u64) -> Option<&RedistRegion> {
+        self.redists.get(usize::try_from(index).ok()?)
+    }
+
+    /// Gives redistributors to vCPUs that have none, in the order in which
+    /// vCPUs and regions came.
+    fn place(&mut self, vcpus: usize) {
+        for region in &mut self.redists {
+            let free = region.room(vcpus).saturating_sub(region.used);
+            let want = vcpus.saturating_sub(self.placed) as u64;
+            let take = free.min(want);
+            if region.used == 0 {
+                region.first = self.placed;
+            }
+            region.used = region.used.saturating_add(take);
+            self.placed = self.placed.saturating_add(take as usize);
+        }
+    }
+
+    /// The regions with redistributors in them: they are filled in order.
+    fn in_use(&self) -> impl Iterator<Item = &RedistRegion> {
+        self.redists.iter().take_while(|region| region.used != 0)
+    }
+
+    /// The base of vCPU `index`'s redistributor.
+    fn base_of(&self, index: usize) -> Option<u64> {
+        self.in_use().find_map(|region| {
+            let at = index.checked_sub(region.first)? as u64;
+            (at < region.used).then(|| region.base.saturating_add(at.saturating_mul(REDIST)))
+        })
+    }
+
+    /// Whether a redistributor lies at `base`.
+    fn is_redist(&self, base: u64) -> bool {
+        self.in_use()
+            .any(|region| base.checked_sub(region.base).is_some_and(|at| at / REDIST < region.used))
+    }
+
+    /// Whether all frames are there (`ENXIO`) and in good places (`EINVAL`).
+    pub fn check(&self, vcpus: usize, ipa_bits: u8) -> Result<()> {
+        let dist = self.dist.ok_or(Errno::ENXIO)?;
+        if self.placed < vcpus {
+            return Err(Errno::ENXIO);
+        }
+        for (at, region) in self.redists.iter().enumerate() {
+            let len = region.len(vcpus);
+            let others = self.redists.iter().skip(at.saturating_add(1));
+            if check_range(region.base, len, ipa_bits).is_err()
+                || overlap(region.base, len, dist, FRAME)
+                || others.clone().any(|o| overlap(region.base, len, o.base, o.len(vcpus)))
+            {
+                return Err(Errno::EINVAL);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn decode(&self, addr: u64) -> Option<(Region, u32)> {
+        if let Some(at) = self.dist.and_then(|dist| addr.checked_sub(dist))
+            && at < FRAME
+        {
+            return Some((Region::Dist, at as u32));
+        }
+        self.in_use().find_map(|region| {
+            let at = addr.checked_sub(region.base)?;
+            let nth = at / REDIST;
+            let cpu = region.first.checked_add(usize::try_from(nth).ok()?)?;
+            (nth < region.used)
+                .then(|| (Region::Redist(cpu as u16), (at & (REDIST.wrapping_sub(1))) as u32))
+        })
+    }
+
+    pub fn frames(&self) -> impl Iterator<Item = (u64, u64)> {
+        let redists = self.in_use().map(|region| (region.base, region.used.saturating_mul(REDIST)));
+        self.dist.map(|dist| (dist, FRAME)).into_iter().chain(redists)
+    }
+}
+
+impl Setup {
+    /// Places redistributors and recomputes GICR_TYPER.Last: the frame after
+    /// the last of a contiguous run is nobody's.
+    pub fn place_redists(&mut self) {
+        self.regions.place(self.cpus.len());
+        for (index, cpu) in self.cpus.iter().enumerate() {
+            let last = self
+                .regions
+                .base_of(index)
+                .is_some_and(|base| !self.regions.is_redist(base.saturating_add(REDIST)));
+            cpu.last.store(u32::from(last), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! The world switch: filling list registers, and folding them back.
+//!
+//! List registers may stay where they are, in the hardware, over any number of
+//! exits. They are folded back when there is news for the vCPU
+//! ([`Cpu::needs_flush`]), when the guest's use of them asks for it (a
+//! maintenance interrupt), when the vCPU's state is looked at (MMIO to pending
+//! or active registers: [`Vgic::needs_sync`]), and when it is put.
+
+use crate::bank::{Bank, Gate, bit, bits};
+use crate::lr::{
+    ICH_HCR_EN, ICH_HCR_EOICOUNT_MASK, ICH_HCR_EOICOUNT_SHIFT, ICH_HCR_LRENPIE, ICH_HCR_NPIE,
+    ICH_HCR_TDIR, ICH_HCR_UIE, ListRegisters, Lr, MAX_LRS,
+};
+use crate::sysreg::{VMCR_VEOIM, interface_passes};
+use crate::vgic::{Cpu, Live, Pokes, Vgic, WORK_BANKS, WORK_SGI_SHIFT};
+use core::sync::atomic::Ordering;
+
+/// What a flush or a sync leaves to its caller.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// PPIs, by INTID, whose physical interrupts must be deactivated now
+    /// (ICC_DIR_EL1): their lines fell before the guest took them.
+    pub deactivate: u32,
+    /// How many list registers changed: write `lr[..write]`, and ICH_HCR_EL2.
+    pub write: u8,
+    ended: [u16; MAX_LRS],
+    ended_count: u8,
+}
+
+impl Outcome {
+    /// The SPIs that the guest ended and somebody waits for
+    /// ([`Vgic::set_resample`]).
+    pub fn ended(&self) -> &[u16] {
+        self.ended.get(..usize::from(self.ended_count)).unwrap_or(&[])
+    }
+
+    fn end(&mut self, intid: u32) {
+        if let Some(slot) = self.ended.get_mut(usize::from(self.ended_count)) {
+            *slot = intid as u16;
+            self.ended_count = self.ended_count.saturating_add(1);
+        }
+    }
+}
+
+/// An interrupt chosen for a list register.
+#[derive(Clone, Copy, Default)]
+struct Pick {
+    /// Active ones first, then by priority.
+    key: u16,
+    bank: u8,
+    i: u8,
+}
+
+const KEY_PENDING: u16 = 0x100;
+
+/// The best `room` candidates seen.
+struct Picks {
+    picks: [Pick; MAX_LRS],
+    count: usize,
+    room: usize,
+    /// Banks of those that found no room.
+    backlog: u32,
+    /// The best one pending among those.
+    best_pending: Option<Pick>,
+    /// Whether one that is active is among those.
+    spilled_active: bool,
+}
+
+impl Picks {
+    fn new(room: usize) -> Self {
+        Picks {
+            picks: [Pick::default(); MAX_LRS],
+            count: 0,
+            room: room.clamp(1, MAX_LRS),
+            backlog: 0,
+            best_pending: None,
+            spilled_active: false,
+        }
+    }
+
+    fn offer_all(&mut self, bank: &Bank, n: usize, cpu: u16, gate: Gate) {
+        let candidates = bank.candidates(gate);
+        for i in bits(candidates) {
+            if bank.cpu_of(i) == cpu {
+                let class = if bank.active & bit(i) != 0 { 0 } else { KEY_PENDING };
+                let key = class | u16::from(bank.priority_of(i));
+                self.offer(Pick { key, bank: n as u8, i: i as u8 });
+            }
+        }
+    }
+
+    fn offer(&mut self, pick: Pick) {
+        let at = self
+            .picks
+            .iter()
+            .take(self.count)
+            .position(|other| pick.key < other.key)
+            .unwrap_or(self.count);
+        if self.count < self.room {
+            self.count = self.count.saturating_add(1);
+        } else {
+            let last = self.room.saturating_sub(1);
+            let loser = if at > last { pick } else { self.get(last) };
+            self.spill(loser);
+            if at > last {
+                return;
+            }
+        }
+        // Make room at `at`.
+        if let Some(tail) = self.picks.get_mut(at..self.count) {
+            tail.rotate_right(1);
+            if let Some(slot) = tail.first_mut() {
+                *slot = pick;
+            }
+        }
+    }
+
+    fn get(&self, at: usize) -> Pick {
+        self.picks.get(at).copied().unwrap_or_default()
+    }
+
+    fn spill(&mut self, pick: Pick) {
+        self.backlog |= bit(usize::from(pick.bank));
+        if pick.key & KEY_PENDING == 0 {
+            self.spilled_active = true;
+        } else if self.best_pending.is_none_or(|best| pick.key < best.key) {
+            self.best_pending = Some(pick);
+        }
+    }
+
+    /// Active interrupts may take all list registers but one while others are
+    /// pending: those preempt, or the guest would never get on.
+    fn settle(&mut self) {
+        let last = self.room.saturating_sub(1);
+        let worst = self.get(last);
+        if self.count == self.room
+            && worst.key & KEY_PENDING == 0
+            && let Some(best) = self.best_pending
+            && let Some(slot) = self.picks.get_mut(last)
+        {
+            *slot = best;
+            self.spill(worst);
+        }
+    }
+
+    /// Puts those chosen from bank `n` into list registers.
+    fn claim(&self, bank: &mut Bank, n: usize, cpu: u16, gate: Gate, lrs: &mut ListRegisters) {
+        for pick in self.picks.iter().take(self.count).filter(|p| usize::from(p.bank) == n) {
+            let i = usize::from(pick.i);
+            // The lock was let go since: it may have become another's.
+            if bank.candidates(gate) & bit(i) == 0 || bank.cpu_of(i) != cpu {
+                continue;
+            }
+            let Some(slot) = lrs.lr.get_mut(usize::from(lrs.used)) else { return };
+            let intid = n.wrapping_mul(32).wrapping_add(i) as u32;
+            *slot = Lr { intid, ..bank.fill(i, cpu, gate) }.encode();
+            lrs.used = lrs.used.saturating_add(1);
+        }
+    }
+}
+
+impl Vgic {
+    /// Before the guest runs on, if [`Cpu::needs_flush`] or a maintenance
+    /// interrupt came: folds the list registers back and fills them anew. The
+    /// vCPU's hardware state must be in `lrs` (`lr[..used]`; `hcr` where it has
+    /// LRENPIE). `lines` holds the levels of the lines of mapped PPIs, by INTID.
+    pub fn flush(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
+        let mut out = Outcome::default();
+        let Some(live) = self.live() else { return out };
+        let Some(cpu) = live.cpu(vcpu) else { return out };
+        let before = lrs.used;
+        self.end_spilled(live, cpu, lrs);
+
+        let me = cpu.index() as u16;
+        let old = Taken::from(lrs);
+        let mut picks = Picks::new(self.config.nr_lrs());
+        let mut banks = old.backlog;
+        let gate;
+        {
+            let mut private = cpu.lock_raw();
+            let work = cpu.work.swap(0, Ordering::SeqCst);
+            let sgis = (work >> WORK_SGI_SHIFT) as u32 & 0xffff;
+            // Not before the work is taken: who changes it adds work after.
+            gate = live.gate();
+            private.set_latch(sgis);
+            banks |= (work & WORK_BANKS) as u32;
+            fold_private(&mut private, me, &old, lines, &mut out);
+            lrs.held = private.forwarded;
+            if private.candidates(gate) != 0 {
+                banks |= 1;
+            }
+            if banks >> 1 == 0 && !old.spis {
+                // The common case: a timer tick or an SGI, and one lock.
+                picks.offer_all(&private, 0, me, gate);
+                picks.settle();
+                picks.claim(&mut private, 0, me, gate, lrs);
+                self.set_hcr(lrs, &picks);
+                out.write = before.max(lrs.used);
+                return out;
+            }
+        }
+        banks |= self.fold_shared(live, cpu, &old, &mut out);
+        for n in bits(banks) {
+            if let Some(bank) = live.lock_bank(cpu, n) {
+                picks.offer_all(&bank, n, me, gate);
+            }
+        }
+        picks.settle();
+        for n in bits(banks) {
+            if picks.picks.iter().take(picks.count).any(|p| usize::from(p.bank) == n)
+                && let Some(mut bank) = live.lock_bank(cpu, n)
+            {
+                picks.claim(&mut bank, n, me, gate, lrs);
+            }
+        }
+        if usize::from(lrs.used) < picks.count && picks.backlog != 0 {
+            // Somebody else took what we chose: there is room for the others.
+            cpu.work.fetch_or(u64::from(picks.backlog), Ordering::SeqCst);
+        }
+        self.set_hcr(lrs, &picks);
+        out.write = before.max(lrs.used);
+        out
+    }
+
+    /// Folds the list registers back without filling them: when the vCPU is
+    /// put, or its pending and active states are looked at. A `flush` must
+    /// follow before the guest runs on; [`Cpu::needs_flush`] says so then.
+    #[inline]
+    pub fn sync(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
+        if lrs.used == 0 && lrs.backlog == 0 && lrs.held == 0 {
+            return Outcome::default();
+        }
+        self.sync_used(vcpu, lrs, lines)
+    }
+
+    fn sync_used(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
+        let mut out = Outcome { write: lrs.used, ..Outcome::default() };
+        let Some(live) = self.live() else { return out };
+        let Some(cpu) = live.cpu(vcpu) else { return out };
+        self.end_spilled(live, cpu, lrs);
+        let me = cpu.index() as u16;
+        let old = Taken::from(lrs);
+        let mut banks = old.backlog;
+        {
+            let mut private = cpu.lock_raw();
+            fold_private(&mut private, me, &old, lines, &mut out);
+            lrs.held = private.forwarded;
+            if private.candidates(live.gate()) != 0 {
+                banks |= 1;
+            }
+        }
+        if old.spis {
+            banks |= self.fold_shared(live, cpu, &old, &mut out);
+        }
+        if banks != 0 {
+            cpu.work.fetch_or(u64::from(banks), Ordering::SeqCst);
+        }
+        lrs.hcr = ICH_HCR_EN;
+        out
+    }
+
+    /// Whether a guest's access to this register needs the vCPU's list
+    /// registers folded back first: pending and active states.
+    #[inline]
+    pub fn needs_sync(region: crate::Region, offset: u32) -> bool {
+        let at = match region {
+            crate::Region::Dist => offset,
+            crate::Region::Redist(_) => offset.wrapping_sub(0x1_0000),
+        };
+        (0x200..0x400).contains(&at)
+    }
+
+    /// Folds SPIs back. Returns the banks that still have something for `cpu`.
+    fn fold_shared(&self, live: &Live, cpu: &Cpu, old: &Taken, out: &mut Outcome) -> u32 {
+        let mut banks = 0;
+        let me = cpu.index() as u16;
+        for lr in old.iter().filter(|lr| lr.intid >= 32) {
+            let (n, i) = ((lr.intid >> 5) as usize, (lr.intid & 31) as usize);
+            let mut pokes = Pokes::new();
+            {
+                let Some(mut bank) = live.lock_bank(cpu, n) else { continue };
+                if bank.fold(i, me, &lr).resample {
+                    out.end(lr.intid);
+                }
+                if bank.candidates(live.gate()) & bit(i) != 0 {
+                    if bank.cpu_of(i) == me {
+                        banks |= bit(n);
+                    } else {
+                        // Rerouted while it was here.
+                        pokes.add(bank.cpu_of(i));
+                    }
+                }
+            }
+            self.poke_all(live, &pokes, n, Some(cpu.index()), true);
+        }
+        banks
+    }
+
+    /// The guest ended interrupts that were active and in no list register.
+    /// The hardware counts them (ICH_HCR_EL2.EOIcount); with EOImode 0 ends
+    /// come in order of priority.
+    fn end_spilled(&self, live: &Live, cpu: &Cpu, lrs: &mut ListRegisters) {
+        let count = (lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT) & ICH_HCR_EOICOUNT_MASK;
+        lrs.hcr &= !(ICH_HCR_EOICOUNT_MASK << ICH_HCR_EOICOUNT_SHIFT);
+        for _ in 0..count {
+            let mut best: Option<(u8, usize, usize)> = None;
+            for n in bits(lrs.backlog) {
+                let Some(bank) = live.lock_bank(cpu, n) else { continue };
+                for i in bits(spilled(&bank, cpu)) {
+                    let priority = bank.priority_of(i);
+                    if best.is_none_or(|(other, ..)| priority < other) {
+                        best = Some((priority, n, i));
+                    }
+                }
+            }
+            let Some((_, n, i)) = best else { return };
+            if let Some(mut bank) = live.lock_bank(cpu, n) {
+                bank.active &= !(bit(i) & spilled(&bank, cpu));
+            }
+        }
+    }
+
+    /// The guest wrote ICC_DIR_EL1 and it was trapped (ICH_HCR_EL2.TDIR):
+    /// deactivates `intid`. Sync the vCPU first, flush it after.
+    pub fn deactivate(&self, vcpu: usize, intid: u32) {
+        let Some(live) = self.live() else { return };
+        let Some(cpu) = live.cpu(vcpu) else { return };
+        let (n, mask) = ((intid >> 5) as usize, bit((intid & 31) as usize));
+        self.change(live, cpu, n, Some(vcpu), |bank| {
+            let mine = bank.of_cpu(mask & bank.active, cpu.index() as u16);
+            bank.force_active(mine, false);
+            mine
+        });
+    }
+
+    fn set_hcr(&self, lrs: &mut ListRegisters, picks: &Picks) {
+        lrs.backlog = picks.backlog;
+        lrs.hcr = ICH_HCR_EN;
+        if picks.backlog == 0 {
+            return;
+        }
+        let (mut pending, mut two) = (false, 0u32);
+        for lr in lrs.in_use().iter().map(|&lr| Lr::decode(lr)) {
+            pending |= lr.pending && !lr.active;
+            two = two.saturating_add(1);
+        }
+        // Each only where it doesn't fire at once.
+        if pending && picks.best_pending.is_some() {
+            lrs.hcr |= ICH_HCR_NPIE;
+        }
+        if two > 1 {
+            lrs.hcr |= ICH_HCR_UIE;
+        }
+        if picks.spilled_active {
+            lrs.hcr |= ICH_HCR_LRENPIE;
+            if self.config.tds() && lrs.vmcr & VMCR_VEOIM != 0 {
+                // Deactivations come in any order here: see them one by one.
+                lrs.hcr |= ICH_HCR_TDIR;
+            }
+        }
+    }
+
+    /// Whether the guest could take an interrupt: whether WFI ends, whether a
+    /// blocked vCPU must run. `lrs` is the vCPU's, `vmcr` in it up to date.
+    pub fn has_deliverable(&self, vcpu: usize, lrs: &ListRegisters) -> bool {
+        let waiting = lrs.in_use().iter().map(|&lr| Lr::decode(lr)).any(|lr| {
+            lr.pending && !lr.active && interface_passes(lrs.vmcr, lr.priority, lr.group1)
+        });
+        if waiting {
+            return true;
+        }
+        let Some(live) = self.live() else { return false };
+        let Some(cpu) = live.cpu(vcpu) else { return false };
+        let work = cpu.work.load(Ordering::SeqCst);
+        if work == 0 && lrs.backlog == 0 {
+            return false;
+        }
+        let mut banks = (work & WORK_BANKS) as u32 | lrs.backlog;
+        if work >> WORK_SGI_SHIFT != 0 {
+            banks |= 1;
+        }
+        let me = cpu.index() as u16;
+        bits(banks).any(|n| {
+            let Some(bank) = live.lock_bank(cpu, n) else { return false };
+            let ready = bank.deliverable(live.gate()) & !bank.active & !bank.inflight;
+            bits(ready).any(|i| {
+                bank.cpu_of(i) == me
+                    && interface_passes(lrs.vmcr, bank.priority_of(i), bank.group & bit(i) != 0)
+            })
+        })
+    }
+}
+
+/// List registers taken out of a [`ListRegisters`].
+struct Taken {
+    lr: [u64; MAX_LRS],
+    used: usize,
+    backlog: u32,
+    spis: bool,
+}
+
+impl Taken {
+    fn from(lrs: &mut ListRegisters) -> Taken {
+        let used = usize::from(lrs.used).min(MAX_LRS);
+        let mut taken = Taken { lr: [0; MAX_LRS], used, backlog: lrs.backlog, spis: false };
+        for (to, from) in taken.lr.iter_mut().zip(lrs.lr.iter_mut()).take(used) {
+            *to = core::mem::take(from);
+            taken.spis |= (*to as u32) >= 32;
+        }
+        lrs.used = 0;
+        lrs.backlog = 0;
+        taken
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Lr> {
+        self.lr.iter().take(self.used).map(|&lr| Lr::decode(lr))
+    }
+}
+
+fn fold_private(bank: &mut Bank, me: u16, old: &Taken, lines: u32, out: &mut Outcome) {
+    for lr in old.iter().filter(|lr| lr.intid < 32) {
+        bank.fold(lr.intid as usize, me, &lr);
+    }
+    if bank.forwarded != 0 {
+        out.deactivate = bank.resample_mapped(lines);
+    }
+}
+
+/// Interrupts of `cpu` that are active without a list register.
+fn spilled(bank: &Bank, cpu: &Cpu) -> u32 {
+    bank.of_cpu(bank.active & !bank.inflight, cpu.index() as u16)
+}
