@@ -1,0 +1,23 @@
+//! `el0-tests`: what a program at EL0 may expect of Linux, or of Hypha.
+//! `el0-tests --help` says how to choose cases.
+
+#![cfg(target_os = "linux")]
+
+mod futex;
+mod process;
+mod signals;
+mod threads;
+#[allow(dead_code)] // More groups use them.
+mod util;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some((first, rest)) = args.get(1..).and_then(<[_]>::split_first)
+        && first == "--helper"
+    {
+        std::process::exit(process::helper(rest));
+    }
+    let groups = [process::CASES, signals::CASES, threads::CASES, futex::CASES];
+    let cases: Vec<el0_tests::Case> = groups.into_iter().flatten().copied().collect();
+    std::process::exit(el0_tests::main_of(&cases));
+}
