@@ -14,7 +14,7 @@ macro_rules! modules {
 
 modules! {
     boot console cpu fp gic heap init log machine memory panic power process sched smp symbols syscall
-    task time timer trap tty user vcpu
+    task time timer trap tty user vcpu wait
 }
 
 /// The boot CPU, with everything but tasks in place.

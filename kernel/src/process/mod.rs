@@ -69,3 +69,8 @@ pub fn work(_frame: &mut TrapFrame) {}
 
 /// `task` is about to run on this CPU: make its address space current.
 pub fn enter(_task: &Task) {}
+
+/// Whether the current thread has a signal to take: what ends a wait early.
+pub fn signal_pending() -> bool {
+    false
+}
