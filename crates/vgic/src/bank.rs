@@ -317,13 +317,16 @@ impl Bank {
         Folded { resample }
     }
 
-    /// Looks again at the lines of physical interrupts that aren't in flight.
+    /// Looks again at the lines of mapped interrupts that aren't in flight.
     /// `level` holds the lines' states. Returns those to deactivate in the
     /// physical GIC: their lines fell before the guest saw them.
     pub fn resample_mapped(&mut self, level: u32) -> u32 {
-        let here = self.forwarded & !self.inflight;
-        self.line = (self.line & !here) | (level & here);
-        let gone = here & !level & !self.active;
+        let here = self.mapped & !self.inflight;
+        // One that hasn't fired can have a line by KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO
+        // only, which mustn't outlast the real one.
+        let (fired, restored) = (here & self.forwarded, here & !self.forwarded);
+        self.line = (self.line & !here) | (level & fired) | (self.line & level & restored);
+        let gone = fired & !level & !self.active;
         self.forwarded &= !gone;
         gone
     }

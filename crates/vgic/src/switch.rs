@@ -12,7 +12,7 @@ use crate::lr::{
     ICH_HCR_TDIR, ICH_HCR_UIE, ListRegisters, Lr, MAX_LRS,
 };
 use crate::sysreg::{VMCR_VEOIM, interface_passes};
-use crate::vgic::{Cpu, Live, Pokes, Vgic, WORK_BANKS, WORK_SGI_SHIFT};
+use crate::vgic::{Cpu, Live, Vgic, WORK_BANKS, WORK_SGI_SHIFT};
 use core::sync::atomic::Ordering;
 
 /// What a flush or a sync leaves to its caller.
@@ -151,11 +151,13 @@ impl Picks {
             if bank.candidates(gate) & bit(i) == 0 || bank.cpu_of(i) != cpu {
                 continue;
             }
-            let Some(slot) = lrs.lr.get_mut(usize::from(lrs.used)) else { return };
-            let intid = n.wrapping_mul(32).wrapping_add(i) as u32;
-            *slot = Lr { intid, ..bank.fill(i, cpu, gate) }.encode();
-            lrs.used = lrs.used.saturating_add(1);
+            put(lrs, bank, n, i, cpu, gate);
         }
+    }
+
+    /// Whether any was chosen from bank `n`.
+    fn has(&self, n: usize) -> bool {
+        self.picks.iter().take(self.count).any(|pick| usize::from(pick.bank) == n)
     }
 }
 
@@ -168,38 +170,43 @@ impl Vgic {
         let mut out = Outcome::default();
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
-        let before = lrs.used;
-        self.end_spilled(live, cpu, lrs);
-
+        if lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT & ICH_HCR_EOICOUNT_MASK != 0 {
+            end_spilled(live, cpu, lrs);
+        }
         let me = cpu.index() as u16;
-        let old = Taken::from(lrs);
-        let mut picks = Picks::new(self.config.nr_lrs());
-        let mut banks = old.backlog;
+        let room = self.config.nr_lrs();
+        let before = lrs.used;
+        let mut banks = core::mem::take(&mut lrs.backlog);
         let gate;
         {
             let mut private = cpu.lock_raw();
             let work = cpu.work.swap(0, Ordering::SeqCst);
-            let sgis = (work >> WORK_SGI_SHIFT) as u32 & 0xffff;
             // Not before the work is taken: who changes it adds work after.
             gate = live.gate();
-            private.set_latch(sgis);
-            banks |= (work & WORK_BANKS) as u32;
-            fold_private(&mut private, me, &old, lines, &mut out);
-            lrs.held = private.forwarded;
-            if private.candidates(gate) != 0 {
-                banks |= 1;
+            let sgis = (work >> WORK_SGI_SHIFT) as u32 & 0xffff;
+            if sgis != 0 {
+                private.set_latch(sgis);
             }
-            if banks >> 1 == 0 && !old.spis {
-                // The common case: a timer tick or an SGI, and one lock.
-                picks.offer_all(&private, 0, me, gate);
-                picks.settle();
-                picks.claim(&mut private, 0, me, gate, lrs);
-                self.set_hcr(lrs, &picks);
+            banks |= (work & WORK_BANKS) as u32;
+            let shared = fold_private(&mut private, me, lrs, lines, &mut out);
+            let mine = private.candidates(gate);
+            if banks >> 1 == 0 && !shared && mine.count_ones() as usize <= room {
+                // The common case, a timer tick or an SGI: one lock, no choice.
+                clear(lrs);
+                for i in bits(mine) {
+                    put(lrs, &mut private, 0, i, me, gate);
+                }
+                lrs.hcr = ICH_HCR_EN;
                 out.write = before.max(lrs.used);
                 return out;
             }
+            if mine != 0 {
+                banks |= 1;
+            }
         }
-        banks |= self.fold_shared(live, cpu, &old, &mut out);
+        banks |= self.fold_shared(live, cpu, lrs, &mut out);
+        clear(lrs);
+        let mut picks = Picks::new(room);
         for n in bits(banks) {
             if let Some(bank) = live.lock_bank(cpu, n) {
                 picks.offer_all(&bank, n, me, gate);
@@ -207,7 +214,7 @@ impl Vgic {
         }
         picks.settle();
         for n in bits(banks) {
-            if picks.picks.iter().take(picks.count).any(|p| usize::from(p.bank) == n)
+            if picks.has(n)
                 && let Some(mut bank) = live.lock_bank(cpu, n)
             {
                 picks.claim(&mut bank, n, me, gate, lrs);
@@ -237,21 +244,20 @@ impl Vgic {
         let mut out = Outcome { write: lrs.used, ..Outcome::default() };
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
-        self.end_spilled(live, cpu, lrs);
-        let me = cpu.index() as u16;
-        let old = Taken::from(lrs);
-        let mut banks = old.backlog;
-        {
+        end_spilled(live, cpu, lrs);
+        let mut banks = core::mem::take(&mut lrs.backlog);
+        let shared = {
             let mut private = cpu.lock_raw();
-            fold_private(&mut private, me, &old, lines, &mut out);
-            lrs.held = private.forwarded;
+            let shared = fold_private(&mut private, cpu.index() as u16, lrs, lines, &mut out);
             if private.candidates(live.gate()) != 0 {
                 banks |= 1;
             }
+            shared
+        };
+        if shared {
+            banks |= self.fold_shared(live, cpu, lrs, &mut out);
         }
-        if old.spis {
-            banks |= self.fold_shared(live, cpu, &old, &mut out);
-        }
+        clear(lrs);
         if banks != 0 {
             cpu.work.fetch_or(u64::from(banks), Ordering::SeqCst);
         }
@@ -271,12 +277,12 @@ impl Vgic {
     }
 
     /// Folds SPIs back. Returns the banks that still have something for `cpu`.
-    fn fold_shared(&self, live: &Live, cpu: &Cpu, old: &Taken, out: &mut Outcome) -> u32 {
+    fn fold_shared(&self, live: &Live, cpu: &Cpu, lrs: &ListRegisters, out: &mut Outcome) -> u32 {
         let mut banks = 0;
         let me = cpu.index() as u16;
-        for lr in old.iter().filter(|lr| lr.intid >= 32) {
+        for lr in lrs.in_use().iter().map(|&lr| Lr::decode(lr)).filter(|lr| lr.intid >= 32) {
             let (n, i) = ((lr.intid >> 5) as usize, (lr.intid & 31) as usize);
-            let mut pokes = Pokes::new();
+            let mut rerouted = None;
             {
                 let Some(mut bank) = live.lock_bank(cpu, n) else { continue };
                 if bank.fold(i, me, &lr).resample {
@@ -286,38 +292,15 @@ impl Vgic {
                     if bank.cpu_of(i) == me {
                         banks |= bit(n);
                     } else {
-                        // Rerouted while it was here.
-                        pokes.add(bank.cpu_of(i));
+                        rerouted = Some(bank.cpu_of(i));
                     }
                 }
             }
-            self.poke_all(live, &pokes, n, Some(cpu.index()), true);
+            if let Some(other) = rerouted {
+                self.poke(live, other, n, Some(cpu.index()), true);
+            }
         }
         banks
-    }
-
-    /// The guest ended interrupts that were active and in no list register.
-    /// The hardware counts them (ICH_HCR_EL2.EOIcount); with EOImode 0 ends
-    /// come in order of priority.
-    fn end_spilled(&self, live: &Live, cpu: &Cpu, lrs: &mut ListRegisters) {
-        let count = (lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT) & ICH_HCR_EOICOUNT_MASK;
-        lrs.hcr &= !(ICH_HCR_EOICOUNT_MASK << ICH_HCR_EOICOUNT_SHIFT);
-        for _ in 0..count {
-            let mut best: Option<(u8, usize, usize)> = None;
-            for n in bits(lrs.backlog) {
-                let Some(bank) = live.lock_bank(cpu, n) else { continue };
-                for i in bits(spilled(&bank, cpu)) {
-                    let priority = bank.priority_of(i);
-                    if best.is_none_or(|(other, ..)| priority < other) {
-                        best = Some((priority, n, i));
-                    }
-                }
-            }
-            let Some((_, n, i)) = best else { return };
-            if let Some(mut bank) = live.lock_bank(cpu, n) {
-                bank.active &= !(bit(i) & spilled(&bank, cpu));
-            }
-        }
     }
 
     /// The guest wrote ICC_DIR_EL1 and it was trapped (ICH_HCR_EL2.TDIR):
@@ -391,38 +374,69 @@ impl Vgic {
     }
 }
 
-/// List registers taken out of a [`ListRegisters`].
-struct Taken {
-    lr: [u64; MAX_LRS],
-    used: usize,
-    backlog: u32,
-    spis: bool,
+/// Puts candidate `i` of bank `n` in the next list register.
+fn put(lrs: &mut ListRegisters, bank: &mut Bank, n: usize, i: usize, me: u16, gate: Gate) {
+    if let Some(slot) = lrs.lr.get_mut(usize::from(lrs.used)) {
+        let intid = n.wrapping_mul(32).wrapping_add(i) as u32;
+        *slot = Lr { intid, ..bank.fill(i, me, gate) }.encode();
+        lrs.used = lrs.used.saturating_add(1);
+    }
 }
 
-impl Taken {
-    fn from(lrs: &mut ListRegisters) -> Taken {
-        let used = usize::from(lrs.used).min(MAX_LRS);
-        let mut taken = Taken { lr: [0; MAX_LRS], used, backlog: lrs.backlog, spis: false };
-        for (to, from) in taken.lr.iter_mut().zip(lrs.lr.iter_mut()).take(used) {
-            *to = core::mem::take(from);
-            taken.spis |= (*to as u32) >= 32;
+/// Forgets what has been folded back.
+fn clear(lrs: &mut ListRegisters) {
+    let used = usize::from(lrs.used).min(MAX_LRS);
+    if let Some(stale) = lrs.lr.get_mut(..used) {
+        stale.fill(0);
+    }
+    lrs.used = 0;
+}
+
+/// Folds SGIs and PPIs back, and says whether there are SPIs too.
+fn fold_private(
+    bank: &mut Bank,
+    me: u16,
+    lrs: &mut ListRegisters,
+    lines: u32,
+    out: &mut Outcome,
+) -> bool {
+    let mut shared = false;
+    for &lr in lrs.in_use() {
+        let lr = Lr::decode(lr);
+        if lr.intid < 32 {
+            bank.fold(lr.intid as usize, me, &lr);
+        } else {
+            shared = true;
         }
-        lrs.used = 0;
-        lrs.backlog = 0;
-        taken
     }
-
-    fn iter(&self) -> impl Iterator<Item = Lr> {
-        self.lr.iter().take(self.used).map(|&lr| Lr::decode(lr))
+    if bank.mapped & (bank.forwarded | bank.line) != 0 {
+        out.deactivate = bank.resample_mapped(lines);
     }
+    lrs.held = bank.forwarded;
+    shared
 }
 
-fn fold_private(bank: &mut Bank, me: u16, old: &Taken, lines: u32, out: &mut Outcome) {
-    for lr in old.iter().filter(|lr| lr.intid < 32) {
-        bank.fold(lr.intid as usize, me, &lr);
-    }
-    if bank.forwarded != 0 {
-        out.deactivate = bank.resample_mapped(lines);
+/// The guest ended interrupts that were active and in no list register. The
+/// hardware counts them (ICH_HCR_EL2.EOIcount); with EOImode 0 ends come in
+/// order of priority.
+fn end_spilled(live: &Live, cpu: &Cpu, lrs: &mut ListRegisters) {
+    let count = (lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT) & ICH_HCR_EOICOUNT_MASK;
+    lrs.hcr &= !(ICH_HCR_EOICOUNT_MASK << ICH_HCR_EOICOUNT_SHIFT);
+    for _ in 0..count {
+        let mut best: Option<(u8, usize, usize)> = None;
+        for n in bits(lrs.backlog) {
+            let Some(bank) = live.lock_bank(cpu, n) else { continue };
+            for i in bits(spilled(&bank, cpu)) {
+                let priority = bank.priority_of(i);
+                if best.is_none_or(|(other, ..)| priority < other) {
+                    best = Some((priority, n, i));
+                }
+            }
+        }
+        let Some((_, n, i)) = best else { return };
+        if let Some(mut bank) = live.lock_bank(cpu, n) {
+            bank.active &= !(bit(i) & spilled(&bank, cpu));
+        }
     }
 }
 

@@ -576,7 +576,9 @@ fn move_line(bank: &mut Bank, i: usize, level: bool, gate: Gate) -> (u16, bool) 
     if !bank.set_line(i, level) {
         return (NO_CPU, false);
     }
-    let matters = bank.inflight | bank.candidates(gate);
+    // Forwarded ones matter even where the guest has them disabled: the next
+    // flush notes that a physical interrupt is held active.
+    let matters = bank.inflight | bank.candidates(gate) | bank.forwarded;
     if matters & bit(i) == 0 {
         return (NO_CPU, false);
     }

@@ -4,6 +4,7 @@ mod attrs;
 mod irqs;
 mod model;
 mod random;
+mod threads;
 
 use crate::attr::{GRP_CTRL, Stopped, Vcpus};
 use crate::lr::Lr;
