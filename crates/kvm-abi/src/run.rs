@@ -41,9 +41,9 @@ pub mod offset {
 /// The size of `struct kvm_run`.
 pub const SIZE: usize = 2352;
 
-/// KVM_GET_VCPU_MMAP_SIZE: the run page, and the page of the ring of coalesced
-/// MMIO, which VMMs map along whether they use it or not.
-pub const MMAP_SIZE: i64 = 8192;
+/// KVM_GET_VCPU_MMAP_SIZE: the run page. (Linux adds a page for the ring of
+/// coalesced MMIO, which this host does not offer.)
+pub const MMAP_SIZE: i64 = 4096;
 
 pub const EXIT_UNKNOWN: u32 = 0;
 pub const EXIT_HYPERCALL: u32 = 3;

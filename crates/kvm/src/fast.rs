@@ -1,0 +1,101 @@
+//! Exits that are answered at EL2 in the guest's HCR_EL2, interrupts masked.
+//!
+//! No lock that others hold for long, no allocation, no log, no reference
+//! counts; nothing here takes a [`regime::HostRegime`], so nothing can.
+
+use crate::vcpu::{Entry, request};
+use traps::esr::{Esr, Fault, ec, fault_ipa};
+use traps::sysreg::{SysAccess, SysReg, read_constant};
+use traps::{MmioAccess, inject::skip};
+use vcpu_context::GuestContext;
+use vgic::{SgiKind, Vgic};
+
+/// What became of an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fast {
+    /// Answered: the guest goes on.
+    Resume,
+    /// Answered, but there is something to do in the host's regime before the
+    /// guest goes on: [`crate::Host::enter`] returns [`crate::Exit::Done`].
+    Done,
+    /// Not answered: nothing has changed, [`crate::Exit::Sync`].
+    NeedsHost,
+}
+
+/// Answers a synchronous exit, if that can be done here.
+#[inline]
+pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
+    let esr = Esr(context.esr_el2);
+    let class = esr.ec();
+    if class == ec::HVC64 {
+        return hypercall(context, entry);
+    }
+    match class {
+        ec::SYSREG => system_register(context, entry, esr),
+        ec::DABT_LOWER => device_read(context, entry, esr),
+        _ => Fast::NeedsHost,
+    }
+}
+
+/// The preferred return address of HVC is the instruction after it: there's
+/// nothing to skip.
+#[inline(always)]
+fn hypercall(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
+    let [function, arg1, ..] = context.regs;
+    match psci::answer(&entry.snapshot.policy, function as u32, arg1) {
+        Some(value) => {
+            let [x0, ..] = &mut context.regs;
+            *x0 = value;
+            Fast::Resume
+        }
+        None => Fast::NeedsHost,
+    }
+}
+
+#[inline]
+fn system_register(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
+    let access = SysAccess::decode(esr.iss());
+    if access.reg == SysReg::ICC_SGI1R_EL1 && !access.is_read {
+        return send_sgi(context, entry, access);
+    }
+    match read_constant(access, &entry.snapshot.id) {
+        Some(value) => {
+            context.set_x(access.rt, value);
+            skip(context);
+            Fast::Resume
+        }
+        None => Fast::NeedsHost,
+    }
+}
+
+/// An SGI to vCPUs in the guest is an atomic OR and a physical interrupt.
+#[inline]
+fn send_sgi(context: &mut GuestContext, entry: &Entry<'_>, access: SysAccess) -> Fast {
+    let Some(vgic) = &entry.snapshot.vgic else { return Fast::NeedsHost };
+    vgic.send_sgi(entry.core.index, context.x(access.rt), SgiKind::Sgi1);
+    skip(context);
+    if entry.core.gic_has_news() {
+        entry.core.request(request::VGIC);
+        return Fast::Done;
+    }
+    if entry.vcpus.has_sleepers() { Fast::Done } else { Fast::Resume }
+}
+
+/// Reads of the interrupt controller that need no look at list registers.
+#[inline]
+fn device_read(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
+    if esr.fault() != Fault::Translation {
+        return Fast::NeedsHost;
+    }
+    let Some(vgic) = &entry.snapshot.vgic else { return Fast::NeedsHost };
+    let ipa = fault_ipa(context.hpfar_el2, context.far_el2);
+    let Some((region, offset)) = vgic.decode(ipa) else { return Fast::NeedsHost };
+    let Some(access) = MmioAccess::decode(esr, ipa) else { return Fast::NeedsHost };
+    if access.is_write || Vgic::needs_sync(region, offset) {
+        return Fast::NeedsHost;
+    }
+    let value = vgic.mmio_read(entry.core.index, region, offset, u32::from(access.size));
+    access.finish_load(context, value);
+    skip(context);
+    Fast::Resume
+}

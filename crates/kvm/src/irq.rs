@@ -1,0 +1,244 @@
+//! Interrupts from outside: KVM_IRQ_LINE, KVM_SET_GSI_ROUTING, KVM_IRQFD, and
+//! KVM_IOEVENTFD the other way round.
+
+use crate::host::{EventFd, Host};
+use crate::snapshot::IoEvent;
+use crate::vcpu::{VcpuList, request};
+use crate::vm::Vm;
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use alloc::vec::Vec;
+use base::{Errno, Result, UserMem, UserMemExt};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Waker;
+use kvm_abi as abi;
+
+/// KVM_CAP_IRQ_ROUTING.
+pub(crate) const MAX_ROUTES: usize = 4096;
+/// Linux's KVM_IRQCHIP_NUM_PINS: SPIs.
+const PINS: u32 = 1020 - 32;
+/// Linux's NR_IOBUS_DEVS.
+const MAX_IO_EVENTS: usize = 1000;
+
+/// Global system interrupt to pin of the interrupt controller. `None`: each is
+/// its own.
+pub(crate) type Routes = Option<Vec<(u32, u32)>>;
+
+/// An irqfd: a waker on an eventfd.
+pub(crate) struct Irqfd {
+    line: Arc<Line>,
+    waker: Waker,
+}
+
+struct Line {
+    gsi: u32,
+    eventfd: Arc<dyn EventFd>,
+    /// Signalled, and not yet injected.
+    pending: AtomicBool,
+    vcpus: Arc<VcpuList>,
+    host: Arc<dyn Host>,
+}
+
+impl Wake for Line {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    /// Runs under the eventfd's wait queue's lock, where the interrupt
+    /// controller's locks may not be taken: a vCPU does the rest.
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.pending.store(true, Ordering::SeqCst);
+        for core in self.vcpus.iter() {
+            core.request(request::IRQFD);
+        }
+        for core in self.vcpus.iter() {
+            core.kick(&*self.host);
+            if core.is_in_guest() {
+                // It is on its way.
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Irqfd {
+    fn drop(&mut self) {
+        self.line.eventfd.wait_queue().unregister(&self.waker);
+    }
+}
+
+impl Vm {
+    /// KVM_IRQ_LINE.
+    pub(crate) fn irq_line(&self, level: abi::IrqLevel) -> Result<()> {
+        let irq = level.irq;
+        let kind = (irq >> 24) & 0xf;
+        let vcpu = ((irq >> 16) & 0xff).wrapping_add(((irq >> 28) & 0xf).wrapping_mul(256));
+        let number = irq & 0xffff;
+        let vgic = self.vgic().ok_or(Errno::ENXIO)?;
+        let result = match kind {
+            abi::ARM_IRQ_TYPE_PPI => {
+                let core = self.vcpus.by_id(vcpu).ok_or(Errno::EINVAL)?;
+                if !(16..32).contains(&number) {
+                    return Err(Errno::EINVAL);
+                }
+                vgic.inject_ppi(core.index, number, level.level != 0)
+            }
+            abi::ARM_IRQ_TYPE_SPI => {
+                if number < 32 {
+                    return Err(Errno::EINVAL);
+                }
+                vgic.inject_spi(number, level.level != 0)
+            }
+            // The CPU's own lines are the interrupt controller's.
+            abi::ARM_IRQ_TYPE_CPU => Err(Errno::ENXIO),
+            _ => Err(Errno::EINVAL),
+        };
+        self.vcpus.wake_sleepers();
+        result
+    }
+
+    /// Raises and lowers a GSI: an edge.
+    fn pulse(&self, routes: &Routes, gsi: u32) {
+        let pin = match routes {
+            None => Some(gsi),
+            Some(routes) => routes.iter().find(|(from, _)| *from == gsi).map(|(_, pin)| *pin),
+        };
+        if let (Some(pin), Some(vgic)) = (pin, self.vgic()) {
+            let intid = pin.saturating_add(32);
+            // What isn't there, or not yet, is lost: as on Linux.
+            let _ = vgic.inject_spi(intid, true);
+            let _ = vgic.inject_spi(intid, false);
+        }
+    }
+
+    /// Injects what irqfds were signalled for.
+    pub(crate) fn drain_irqfds(&self) {
+        {
+            let config = self.config.lock();
+            for irqfd in &config.irqfds {
+                if irqfd.line.pending.swap(false, Ordering::SeqCst) && irqfd.line.eventfd.take() {
+                    self.pulse(&config.routes, irqfd.line.gsi);
+                }
+            }
+        }
+        self.vcpus.wake_sleepers();
+    }
+
+    /// KVM_IRQFD.
+    pub(crate) fn irqfd(&self, args: &abi::Irqfd) -> Result<()> {
+        if args.flags & !abi::IRQFD_FLAG_DEASSIGN != 0 || args.gsi as usize >= MAX_ROUTES {
+            return Err(Errno::EINVAL);
+        }
+        let eventfd = self.host().eventfd(args.fd as i32)?;
+        if args.flags & abi::IRQFD_FLAG_DEASSIGN != 0 {
+            let mut gone = Vec::new();
+            {
+                let mut config = self.config.lock();
+                let mut at = 0;
+                while let Some(irqfd) = config.irqfds.get(at) {
+                    if irqfd.line.gsi == args.gsi && irqfd.line.eventfd.same(&*eventfd) {
+                        gone.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                        gone.push(config.irqfds.swap_remove(at));
+                    } else {
+                        at = at.wrapping_add(1);
+                    }
+                }
+            }
+            // Unregistered outside the lock, by being dropped.
+            return Ok(());
+        }
+        if !self.vgic().is_some_and(|vgic| vgic.is_initialized()) {
+            return Err(Errno::EAGAIN);
+        }
+        let line = Arc::new(Line {
+            gsi: args.gsi,
+            eventfd: eventfd.clone(),
+            pending: AtomicBool::new(false),
+            vcpus: self.vcpus.clone(),
+            host: self.host().clone(),
+        });
+        let waker = Waker::from(line.clone());
+        let irqfd = Irqfd { line: line.clone(), waker };
+        {
+            let mut config = self.config.lock();
+            if config.irqfds.iter().any(|other| other.line.eventfd.same(&*eventfd)) {
+                return Err(Errno::EBUSY);
+            }
+            config.irqfds.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            eventfd.wait_queue().register(&irqfd.waker)?;
+            config.irqfds.push(irqfd);
+        }
+        // It may have been signalled before.
+        line.pending.store(true, Ordering::SeqCst);
+        self.drain_irqfds();
+        Ok(())
+    }
+
+    /// KVM_SET_GSI_ROUTING.
+    pub(crate) fn set_gsi_routing(&self, user: &dyn UserMem, addr: u64) -> Result<()> {
+        let head: abi::IrqRouting = user.read_obj(addr)?;
+        if head.nr as usize > MAX_ROUTES || head.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let at = addr.checked_add(size_of::<abi::IrqRouting>() as u64).ok_or(Errno::EFAULT)?;
+        let entries: Vec<abi::IrqRoutingEntry> = user.read_vec(at, head.nr as usize)?;
+        let mut routes = Vec::new();
+        routes.try_reserve_exact(entries.len()).map_err(|_| Errno::ENOMEM)?;
+        for entry in &entries {
+            let [chip, pin, ..] = entry.u;
+            if entry.type_ != abi::IRQ_ROUTING_IRQCHIP
+                || entry.flags != 0
+                || entry.gsi as usize >= MAX_ROUTES
+                || chip != 0
+                || pin >= PINS
+            {
+                // MSIs need an ITS.
+                return Err(Errno::EINVAL);
+            }
+            routes.push((entry.gsi, pin));
+        }
+        self.config.lock().routes = Some(routes);
+        Ok(())
+    }
+
+    /// KVM_IOEVENTFD.
+    pub(crate) fn ioeventfd(&self, args: &abi::Ioeventfd) -> Result<()> {
+        let known = abi::IOEVENTFD_FLAG_DATAMATCH | abi::IOEVENTFD_FLAG_DEASSIGN;
+        let matching = args.flags & abi::IOEVENTFD_FLAG_DATAMATCH != 0;
+        if args.flags & !known != 0
+            || !matches!(args.len, 0 | 1 | 2 | 4 | 8)
+            || args.addr.checked_add(u64::from(args.len)).is_none()
+            || (args.len == 0 && matching)
+        {
+            return Err(Errno::EINVAL);
+        }
+        let event = IoEvent {
+            addr: args.addr,
+            len: args.len,
+            datamatch: matching.then_some(args.datamatch),
+            eventfd: self.host().eventfd(args.fd)?,
+        };
+        self.change(|new| {
+            if args.flags & abi::IOEVENTFD_FLAG_DEASSIGN != 0 {
+                let at = new.io_events.iter().position(|other| {
+                    other.addr == event.addr
+                        && other.len == event.len
+                        && other.datamatch == event.datamatch
+                        && other.eventfd.same(&*event.eventfd)
+                });
+                new.io_events.remove(at.ok_or(Errno::ENOENT)?);
+                return Ok(());
+            }
+            if new.io_events.iter().any(|other| other.collides(&event)) {
+                return Err(Errno::EEXIST);
+            }
+            if new.io_events.len() >= MAX_IO_EVENTS {
+                return Err(Errno::ENOSPC);
+            }
+            new.io_events.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            let at = new.io_events.partition_point(|other| other.addr <= event.addr);
+            new.io_events.insert(at, event.clone());
+            Ok(())
+        })
+    }
+}

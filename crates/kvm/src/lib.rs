@@ -1,0 +1,67 @@
+//! KVM: the objects behind its file descriptors, and what becomes of an exit.
+//!
+//! * [`Kvm`], [`Vm`], [`Vcpu`], [`Device`]: what `/dev/kvm`, KVM_CREATE_VM,
+//!   KVM_CREATE_VCPU and KVM_CREATE_DEVICE give; each has an `ioctl`.
+//! * [`Host`], [`AddressSpace`], [`EventFd`]: what the kernel gives.
+//! * [`fast`]: exits that are answered in the guest's HCR_EL2.
+//!
+//! The README beside this crate's Cargo.toml tells the life of an exit.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod device;
+mod exit;
+mod fast;
+mod host;
+mod irq;
+mod memory;
+mod regs;
+mod run;
+mod slots;
+mod snapshot;
+mod system;
+mod vcpu;
+mod vm;
+
+pub use device::Device;
+pub use fast::{Fast, fast};
+pub use host::{AddressSpace, EventFd, Exit, Facts, Host, HostFrame, MmuNotifier};
+pub use memory::VmMemory;
+pub use run::Vcpu;
+pub use slots::{Change, MAX_SLOTS, Slot, Slots};
+pub use snapshot::{IoEvent, VmSnapshot};
+pub use system::Kvm;
+pub use vcpu::{Entry, MAX_VCPUS, PutPlan, VcpuCore, VcpuList, VcpuState, request};
+pub use vm::Vm;
+
+use alloc::sync::Arc;
+
+/// What an ioctl did.
+pub enum Done {
+    /// It returns this.
+    Value(i64),
+    /// It returns a new file descriptor for this VM.
+    Vm(Arc<Vm>),
+    /// It returns a new file descriptor for this vCPU.
+    Vcpu(Arc<Vcpu>),
+    /// A new file descriptor for this device is stored at `fd_at` (a `u32` in
+    /// user memory), and the ioctl returns 0.
+    Device {
+        /// The device.
+        device: Arc<Device>,
+        /// Where user space wants the descriptor.
+        fd_at: u64,
+    },
+    /// It can't go on: wait on [`Vcpu::wait_queue`] (registered before the call)
+    /// or for a signal, and call again. (`EAGAIN` is a real answer of some of
+    /// KVM's ioctls.)
+    Wait,
+}
+
+/// KVM_CAP_SIGNAL_MSI and KVM_CAP_MSI_DEVID: there is no ITS yet.
+const GIC_WITHOUT_ITS: i64 = 0;

@@ -1,0 +1,201 @@
+//! A VM's stage 2: filled on demand, emptied before the host takes memory back.
+//!
+//! A fault looks the address up in the vCPU's snapshot, gets the frame from the
+//! VMM's address space, and maps it under the stage-2 lock if neither slots nor
+//! memory map have changed meanwhile (generation, sequence). Whoever changes
+//! either changes the number first and unmaps under the same lock after. Lock
+//! order: memory map, stage 2, TLB.
+
+use crate::host::{AddressSpace, Host, MmuNotifier};
+use crate::slots::Slot;
+use crate::snapshot::VmSnapshot;
+use alloc::sync::Arc;
+use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
+use frame::Size;
+use paging::{Gather, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
+use regime::HostRegime;
+
+/// Stage 2, and the snapshot that says what may be mapped in it.
+pub struct VmMemory {
+    host: Arc<dyn Host>,
+    /// The VMID.
+    pub(crate) vmid: Id,
+    /// What VTTBR_EL2 and VTCR_EL2 hold of the table.
+    pub(crate) root: u64,
+    pub(crate) tsz: u8,
+    pub(crate) sl0: u8,
+    inner: Lock<Inner>,
+}
+
+struct Inner {
+    table: PageTable<Stage2>,
+    snapshot: Arc<VmSnapshot>,
+}
+
+/// The TLB entries of one VM.
+struct VmTlb<'a> {
+    host: &'a dyn Host,
+    vmid: &'a Id,
+}
+
+impl Tlb for VmTlb<'_> {
+    fn invalidate_range(&self, start: u64, len: u64, last_level: bool) {
+        self.host.invalidate_stage2(self.vmid, start, len, last_level);
+    }
+}
+
+impl VmMemory {
+    pub(crate) fn new(host: Arc<dyn Host>, bits: u8, snapshot: VmSnapshot) -> Result<VmMemory> {
+        let table = PageTable::new(bits)?;
+        Ok(VmMemory {
+            host,
+            vmid: Id::new(),
+            root: table.root().get(),
+            tsz: table.tsz(),
+            sl0: table.sl0(),
+            inner: Lock::new(rank::STAGE2, Inner { table, snapshot: Arc::new(snapshot) }),
+        })
+    }
+
+    /// The current configuration.
+    pub fn snapshot(&self) -> Arc<VmSnapshot> {
+        self.inner.lock().snapshot.clone()
+    }
+
+    /// Replaces it. Faults in flight that used the old one start over.
+    pub(crate) fn publish(&self, snapshot: VmSnapshot) {
+        let new = Arc::new(snapshot);
+        let old = core::mem::replace(&mut self.inner.lock().snapshot, new);
+        // Dropped outside the lock: it may be the last.
+        drop(old);
+    }
+
+    fn tlb(&self) -> VmTlb<'_> {
+        VmTlb { host: &*self.host, vmid: &self.vmid }
+    }
+
+    /// Maps what backs `gpa` in `slot`. `Ok` also means "changed meanwhile: let
+    /// the guest fault again".
+    pub(crate) fn fault(
+        &self,
+        regime: &HostRegime,
+        space: &dyn AddressSpace,
+        snapshot: &VmSnapshot,
+        slot: &Slot,
+        gpa: u64,
+        write: bool,
+    ) -> Result<()> {
+        let hva = slot.hva_of(gpa);
+        let sequence = space.sequence();
+        let page = space.get_frame(regime, hva, write)?;
+        let low = BLOCK_SIZE.wrapping_sub(1);
+        let (frame, at) = match page.frame.size() {
+            Size::Page => (page.frame, gpa & !PAGE_SIZE.wrapping_sub(1)),
+            Size::Block => {
+                let start = gpa & !low;
+                let fits = (gpa ^ hva) & low == 0
+                    && start >= slot.gpa
+                    && start.saturating_add(BLOCK_SIZE) <= slot.end();
+                if fits {
+                    (page.frame, start)
+                } else {
+                    let nth = (hva & low) / PAGE_SIZE;
+                    let piece = page.frame.sub(nth).ok_or(Errno::EFAULT)?;
+                    (piece, gpa & !PAGE_SIZE.wrapping_sub(1))
+                }
+            }
+        };
+        let attrs = Stage2Attrs {
+            read: true,
+            write: page.writable && !slot.readonly,
+            exec: true,
+            memory: Memory::Normal,
+        };
+        if write && !attrs.write {
+            return Err(Errno::EFAULT);
+        }
+        self.host.make_coherent(&frame);
+
+        let len = frame.size().bytes();
+        let tlb = self.tlb();
+        let mut inner = self.inner.lock();
+        if inner.snapshot.generation != snapshot.generation || !space.is_current(sequence) {
+            return Ok(());
+        }
+        if let Some(leaf) = inner.table.lookup(at) {
+            let same = leaf.attrs() == attrs && leaf.len() == len && leaf.addr() == frame.addr();
+            if same || (!write && leaf.len() > len) {
+                // Another vCPU was here first.
+                return Ok(());
+            }
+        }
+        match inner.table.map(at, frame.clone(), attrs) {
+            Err(Errno::EEXIST) => {}
+            done => return done,
+        }
+        // Break before make (Arm ARM D8.16.1): the gather's end invalidates.
+        let end = at.saturating_add(len);
+        let mut next = at;
+        while next < end {
+            let mut gather = Gather::new(&tlb);
+            let reached = inner.table.unmap(next, end, &mut gather)?;
+            drop(gather);
+            if reached <= next {
+                return Err(Errno::ENOMEM);
+            }
+            next = reached;
+        }
+        inner.table.map(at, frame, attrs)
+    }
+
+    /// Unmaps guest physical addresses, and returns once no CPU reaches them.
+    pub(crate) fn unmap(&self, start: u64, end: u64) {
+        let limit = 1u64.checked_shl(64u32.saturating_sub(u32::from(self.tsz))).unwrap_or(u64::MAX);
+        let end = end.min(limit);
+        let mut at = start;
+        let tlb = self.tlb();
+        // In bounded steps: the lock is let go between.
+        while at < end {
+            let mut inner = self.inner.lock();
+            let mut gather = Gather::new(&tlb);
+            let reached = match inner.table.unmap(at, end, &mut gather) {
+                Ok(reached) => reached,
+                // No room to take a block apart: unmap all of it. What is
+                // unmapped too much comes back by a fault.
+                Err(_) => {
+                    let low = BLOCK_SIZE.wrapping_sub(1);
+                    let whole = end.saturating_add(low) & !low;
+                    inner.table.unmap(at & !low, whole.min(limit), &mut gather).unwrap_or(end)
+                }
+            };
+            drop(gather);
+            if reached <= at {
+                return;
+            }
+            at = reached;
+        }
+    }
+
+    /// Unmaps everything.
+    pub(crate) fn unmap_all(&self) {
+        self.unmap(0, u64::MAX);
+    }
+}
+
+impl Drop for VmMemory {
+    fn drop(&mut self) {
+        // A page table must be empty before it goes.
+        self.unmap_all();
+    }
+}
+
+impl MmuNotifier for VmMemory {
+    fn invalidate(&self, start: u64, end: u64) {
+        let snapshot = self.snapshot();
+        for slot in snapshot.slots.iter() {
+            if let Some((from, to)) = slot.gpas_of(start, end) {
+                self.unmap(from, to);
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the exit path reads of a VM: immutable, replaced as a whole.
+
+use crate::host::EventFd;
+use crate::slots::Slots;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Result};
+use psci::Policy;
+use traps::IdRegs;
+use vgic::Vgic;
+
+/// One ioeventfd.
+#[derive(Clone)]
+pub struct IoEvent {
+    /// The guest physical address.
+    pub addr: u64,
+    /// Bytes: 0 (any), 1, 2, 4 or 8.
+    pub len: u32,
+    /// What must be written, if it matters.
+    pub datamatch: Option<u64>,
+    /// What is signalled.
+    pub eventfd: Arc<dyn EventFd>,
+}
+
+impl IoEvent {
+    /// Whether a write of `len` bytes of `value` at its address is meant.
+    fn matches(&self, len: u32, value: u64) -> bool {
+        (self.len == 0 || self.len == len)
+            && self.datamatch.is_none_or(|wanted| {
+                wanted & traps::mmio::mask(len as u8) == value & traps::mmio::mask(len as u8)
+            })
+    }
+
+    /// Whether both can't be there at once (Linux's ioeventfd_check_collision).
+    pub fn collides(&self, other: &IoEvent) -> bool {
+        self.addr == other.addr
+            && (self.len == 0
+                || other.len == 0
+                || (self.len == other.len
+                    && match (self.datamatch, other.datamatch) {
+                        (Some(a), Some(b)) => a == b,
+                        _ => true,
+                    }))
+    }
+}
+
+/// A VM's configuration, as its vCPUs see it. Each vCPU holds one and takes a
+/// new one when a request says so.
+pub struct VmSnapshot {
+    /// Grows with each change.
+    pub generation: u64,
+    /// Memory.
+    pub slots: Slots,
+    /// In the order of addresses.
+    pub io_events: Vec<IoEvent>,
+    /// The interrupt controller.
+    pub vgic: Option<Arc<Vgic>>,
+    /// Firmware calls.
+    pub policy: Policy,
+    /// ID registers.
+    pub id: IdRegs,
+    /// KVM_CAP_ARM_NISV_TO_USER is on.
+    pub nisv_to_user: bool,
+    /// Guest physical addresses below this exist.
+    pub ipa_limit: u64,
+}
+
+impl VmSnapshot {
+    /// A copy to change.
+    pub fn try_clone(&self) -> Result<VmSnapshot> {
+        let mut io_events = Vec::new();
+        io_events.try_reserve_exact(self.io_events.len()).map_err(|_| Errno::ENOMEM)?;
+        io_events.extend_from_slice(&self.io_events);
+        Ok(VmSnapshot {
+            generation: self.generation.wrapping_add(1),
+            slots: self.slots.try_clone()?,
+            io_events,
+            vgic: self.vgic.clone(),
+            policy: self.policy,
+            id: self.id.clone(),
+            nisv_to_user: self.nisv_to_user,
+            ipa_limit: self.ipa_limit,
+        })
+    }
+
+    /// Whether anything waits for writes at `addr`.
+    #[inline]
+    pub fn has_io_event(&self, addr: u64) -> bool {
+        self.io_events.binary_search_by_key(&addr, |event| event.addr).is_ok()
+    }
+
+    /// Who waits for this write.
+    pub fn io_event(&self, addr: u64, len: u32, value: u64) -> Option<&IoEvent> {
+        let first = self.io_events.partition_point(|event| event.addr < addr);
+        self.io_events
+            .iter()
+            .skip(first)
+            .take_while(|event| event.addr == addr)
+            .find(|event| event.matches(len, value))
+    }
+}

@@ -1,0 +1,518 @@
+//! A vCPU: what others see of it, and what belongs to whoever runs it.
+
+use crate::host::{Facts, Host};
+use crate::snapshot::VmSnapshot;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use base::{Errno, Lock, Result, WaitQueue, rank};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use psci::Power;
+use spin::Once;
+use traps::{Exception, MmioAccess};
+use vcpu_context::GuestContext;
+use vgic::{Cpu, Kick, ListRegisters, Vgic};
+use vtimer::{Counters, Timer};
+
+/// What a vCPU must do before it enters the guest: bits of
+/// [`VcpuCore::requests`].
+pub mod request {
+    /// Take the VM's new snapshot.
+    pub const SNAPSHOT: u32 = 1 << 0;
+    /// Interrupts changed: fill the list registers.
+    pub const VGIC: u32 = 1 << 1;
+    /// A timer fired.
+    pub const TIMER: u32 = 1 << 2;
+    /// Power or start values changed.
+    pub const POWER: u32 = 1 << 3;
+    /// An irqfd was signalled.
+    pub const IRQFD: u32 = 1 << 4;
+}
+
+const OUTSIDE: u32 = 0;
+const IN_GUEST: u32 = 1;
+const KICKED: u32 = 2;
+
+/// KVM_MP_STATE_*.
+const RUNNABLE: u32 = kvm_abi::MP_STATE_RUNNABLE;
+const STOPPED: u32 = kvm_abi::MP_STATE_STOPPED;
+pub(crate) const SUSPENDED: u32 = kvm_abi::MP_STATE_SUSPENDED;
+
+/// Where a vCPU that CPU_ON started begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub entry: u64,
+    pub context_id: u64,
+}
+
+/// A vCPU, as the VM, other vCPUs and interrupt handlers know it. It doesn't
+/// keep the VM alive.
+pub struct VcpuCore {
+    /// KVM_CREATE_VCPU's argument.
+    pub id: u32,
+    /// The order of creation.
+    pub index: usize,
+    /// VMPIDR_EL2.
+    mpidr: AtomicU64,
+    /// What it must do before it enters: see [`request`].
+    requests: AtomicU32,
+    mode: AtomicU32,
+    cpu: AtomicU32,
+    /// KVM_MP_STATE_*.
+    power: AtomicU32,
+    /// The virtual timer's physical interrupt fired while it was live.
+    fired: AtomicBool,
+    wait: WaitQueue,
+    owned: AtomicBool,
+    /// The interrupt controller's part, if there is one.
+    gic: Once<Arc<Cpu>>,
+    start: Lock<Option<Start>>,
+    /// What belongs to who owns it ([`Owned`]), and to the CPU it is live in.
+    pub state: Lock<Box<VcpuState>>,
+    /// For the kernel: the CPU that holds its registers, or `u32::MAX`.
+    pub live_in: AtomicU32,
+}
+
+/// Rank of the start values: taken under nothing but the VM.
+const RANK_START: u8 = rank::VCPU - 1;
+
+/// DBGB*n_EL1 and DBGW*n_EL1: stored, without effect.
+pub(crate) type DebugRegs = [[u64; 16]; 4];
+
+/// A vCPU's registers and what hangs on them.
+pub struct VcpuState {
+    /// Registers. EL1 state, timers and FP are the truth only while the vCPU is
+    /// live nowhere.
+    pub context: GuestContext,
+    /// The CPU interface.
+    pub lrs: ListRegisters,
+    /// The VM's interrupt controller; none once the VM is gone.
+    pub vgic: Option<Arc<Vgic>>,
+    /// The VM's counter offsets.
+    pub counters: Arc<Counters>,
+    /// The physical timer, which is emulated.
+    pub ptimer: Timer,
+    /// The PPI of the virtual timer.
+    pub(crate) vtimer_intid: u32,
+    pub(crate) ptimer_intid: u32,
+    pub(crate) ptimer_level: bool,
+    /// KVM_ARM_VCPU_INIT's features, once called.
+    pub(crate) features: Option<u32>,
+    pub(crate) ran: bool,
+    /// In WFI: KVM_RUN goes on when an interrupt is there.
+    pub(crate) waiting: bool,
+    /// An access that the VMM completes.
+    pub(crate) mmio: Option<MmioAccess>,
+    /// An exception that KVM_SET_VCPU_EVENTS asked for.
+    pub(crate) injected: Option<Exception>,
+    pub(crate) debug: DebugRegs,
+    pub(crate) os_lock: bool,
+    pub(crate) snapshot: Option<Arc<VmSnapshot>>,
+}
+
+/// What to do when a vCPU's registers leave a CPU: see README, "Load and put".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutPlan {
+    /// The virtual timer's physical interrupt is active on the guest's behalf:
+    /// deactivate it.
+    pub deactivate: bool,
+    /// Wake the vCPU ([`VcpuCore::timer_due`]) at this count of the machine's.
+    pub deadline: Option<u64>,
+}
+
+impl VcpuState {
+    pub(crate) fn new(facts: &Facts, counters: Arc<Counters>, mpidr: u64) -> VcpuState {
+        let mut state = VcpuState {
+            context: GuestContext::new(),
+            lrs: ListRegisters::new(),
+            vgic: None,
+            counters,
+            ptimer: Timer::new(),
+            vtimer_intid: 27,
+            ptimer_intid: 30,
+            ptimer_level: false,
+            features: None,
+            ran: false,
+            waiting: false,
+            mmio: None,
+            injected: None,
+            debug: [[0; 16]; 4],
+            os_lock: false,
+            snapshot: None,
+        };
+        state.reset(facts, mpidr);
+        state
+    }
+
+    /// Registers as after a reset of the CPU. Not the CPU interface, which
+    /// KVM_ARM_VCPU_INIT leaves alone, as on Linux.
+    pub(crate) fn reset(&mut self, facts: &Facts, mpidr: u64) {
+        self.context = GuestContext::new();
+        self.context.hcr_el2 = facts.hcr_el2;
+        self.context.vmpidr_el2 = mpidr;
+        self.context.vpidr_el2 = facts.midr;
+        self.ptimer = Timer::new();
+        self.waiting = false;
+        self.mmio = None;
+        self.injected = None;
+        self.debug = [[0; 16]; 4];
+        self.os_lock = false;
+    }
+
+    /// The virtual timer, as far as memory has it.
+    pub(crate) fn vtimer(&self) -> Timer {
+        Timer::from_regs(self.context.timer.cntv_ctl, self.context.timer.cntv_cval)
+    }
+
+    /// The virtual timer's physical interrupt is held active for the guest.
+    fn forwarded(&self, index: usize) -> bool {
+        let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
+        self.vgic.as_ref().is_some_and(|vgic| vgic.forwarded(index) & mask != 0)
+    }
+
+    /// Whether WFI ends: an interrupt could be taken, or a timer is due whose
+    /// interrupt isn't on its way yet.
+    pub(crate) fn wakes(&self, index: usize, now: u64) -> bool {
+        self.vgic.as_ref().is_some_and(|vgic| vgic.has_deliverable(index, &self.lrs))
+            || (self.vtimer().line_level(now, self.counters.virtual_offset())
+                && !self.forwarded(index))
+    }
+
+    /// When a vCPU leaves a CPU, after its registers were saved here.
+    pub fn put_plan(&mut self, core: &VcpuCore, now: u64) -> PutPlan {
+        let fired = core.fired.swap(false, Ordering::Relaxed);
+        let forwarded = self.forwarded(core.index);
+        let physical = self.ptimer.fires_at(now, self.counters.physical_offset());
+        let virt = if forwarded {
+            None
+        } else {
+            self.vtimer().fires_at(now, self.counters.virtual_offset())
+        };
+        let physical = if self.ptimer_level { None } else { physical };
+        let deadline = match (virt, physical) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        PutPlan { deactivate: fired || forwarded, deadline }
+    }
+
+    /// When a vCPU comes to a CPU, before its registers are written there:
+    /// whether the virtual timer's physical interrupt must be made active.
+    pub fn load_plan(&mut self, core: &VcpuCore) -> bool {
+        self.context.timer.cntvoff = self.counters.virtual_offset();
+        self.context.timer.cntpoff = self.counters.physical_offset();
+        self.forwarded(core.index)
+    }
+}
+
+impl VcpuCore {
+    pub(crate) fn new(id: u32, index: usize, mpidr: u64, state: Box<VcpuState>) -> VcpuCore {
+        VcpuCore {
+            id,
+            index,
+            mpidr: AtomicU64::new(mpidr),
+            requests: AtomicU32::new(request::SNAPSHOT),
+            mode: AtomicU32::new(OUTSIDE),
+            cpu: AtomicU32::new(0),
+            power: AtomicU32::new(RUNNABLE),
+            fired: AtomicBool::new(false),
+            wait: WaitQueue::new(),
+            owned: AtomicBool::new(false),
+            gic: Once::new(),
+            start: Lock::new(RANK_START, None),
+            state: Lock::new(rank::VCPU, state),
+            live_in: AtomicU32::new(u32::MAX),
+        }
+    }
+
+    /// MPIDR_EL1 as the guest reads it.
+    pub fn mpidr(&self) -> u64 {
+        self.mpidr.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_mpidr(&self, mpidr: u64) {
+        self.mpidr.store(mpidr, Ordering::Relaxed);
+    }
+
+    /// Who waits for it: threads in KVM_RUN, and for their turn at it.
+    pub fn wait_queue(&self) -> &WaitQueue {
+        &self.wait
+    }
+
+    pub(crate) fn set_gic(&self, cpu: Arc<Cpu>) {
+        self.gic.call_once(|| cpu);
+    }
+
+    /// Whether the list registers need to be filled anew.
+    #[inline]
+    pub(crate) fn gic_has_news(&self) -> bool {
+        self.gic.get().is_some_and(|cpu| cpu.needs_flush())
+    }
+
+    /// Asks for something, without telling. [`VcpuCore::kick`] tells.
+    #[inline]
+    pub(crate) fn request(&self, bits: u32) {
+        self.requests.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    /// Whether anything was asked: the one atomic load before entry.
+    #[inline(always)]
+    pub fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::SeqCst) != 0
+    }
+
+    pub(crate) fn take_requests(&self) -> u32 {
+        self.requests.swap(0, Ordering::SeqCst)
+    }
+
+    /// Makes the vCPU leave the guest, if it is there; says whether it was (or
+    /// is on its way out).
+    #[inline]
+    fn kick_out(&self, host: &dyn Host) -> bool {
+        let kicked =
+            self.mode.compare_exchange(IN_GUEST, KICKED, Ordering::SeqCst, Ordering::SeqCst);
+        match kicked {
+            Ok(_) => {
+                host.kick(self.cpu.load(Ordering::Relaxed));
+                true
+            }
+            Err(mode) => mode == KICKED,
+        }
+    }
+
+    /// Makes the vCPU look at its requests, wherever it is.
+    pub(crate) fn kick(&self, host: &dyn Host) {
+        if !self.kick_out(host) {
+            self.wait.wake_all();
+        }
+    }
+
+    /// Asks for something and makes the vCPU look at it.
+    pub(crate) fn ask(&self, host: &dyn Host, bits: u32) {
+        self.request(bits);
+        self.kick(host);
+    }
+
+    /// Says that the guest is about to run here. [`VcpuCore::has_requests`] is
+    /// looked at after this, so that a kick is never lost.
+    #[inline]
+    pub(crate) fn enter_mode(&self, cpu: u32) {
+        self.cpu.store(cpu, Ordering::Relaxed);
+        self.mode.store(IN_GUEST, Ordering::SeqCst);
+    }
+
+    #[inline]
+    pub(crate) fn leave_mode(&self) {
+        self.mode.store(OUTSIDE, Ordering::SeqCst);
+    }
+
+    /// Whether another CPU sent this vCPU out of the guest: the kernel's handler
+    /// of the kick needs no more than to return.
+    pub fn is_in_guest(&self) -> bool {
+        self.mode.load(Ordering::Relaxed) != OUTSIDE
+    }
+
+    /// The virtual timer's physical interrupt fired while this vCPU was live in
+    /// the CPU, and was acknowledged (priority dropped, still active). Called by
+    /// the interrupt handler.
+    pub fn vtimer_fired(&self) {
+        self.fired.store(true, Ordering::Relaxed);
+        self.timer_due();
+    }
+
+    /// A deadline of [`Host::set_timer`] or [`PutPlan::deadline`] came. Called
+    /// by the kernel's timer queue; any context.
+    pub fn timer_due(&self) {
+        self.request(request::TIMER);
+        self.wait.wake_all();
+    }
+
+    pub(crate) fn take_fired(&self) -> bool {
+        self.fired.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn power_raw(&self) -> u32 {
+        self.power.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn power(&self) -> Power {
+        if self.power_raw() == STOPPED { Power::Off } else { Power::On }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.power_raw() == STOPPED
+    }
+
+    pub(crate) fn set_power(&self, host: &dyn Host, power: u32) {
+        self.power.store(power, Ordering::SeqCst);
+        self.ask(host, request::POWER);
+    }
+
+    pub(crate) fn stop(&self, host: &dyn Host) {
+        self.set_power(host, STOPPED);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.power.store(RUNNABLE, Ordering::SeqCst);
+    }
+
+    /// CPU_ON: in one step, so that of two callers one is told ALREADY_ON.
+    pub(crate) fn turn_on(&self, host: &dyn Host, start: Start) -> u64 {
+        let answer = {
+            let mut slot = self.start.lock();
+            let answer = psci::cpu_on(Some(self.power()));
+            if answer == psci::SUCCESS {
+                *slot = Some(start);
+                self.power.store(RUNNABLE, Ordering::SeqCst);
+            }
+            answer
+        };
+        if answer == psci::SUCCESS {
+            self.ask(host, request::POWER);
+        }
+        answer
+    }
+
+    pub(crate) fn take_start(&self) -> Option<Start> {
+        self.start.lock().take()
+    }
+
+    /// Takes the vCPU: one at a time runs it or looks at its registers. `EAGAIN`
+    /// if it is taken; [`VcpuCore::wait_queue`] tells when it is free.
+    pub(crate) fn own(&self) -> Result<Owned<'_>> {
+        match self.owned.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(Owned { core: self }),
+            Err(_) => Err(Errno::EAGAIN),
+        }
+    }
+}
+
+/// Whoever holds this runs the vCPU, or looks at its registers.
+pub(crate) struct Owned<'a> {
+    core: &'a VcpuCore,
+}
+
+impl Drop for Owned<'_> {
+    fn drop(&mut self) {
+        self.core.owned.store(false, Ordering::Release);
+        // Few ever wait for their turn: the look is one load of a lock's word
+        // and a length.
+        if !self.core.wait.is_empty() {
+            self.core.wait.wake_all();
+        }
+    }
+}
+
+/// What [`crate::fast`] and the kernel's entry code read.
+pub struct Entry<'a> {
+    /// The vCPU.
+    pub core: &'a Arc<VcpuCore>,
+    /// Its VM's configuration.
+    pub snapshot: &'a VmSnapshot,
+    /// The VM's vCPUs.
+    pub vcpus: &'a VcpuList,
+    /// VTTBR_EL2.BADDR: the root of stage 2.
+    pub stage2_root: u64,
+    /// The VMID, for the kernel's [`paging::Contexts`].
+    pub vmid: &'a paging::Id,
+    /// VTCR_EL2.T0SZ and SL0 as the table has them.
+    pub stage2_tsz: u8,
+    /// See `stage2_tsz`.
+    pub stage2_sl0: u8,
+}
+
+const CHUNK: usize = 32;
+type Chunk = [Once<Arc<VcpuCore>>; CHUNK];
+/// KVM_CAP_MAX_VCPUS.
+pub const MAX_VCPUS: usize = 512;
+
+/// A VM's vCPUs by index. Grows only; looking one up takes no lock.
+pub struct VcpuList {
+    chunks: [Once<Box<Chunk>>; MAX_VCPUS / CHUNK],
+    len: AtomicU32,
+    /// A vCPU was told of an interrupt and isn't in the guest: somebody who may
+    /// schedule must wake it.
+    sleepers: AtomicBool,
+}
+
+impl VcpuList {
+    pub(crate) const fn new() -> Self {
+        VcpuList {
+            chunks: [const { Once::new() }; MAX_VCPUS / CHUNK],
+            len: AtomicU32::new(0),
+            sleepers: AtomicBool::new(false),
+        }
+    }
+
+    /// The vCPU with this index.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<&Arc<VcpuCore>> {
+        self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)?.get()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire) as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them, in the order of creation.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<VcpuCore>> {
+        (0..self.len()).map_while(|index| self.get(index))
+    }
+
+    /// The vCPU with this number.
+    pub fn by_id(&self, id: u32) -> Option<&Arc<VcpuCore>> {
+        self.iter().find(|core| core.id == id)
+    }
+
+    /// Appends; the caller holds the VM's lock, and the index is `len`.
+    pub(crate) fn push(&self, core: Arc<VcpuCore>) -> Result<()> {
+        let at = self.len();
+        let chunk = self.chunks.get(at / CHUNK).ok_or(Errno::EINVAL)?;
+        let chunk = chunk.call_once(|| Box::new([const { Once::new() }; CHUNK]));
+        let slot = chunk.get(at % CHUNK).ok_or(Errno::EINVAL)?;
+        slot.call_once(|| core);
+        self.len.store(at.wrapping_add(1) as u32, Ordering::Release);
+        Ok(())
+    }
+
+    /// Wakes the vCPUs that interrupts came for while nobody could schedule.
+    /// Says whether there may have been any.
+    pub(crate) fn wake_sleepers(&self) {
+        if self.sleepers.swap(false, Ordering::SeqCst) {
+            for core in self.iter() {
+                if core.has_requests() {
+                    core.wait.wake_all();
+                }
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_sleepers(&self) -> bool {
+        self.sleepers.load(Ordering::SeqCst)
+    }
+}
+
+/// How the interrupt controller reaches vCPUs: those in the guest by an
+/// interrupt, which needs no host regime; the others when somebody with the
+/// host's regime comes by ([`VcpuList::wake_sleepers`]).
+pub(crate) struct Kicker {
+    pub vcpus: Arc<VcpuList>,
+    pub host: Arc<dyn Host>,
+}
+
+impl Kick for Kicker {
+    fn kick(&self, vcpu: usize) {
+        if let Some(core) = self.vcpus.get(vcpu) {
+            core.request(request::VGIC);
+            if !core.kick_out(&*self.host) {
+                self.vcpus.sleepers.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! A VM: what KVM_CREATE_VM's file descriptor stands for.
+
+use crate::device::Device;
+use crate::host::{AddressSpace, Facts, Host, MmuNotifier};
+use crate::irq::{Irqfd, Routes};
+use crate::memory::VmMemory;
+use crate::slots::{Change, Slots};
+use crate::snapshot::VmSnapshot;
+use crate::system::check_extension;
+use crate::vcpu::{Kicker, MAX_VCPUS, VcpuCore, VcpuList, VcpuState, request};
+use crate::{Done, Vcpu};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Lock, Result, UserMem, UserMemExt, rank};
+use core::sync::atomic::{AtomicBool, Ordering};
+use kvm_abi as abi;
+use kvm_abi::ioctl;
+use psci::Policy;
+use regime::HostRegime;
+use traps::{GuestFeatures, IdRegs};
+use vgic::{Config as GicConfig, Vgic};
+use vtimer::{Counters, TimerIrqs};
+
+/// A virtual machine.
+pub struct Vm {
+    host: Arc<dyn Host>,
+    space: Arc<dyn AddressSpace>,
+    pub(crate) memory: Arc<VmMemory>,
+    pub(crate) vcpus: Arc<VcpuList>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) config: Lock<Config>,
+    /// A vCPU has been in the guest: ID registers and timers are fixed.
+    pub(crate) ran: AtomicBool,
+    /// KVM_CAP_ARM_SYSTEM_SUSPEND was enabled, and the like, are in the snapshot.
+    ipa_bits: u8,
+}
+
+/// What changes under the VM's lock.
+pub(crate) struct Config {
+    pub irqfds: Vec<Irqfd>,
+    pub routes: Routes,
+    pub timer_irqs: TimerIrqs,
+    /// KVM_ARM_VCPU_INIT's features, the same for all.
+    pub features: Option<u32>,
+}
+
+/// User addresses of the VMM: 48 bits.
+const USER_LIMIT: u64 = 1 << 48;
+
+impl Vm {
+    /// KVM_CREATE_VM: `kind` is the size of guest physical addresses in bits,
+    /// or 0 for 40.
+    pub(crate) fn new(host: &Arc<dyn Host>, kind: u64) -> Result<Arc<Vm>> {
+        let facts = host.facts();
+        if kind & !0xff != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let ipa_bits = match kind as u8 {
+            0 if facts.ipa_bits >= 40 => 40,
+            // "The default" doesn't fit: say so, as Linux does.
+            0 => return Err(Errno::EINVAL),
+            bits if (32..=facts.ipa_bits).contains(&bits) => bits,
+            _ => return Err(Errno::EINVAL),
+        };
+        let gic = facts.ich_vtr.is_some();
+        let features = GuestFeatures { gicv3: gic, ..facts.features };
+        let [workaround_1, workaround_2, workaround_3] = facts.workarounds;
+        let snapshot = VmSnapshot {
+            generation: 1,
+            slots: Slots::new(),
+            io_events: Vec::new(),
+            vgic: None,
+            policy: Policy { workaround_1, workaround_2, workaround_3, ..Policy::new() },
+            id: IdRegs::guest(&facts.id, features),
+            nisv_to_user: false,
+            ipa_limit: 1u64.checked_shl(u32::from(ipa_bits)).unwrap_or(u64::MAX),
+        };
+        let memory = Arc::new(VmMemory::new(host.clone(), ipa_bits, snapshot)?);
+        let space = host.address_space();
+        let notifier: Arc<dyn MmuNotifier> = memory.clone();
+        space.register(Arc::downgrade(&notifier))?;
+        Ok(Arc::new(Vm {
+            counters: Arc::new(Counters::new(host.now())),
+            host: host.clone(),
+            space,
+            memory,
+            vcpus: Arc::new(VcpuList::new()),
+            config: Lock::new(
+                rank::VM,
+                Config {
+                    irqfds: Vec::new(),
+                    routes: None,
+                    timer_irqs: TimerIrqs::new(),
+                    features: None,
+                },
+            ),
+            ran: AtomicBool::new(false),
+            ipa_bits,
+        }))
+    }
+
+    /// The kernel.
+    pub(crate) fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        self.host.facts()
+    }
+
+    /// The VMM's memory.
+    pub(crate) fn space(&self) -> &dyn AddressSpace {
+        &*self.space
+    }
+
+    /// The interrupt controller, if it has been made.
+    pub(crate) fn vgic(&self) -> Option<Arc<Vgic>> {
+        self.memory.snapshot().vgic.clone()
+    }
+
+    /// Its vCPUs.
+    pub fn vcpus(&self) -> &VcpuList {
+        &self.vcpus
+    }
+
+    /// Only the address space that made the VM may use it: `EIO`.
+    pub(crate) fn check_space(&self) -> Result<()> {
+        if self.host.address_space().id() == self.space.id() { Ok(()) } else { Err(Errno::EIO) }
+    }
+
+    /// Changes the configuration that vCPUs see, and tells them.
+    pub(crate) fn change<T>(&self, f: impl FnOnce(&mut VmSnapshot) -> Result<T>) -> Result<T> {
+        let result = {
+            // One change at a time.
+            let _config = self.config.lock();
+            self.change_locked(f)?
+        };
+        self.tell_all();
+        Ok(result)
+    }
+
+    /// The same where the VM's lock is held; [`Vm::tell_all`] is to follow.
+    fn change_locked<T>(&self, f: impl FnOnce(&mut VmSnapshot) -> Result<T>) -> Result<T> {
+        let mut new = self.memory.snapshot().try_clone()?;
+        let result = f(&mut new)?;
+        self.memory.publish(new);
+        Ok(result)
+    }
+
+    pub(crate) fn tell_all(&self) {
+        for core in self.vcpus.iter() {
+            core.ask(&*self.host, request::SNAPSHOT);
+        }
+    }
+
+    /// An ioctl on the VM's file descriptor.
+    pub fn ioctl(
+        self: &Arc<Self>,
+        regime: &mut HostRegime,
+        user: &dyn UserMem,
+        request: u32,
+        arg: u64,
+    ) -> Result<Done> {
+        self.check_space()?;
+        match request {
+            ioctl::CHECK_EXTENSION => {
+                Ok(Done::Value(check_extension(self.facts(), Some(self), arg)))
+            }
+            ioctl::CREATE_VCPU => self.create_vcpu(arg).map(Done::Vcpu),
+            ioctl::SET_USER_MEMORY_REGION => self.set_memory(&user.read_obj(arg)?),
+            ioctl::SET_USER_MEMORY_REGION2 => {
+                let region: abi::UserspaceMemoryRegion2 = user.read_obj(arg)?;
+                // Without guest_memfd its fields are ignored, as Linux ignores
+                // them without the flag.
+                self.set_memory(&abi::UserspaceMemoryRegion {
+                    slot: region.slot,
+                    flags: region.flags,
+                    guest_phys_addr: region.guest_phys_addr,
+                    memory_size: region.memory_size,
+                    userspace_addr: region.userspace_addr,
+                })
+            }
+            ioctl::GET_DIRTY_LOG => {
+                let log: abi::DirtyLog = user.read_obj(arg)?;
+                // No slot has a dirty bitmap.
+                Err(if log.slot >= crate::slots::MAX_SLOTS { Errno::EINVAL } else { Errno::ENOENT })
+            }
+            ioctl::IRQ_LINE => self.irq_line(user.read_obj(arg)?).map(zero),
+            ioctl::IRQFD => self.irqfd(&user.read_obj(arg)?).map(zero),
+            ioctl::IOEVENTFD => self.ioeventfd(&user.read_obj(arg)?).map(zero),
+            ioctl::SET_GSI_ROUTING => self.set_gsi_routing(user, arg).map(zero),
+            ioctl::CREATE_DEVICE => self.create_device(user.read_obj(arg)?, arg),
+            ioctl::CREATE_IRQCHIP => Err(Errno::EINVAL),
+            ioctl::ARM_SET_DEVICE_ADDR => {
+                let _: abi::ArmDeviceAddr = user.read_obj(arg)?;
+                Err(if self.vgic().is_some() { Errno::ENODEV } else { Errno::ENXIO })
+            }
+            ioctl::ARM_PREFERRED_TARGET => {
+                let target = abi::VcpuInit { target: abi::ARM_TARGET_GENERIC_V8, features: [0; 7] };
+                user.write_obj(arg, &target).map(zero)
+            }
+            ioctl::ARM_SET_COUNTER_OFFSET => {
+                let offset: abi::ArmCounterOffset = user.read_obj(arg)?;
+                let stopped = self.stop_all()?;
+                self.counters.set_offset(offset.counter_offset, offset.reserved)?;
+                drop(stopped);
+                self.pull_all(regime);
+                Ok(Done::Value(0))
+            }
+            ioctl::ENABLE_CAP => self.enable_cap(&user.read_obj(arg)?).map(zero),
+            ioctl::SET_DEVICE_ATTR | ioctl::GET_DEVICE_ATTR | ioctl::HAS_DEVICE_ATTR => {
+                let _: abi::DeviceAttr = user.read_obj(arg)?;
+                // No SMCCC filter yet.
+                Err(Errno::ENXIO)
+            }
+            // As Linux's kvm_arch_vm_ioctl.
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn set_memory(&self, region: &abi::UserspaceMemoryRegion) -> Result<Done> {
+        let limit = self.memory.snapshot().ipa_limit;
+        let change = self.change(|new| new.slots.set(region, limit, USER_LIMIT))?;
+        if let Change::Unmap { start, end } = change {
+            // No new fault maps there: it would find the generation changed.
+            self.memory.unmap(start, end);
+        }
+        Ok(Done::Value(0))
+    }
+
+    fn enable_cap(&self, cap: &abi::EnableCap) -> Result<()> {
+        if cap.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        match cap.cap {
+            abi::cap::ARM_NISV_TO_USER => self.change(|new| {
+                new.nisv_to_user = true;
+                Ok(())
+            }),
+            abi::cap::ARM_SYSTEM_SUSPEND => self.change(|new| {
+                new.policy.system_suspend = true;
+                Ok(())
+            }),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn create_vcpu(self: &Arc<Self>, id: u64) -> Result<Arc<Vcpu>> {
+        if id >= MAX_VCPUS as u64 {
+            return Err(Errno::EINVAL);
+        }
+        let id = id as u32;
+        let core = {
+            let _config = self.config.lock();
+            let snapshot = self.memory.snapshot();
+            if snapshot.vgic.as_ref().is_some_and(|vgic| vgic.is_initialized()) {
+                return Err(Errno::EBUSY);
+            }
+            if self.vcpus.by_id(id).is_some() {
+                return Err(Errno::EEXIST);
+            }
+            let index = self.vcpus.len();
+            // Aff0 has 16 values: what GICv3's SGIs reach.
+            let mpidr = (1u64 << 31)
+                | u64::from(id & 0xf)
+                | (u64::from(id >> 4 & 0xff) << 8)
+                | (u64::from(id >> 12 & 0xff) << 16);
+            let mut state = Box::new(VcpuState::new(self.facts(), self.counters.clone(), mpidr));
+            state.vgic = snapshot.vgic.clone();
+            let core = Arc::new(VcpuCore::new(id, index, mpidr, state));
+            if let Some(vgic) = &snapshot.vgic {
+                vgic.add_vcpu(id, mpidr)?;
+                if let Some(cpu) = vgic.cpu(index) {
+                    core.set_gic(cpu);
+                }
+            }
+            self.vcpus.push(core.clone())?;
+            core
+        };
+        Vcpu::new(self.clone(), core).map(Arc::new)
+    }
+
+    fn create_device(self: &Arc<Self>, args: abi::CreateDevice, at: u64) -> Result<Done> {
+        if args.flags & !abi::CREATE_DEVICE_TEST != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let Some(vtr) = self.facts().ich_vtr.filter(|_| args.type_ == abi::DEV_TYPE_ARM_VGIC_V3)
+        else {
+            return Err(Errno::ENODEV);
+        };
+        if args.flags & abi::CREATE_DEVICE_TEST != 0 {
+            return Ok(Done::Value(0));
+        }
+        let vgic = {
+            let _config = self.config.lock();
+            let snapshot = self.memory.snapshot();
+            if snapshot.vgic.is_some() {
+                return Err(Errno::EEXIST);
+            }
+            if self.ran.load(Ordering::Relaxed) {
+                return Err(Errno::EBUSY);
+            }
+            let kick = Arc::new(Kicker { vcpus: self.vcpus.clone(), host: self.host.clone() });
+            let vgic = Arc::new(Vgic::new(kick, GicConfig { vtr, ipa_bits: self.ipa_bits }));
+            for core in self.vcpus.iter() {
+                // A vCPU in KVM_RUN, or being looked at, has it locked for moments only.
+                let index = vgic.add_vcpu(core.id, core.mpidr())?;
+                if let Some(cpu) = vgic.cpu(index) {
+                    core.set_gic(cpu);
+                }
+                core.state.lock().vgic = Some(vgic.clone());
+            }
+            self.change_locked(|new| {
+                new.vgic = Some(vgic.clone());
+                Ok(())
+            })?;
+            vgic
+        };
+        self.tell_all();
+        let device = Arc::new(Device::new(self.clone(), vgic));
+        let fd_at = at.checked_add(core::mem::offset_of!(abi::CreateDevice, fd) as u64);
+        Ok(Done::Device { device, fd_at: fd_at.ok_or(Errno::EFAULT)? })
+    }
+
+    /// Takes all vCPUs: `EBUSY` if one is in KVM_RUN.
+    pub(crate) fn stop_all(&self) -> Result<Vec<crate::vcpu::Owned<'_>>> {
+        let mut owned = Vec::new();
+        owned.try_reserve_exact(self.vcpus.len()).map_err(|_| Errno::ENOMEM)?;
+        for core in self.vcpus.iter() {
+            owned.push(core.own().map_err(|_| Errno::EBUSY)?);
+        }
+        Ok(owned)
+    }
+
+    pub(crate) fn pull_all(&self, regime: &HostRegime) {
+        for core in self.vcpus.iter() {
+            self.host.pull(regime, core);
+        }
+    }
+
+    /// The last reference that user space had is gone (its file descriptors and
+    /// those of its vCPUs and devices are closed): lets go of what CPUs still
+    /// hold. The kernel calls it where it has the host's regime, before it drops
+    /// what may be its last `Arc`.
+    pub fn release(&self, regime: &HostRegime) {
+        self.pull_all(regime);
+    }
+}
+
+fn zero((): ()) -> Done {
+    Done::Value(0)
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Irqfds first: their wakers reach vCPUs.
+        let irqfds = core::mem::take(&mut self.config.get_mut().irqfds);
+        drop(irqfds);
+        // vCPUs know the interrupt controller, which knows the vCPUs.
+        for core in self.vcpus.iter() {
+            self.host.set_timer(core, None);
+            let (vgic, snapshot) = {
+                let mut state = core.state.lock();
+                (state.vgic.take(), state.snapshot.take())
+            };
+            drop((vgic, snapshot));
+        }
+        self.memory.unmap_all();
+    }
+}
