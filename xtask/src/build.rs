@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 
 /// The packages by name.
-const KERNEL: &str = "hypha";
-const VMM: &str = "hypha-vmm";
+pub const KERNEL: &str = "hypha";
+pub const VMM: &str = "hypha-vmm";
 
 /// What the guest needs to reach the VMM's devices.
 const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net"];
 
 #[derive(clap::Args, Clone, Debug, Default)]
+#[group(skip)]
 pub struct Args {
     /// Leave VHE out of the kernel (Linux: CONFIG_ARM64_VHE=n)
     #[arg(long)]
@@ -81,9 +82,8 @@ pub fn build(args: &Args) -> Result<Built> {
         cargo.vmm = Some(std::fs::read(vmm)?);
         cargo.guest = Some((std::fs::read(&guest_image)?, std::fs::read(&guest_initramfs)?));
     }
-    ui::step("Packing the host's initramfs");
     let initramfs = out.join("initramfs.cpio.gz");
-    initramfs::write(&initramfs, &initramfs::host(&cargo)?)?;
+    initramfs::write(&initramfs, initramfs::host(&cargo)?)?;
     Ok(Built { image, initramfs, vmm, guest_image, guest_initramfs })
 }
 
@@ -106,8 +106,8 @@ fn kernel(toolchain: &Toolchain, package: &Package, args: &Args) -> Result<PathB
     let flat = image::flatten(&elf)?;
     image::check_header(&flat)?;
     let image_file = paths::hypha().join("Image");
-    initramfs::write(&paths::hypha().join("Image.elf"), &elf)?;
-    initramfs::write(&image_file, &flat)?;
+    proc::write_if_changed(&paths::hypha().join("Image.elf"), &elf)?;
+    proc::write_if_changed(&image_file, &flat)?;
     image::report(&elf, &flat)?;
     Ok(image_file)
 }
@@ -117,7 +117,7 @@ fn vmm(toolchain: &Toolchain) -> Result<PathBuf> {
     proc::run(toolchain.cargo_linux("build")?.args(["--release", "-p", VMM]))?;
     let built = paths::target().join(toolchain.linux_target()).join("release").join(VMM);
     let file = paths::hypha().join(VMM);
-    initramfs::write(&file, &std::fs::read(&built)?)?;
+    proc::write_if_changed(&file, &std::fs::read(&built)?)?;
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
     Ok(file)
@@ -129,10 +129,9 @@ pub fn guest() -> Result<(PathBuf, PathBuf)> {
     let vmlinuz = std::fs::read(modules::vmlinuz(&tree)?)?;
     image::check_header(&vmlinuz).context("Debian's kernel")?;
     let kernel = paths::hypha().join("guest/Image");
-    initramfs::write(&kernel, &vmlinuz)?;
-    ui::step("Packing the guest's initramfs");
+    proc::write_if_changed(&kernel, &vmlinuz)?;
     let modules = modules::load_order(&tree, GUEST_MODULES)?;
     let file = paths::hypha().join("guest/initramfs.cpio.gz");
-    initramfs::write(&file, &initramfs::guest(&modules)?)?;
+    initramfs::write(&file, initramfs::guest(&modules)?)?;
     Ok((kernel, file))
 }

@@ -2,10 +2,11 @@
 
 use crate::cpio::Archive;
 use crate::modules::Module;
-use crate::{debian, proc};
+use crate::{debian, paths, proc, ui};
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::Path;
 
@@ -29,7 +30,7 @@ pub fn host(cargo: &Cargo) -> Result<Vec<u8>> {
         archive.file("hypha/guest/Image", 0o644, kernel);
         archive.file("hypha/guest/initramfs.cpio.gz", 0o644, initramfs);
     }
-    gzip(&archive.finish())
+    Ok(archive.finish())
 }
 
 pub fn guest(modules: &[Module]) -> Result<Vec<u8>> {
@@ -40,15 +41,29 @@ pub fn guest(modules: &[Module]) -> Result<Vec<u8>> {
         order += &format!("{}.ko\n", module.name);
     }
     archive.file("lib/modules/order", 0o644, order.as_bytes());
-    gzip(&archive.finish())
+    Ok(archive.finish())
+}
+
+/// As tests/parity/mkinitramfs.sh makes it.
+pub fn parity(init: &[u8], script: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    archive.file("bin/busybox", 0o755, &busybox()?);
+    archive.link("bin/sh", "busybox");
+    archive.file("init", 0o755, init);
+    archive.file("parity.sh", 0o644, script);
+    Ok(archive.finish())
+}
+
+fn busybox() -> Result<Vec<u8>> {
+    let tree = debian::busybox()?;
+    let places = [tree.join("bin/busybox"), tree.join("usr/bin/busybox")];
+    let file = places.iter().find(|file| file.exists()).context("no busybox in its package")?;
+    Ok(std::fs::read(file)?)
 }
 
 /// busybox with its applets, empty mount points, a console and /init.
 fn base(init: &[u8]) -> Result<Archive> {
-    let busybox = debian::busybox()?;
-    let busybox = [busybox.join("bin/busybox"), busybox.join("usr/bin/busybox")];
-    let busybox = busybox.iter().find(|file| file.exists()).context("no busybox in its package")?;
-    let busybox = std::fs::read(busybox)?;
+    let busybox = busybox()?;
     let mut archive = Archive::new();
     for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
         archive.directory(dir);
@@ -84,20 +99,25 @@ fn applets(busybox: &[u8]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Quick rather than tight: most of it is a kernel that is unpacked once more
-/// under emulation.
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
-    encoder.write_all(bytes)?;
-    Ok(encoder.finish()?)
-}
-
-/// Writes only what changed, so that later steps can go by time stamps.
-pub fn write(file: &Path, bytes: &[u8]) -> Result<()> {
-    if std::fs::read(file).is_ok_and(|old| old == bytes) {
+/// Compresses an archive into a file, unless the file was made of the same.
+pub fn write(file: &Path, archive: Vec<u8>) -> Result<()> {
+    let mut hasher = DefaultHasher::new();
+    archive.hash(&mut hasher);
+    let key = format!("{:016x} {}", hasher.finish(), archive.len());
+    let key_file = file.with_extension("key");
+    if file.exists() && std::fs::read_to_string(&key_file).is_ok_and(|old| old == key) {
         return Ok(());
     }
-    proc::write_whole(file, bytes)
+    ui::step(format!("Compressing {} ({})", show(file), ui::size(archive.len() as u64)));
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    encoder.write_all(&archive)?;
+    let _ = std::fs::remove_file(&key_file);
+    proc::write_whole(file, &encoder.finish()?)?;
+    proc::write_whole(&key_file, key.as_bytes())
+}
+
+fn show(file: &Path) -> String {
+    file.strip_prefix(paths::root()).unwrap_or(file).display().to_string()
 }
 
 #[cfg(test)]

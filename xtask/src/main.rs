@@ -2,15 +2,19 @@
 
 mod build;
 mod check;
+mod console;
 mod cpio;
 mod debian;
 mod doctor;
 mod image;
 mod initramfs;
+mod machine;
 mod modules;
 mod paths;
 mod proc;
 mod qemu;
+mod run;
+mod system;
 mod system_packages;
 mod test;
 mod toolchain;
@@ -32,6 +36,8 @@ struct Cli {
 enum Subcommand_ {
     /// Build the kernel, the VMM and the initramfs archives into target/hypha
     Build(build::Args),
+    /// Boot in QEMU: the host, the VMM on it, a Debian guest in that
+    Run(run::Args),
     /// Run the checks and tests; ends with `N passed, N failed`
     Test(test::Args),
     /// Say what this machine has and what it lacks
@@ -42,6 +48,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Subcommand_::Build(args) => build::run(args),
+        Subcommand_::Run(args) => run::run(args),
         Subcommand_::Test(args) => test::run(args),
         Subcommand_::Doctor(args) => doctor::run(args),
     };

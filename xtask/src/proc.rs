@@ -72,3 +72,11 @@ pub fn write_whole(file: &Path, contents: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, file).with_context(|| format!("cannot write {}", file.display()))
 }
+
+/// As [`write_whole`], but leaves a file alone that is already so.
+pub fn write_if_changed(file: &Path, contents: &[u8]) -> Result<()> {
+    if std::fs::read(file).is_ok_and(|old| old == contents) {
+        return Ok(());
+    }
+    write_whole(file, contents)
+}

@@ -3,9 +3,10 @@
 use crate::check::{licences, rooms, style, unit};
 use crate::system_packages::{For, ensure};
 use crate::toolchain::Toolchain;
-use crate::ui;
 use crate::workspace::{self, Package, Room};
+use crate::{build, system, ui};
 use anyhow::{Context, Result, bail};
+use std::cell::OnceCell;
 use std::time::Instant;
 
 #[derive(clap::Args)]
@@ -24,20 +25,23 @@ pub struct Args {
     filters: Vec<String>,
 }
 
-struct Context_ {
+/// What the tests share.
+struct Workshop {
     toolchain: Toolchain,
     members: Vec<Package>,
+    /// Built once, for the first test that boots it.
+    built: OnceCell<build::Built>,
 }
 
-type Run = Box<dyn Fn(&Context_) -> Result<unit::Count>>;
+type Run = Box<dyn Fn(&Workshop) -> Result<unit::Count>>;
 
 struct Test {
     name: String,
     run: Run,
 }
 
-fn check(name: &str, run: impl Fn(&Context_) -> Result<()> + 'static) -> Test {
-    let run = move |context: &Context_| {
+fn check(name: &str, run: impl Fn(&Workshop) -> Result<()> + 'static) -> Test {
+    let run = move |context: &Workshop| {
         run(context)?;
         Ok(unit::Count { passed: 1, failed: 0 })
     };
@@ -50,7 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let toolchain = Toolchain::find()?;
     let members = workspace::members(&toolchain)?;
-    let context = Context_ { toolchain, members };
+    let context = Workshop { toolchain, members, built: OnceCell::new() };
     let tests = tests(&context, args);
     let wanted = |name: &str| {
         args.filters.is_empty() || args.filters.iter().any(|filter| name.contains(filter.as_str()))
@@ -98,7 +102,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// All tests there are, in the order in which they run. What has nothing to
 /// test in this tree is not there.
-fn tests(context: &Context_, args: &Args) -> Vec<Test> {
+fn tests(context: &Workshop, args: &Args) -> Vec<Test> {
     let has = |room| context.members.iter().any(|package| package.room == room);
     let mut tests = vec![
         check("fmt", |c| style::fmt(&c.toolchain)),
@@ -119,7 +123,19 @@ fn tests(context: &Context_, args: &Args) -> Vec<Test> {
     if args.miri {
         tests.push(check("miri", |c| miri(&c.members)));
     }
-    let _ = args.full;
+    let member = |name: &str| context.members.iter().any(|package| package.name == name);
+    for test in system::listed(member(build::KERNEL), member(build::VMM), args.full) {
+        tests.push(check(test.name, |context| {
+            let built = match context.built.get() {
+                Some(built) => built,
+                None => {
+                    let built = system::build()?;
+                    context.built.get_or_init(|| built)
+                }
+            };
+            (test.run)(&system::Bench { built, name: test.name })
+        }));
+    }
     tests
 }
 

@@ -1,0 +1,306 @@
+//! Whole-system tests: a machine in QEMU, its console watched.
+
+use crate::console::{Console, Keyboard, Wait};
+use crate::initramfs;
+use crate::machine::Machine;
+use crate::run::{self, Mode};
+use crate::{build, paths, proc, ui};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a test needs of this tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Debian's kernel and busybox alone.
+    Nothing,
+    Vmm,
+    Kernel,
+    KernelAndVmm,
+}
+
+pub struct SystemTest {
+    pub name: &'static str,
+    pub needs: Needs,
+    /// Only with --full.
+    pub long: bool,
+    pub run: fn(&Bench) -> Result<()>,
+}
+
+/// Where a test runs.
+pub struct Bench<'a> {
+    pub built: &'a build::Built,
+    pub name: &'static str,
+}
+
+/// One after the other: two cores are enough for one emulated machine.
+pub const TESTS: &[SystemTest] = &[
+    SystemTest {
+        name: "boot: guest on max",
+        needs: Needs::KernelAndVmm,
+        long: false,
+        run: |bench| bench.boot(&options()),
+    },
+    SystemTest {
+        name: "boot: guest on neoverse-n1",
+        needs: Needs::KernelAndVmm,
+        long: false,
+        run: |bench| bench.boot(&run::Args { cpu: "neoverse-n1".into(), ..options() }),
+    },
+    SystemTest {
+        name: "boot: 4 CPUs, guest with 4 CPUs",
+        needs: Needs::KernelAndVmm,
+        long: false,
+        run: |bench| bench.boot(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
+    },
+    SystemTest {
+        name: "boot: GICv2 host reaches its shell",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| bench.boot(&run::Args { gic: 2, host_shell: true, ..options() }),
+    },
+    SystemTest {
+        name: "boot: mode none has no /dev/kvm and says why",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| {
+            let log = bench.no_kvm(&run::Args { mode: Mode::None, ..shell() })?;
+            says(&log, "kvm-arm.mode=none")
+        },
+    },
+    SystemTest {
+        name: "boot: a machine without EL2 has no /dev/kvm and says why",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| {
+            let log = bench.no_kvm(&run::Args { el1: true, ..shell() })?;
+            says(&log, "EL2")
+        },
+    },
+    SystemTest {
+        name: "shell: commands on the console",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| bench.type_into_shell(None),
+    },
+    SystemTest {
+        name: "parity: busybox prints what it prints on Linux",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| bench.parity(None),
+    },
+    SystemTest {
+        name: "linux: hypha-vmm runs the guest on Debian's kernel",
+        needs: Needs::Vmm,
+        long: false,
+        run: |bench| bench.boot(&run::Args { image: Some("debian".into()), ..options() }),
+    },
+    SystemTest {
+        name: "linux: parity is what Debian's kernel prints",
+        needs: Needs::Nothing,
+        long: true,
+        run: |bench| bench.parity(Some(&bench.built.guest_image)),
+    },
+    SystemTest {
+        name: "linux: the harness types into a shell on Debian's kernel",
+        needs: Needs::Nothing,
+        long: true,
+        run: |bench| bench.type_into_shell(Some("debian")),
+    },
+];
+
+fn options() -> run::Args {
+    run::Args { exit_after_boot: true, ..run::Args::default() }
+}
+
+fn shell() -> run::Args {
+    run::Args { host_shell: true, ..options() }
+}
+
+fn says(log: &str, text: &str) -> Result<()> {
+    if !log.contains(text) {
+        bail!("the log does not say {text:?}");
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    /// As `./x run` with these options; also wants the guest's own words.
+    fn boot(&self, args: &run::Args) -> Result<()> {
+        let machine = run::machine(args, self.built)?;
+        let log =
+            self.watched(&machine, Keyboard::Nobody, |console| run::watch(console, args, false))?;
+        if !args.host_shell {
+            let mut lines = log.lines().skip_while(|line| *line != "hypha-guest: up").skip(1);
+            let uname = lines.next().unwrap_or_default();
+            let nproc = lines.next().unwrap_or_default();
+            if !uname.starts_with("Linux ") || !uname.contains("aarch64") {
+                bail!("the guest's uname -a is {uname:?}");
+            }
+            if nproc != args.guest_cpus.to_string() {
+                bail!("the guest has {nproc:?} CPUs instead of {}", args.guest_cpus);
+            }
+        }
+        Ok(())
+    }
+
+    fn no_kvm(&self, args: &run::Args) -> Result<String> {
+        let machine = run::machine(args, self.built)?;
+        let log =
+            self.watched(&machine, Keyboard::Nobody, |console| run::watch(console, args, false))?;
+        says(&log, "hypha-host: there is no /dev/kvm")?;
+        Ok(log)
+    }
+
+    fn type_into_shell(&self, image: Option<&str>) -> Result<()> {
+        let args =
+            run::Args { host_shell: true, image: image.map(PathBuf::from), ..run::Args::default() };
+        let machine = run::machine(&args, self.built)?;
+        const PROMPT: &str = "hypha-host# ";
+        let boot = Duration::from_secs(args.timeout);
+        let soon = Duration::from_secs(30);
+        self.watched(&machine, Keyboard::Test, |console| {
+            console.expect(PROMPT, boot)?;
+            // What is expected must not be what the terminal echoes.
+            console.send("echo $((6 * 7))-answer\n")?;
+            console.expect("42-answer", soon)?;
+            console.expect(PROMPT, soon)?;
+            console.send("seq 1 100 | grep -c 1\n")?;
+            console.expect("\n20\r", soon)?;
+            console.expect(PROMPT, soon)?;
+            // Ctrl-c ends the foreground job and not the shell.
+            console.send("sleep 1000\n")?;
+            console.wait_for("never printed", Duration::from_secs(1));
+            console.send("\x03")?;
+            console.expect(PROMPT, soon)?;
+            console.send("exit\n")?;
+            console.expect("hypha-host: status 0", soon)?;
+            match console.wait_end(Some(soon)) {
+                Wait::Ended => Ok(()),
+                other => bail!("after power off: {other:?}"),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// tests/parity: the same initramfs prints the same on Linux and on Hypha.
+    fn parity(&self, linux: Option<&Path>) -> Result<()> {
+        let dir = paths::root().join("tests/parity");
+        let initrd = paths::hypha().join("tests/parity.cpio.gz");
+        let read = |name: &str| {
+            let file = dir.join(name);
+            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
+        };
+        initramfs::write(&initrd, initramfs::parity(&read("init")?, &read("parity.sh")?)?)?;
+        let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
+        let machine = Machine {
+            cpu: "max".into(),
+            gic: 3,
+            smp: 2,
+            mem: 1024,
+            el2: true,
+            gdb: false,
+            kernel: kernel.into(),
+            initrd: Some(initrd),
+            append: "console=ttyAMA0 quiet panic=-1".into(),
+            extra: Vec::new(),
+        };
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            console.expect("=== parity end ===", Duration::from_secs(420))?;
+            match console.wait_end(Some(Duration::from_secs(60))) {
+                Wait::Ended => Ok(()),
+                other => bail!("after the test: {other:?}"),
+            }
+        })?;
+        let got: Vec<_> = log
+            .lines()
+            .skip_while(|line| *line != "=== parity begin ===")
+            .skip(1)
+            .take_while(|line| *line != "=== parity end ===")
+            .collect();
+        let expected = String::from_utf8_lossy(&read("expected.txt")?).into_owned();
+        compare(&expected.lines().collect::<Vec<_>>(), &got)
+    }
+
+    /// Runs a machine, keeps its log, and shows the log's end if it fails.
+    fn watched(
+        &self,
+        machine: &Machine,
+        keyboard: Keyboard,
+        script: impl FnOnce(&mut Console) -> Result<()>,
+    ) -> Result<String> {
+        let mut console = Console::start(machine, keyboard, false)?;
+        let result = script(&mut console);
+        let log = console.log();
+        drop(console);
+        let name: String =
+            self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let file = paths::hypha().join("tests").join(format!("{name}.log"));
+        proc::write_whole(&file, log.as_bytes())?;
+        match result {
+            Ok(()) => Ok(log),
+            Err(error) => {
+                let lines: Vec<_> = log.lines().collect();
+                for line in &lines[lines.len().saturating_sub(30)..] {
+                    eprintln!("    | {line}");
+                }
+                ui::note(format!("machine: {}", proc::show(&machine.command())));
+                ui::note(format!("whole log: {}", file.display()));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The first difference, with what stands around it.
+fn compare(expected: &[&str], got: &[&str]) -> Result<()> {
+    let same = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
+    if same == expected.len() && same == got.len() {
+        return Ok(());
+    }
+    let mut section = "the start";
+    for line in expected.iter().take(same) {
+        if line.starts_with("-- ") {
+            section = line;
+        }
+    }
+    let line = |lines: &[&str]| lines.get(same).map_or("(the end)".into(), |l| format!("{l:?}"));
+    bail!(
+        "line {} differs, in section {section}\n  expected {}\n  got      {}",
+        same + 1,
+        line(expected),
+        line(got)
+    )
+}
+
+/// The tests that this tree can run.
+pub fn listed(kernel: bool, vmm: bool, full: bool) -> impl Iterator<Item = &'static SystemTest> {
+    TESTS.iter().filter(move |test| {
+        (full || !test.long)
+            && match test.needs {
+                Needs::Nothing => true,
+                Needs::Vmm => vmm,
+                Needs::Kernel => kernel,
+                Needs::KernelAndVmm => kernel && vmm,
+            }
+    })
+}
+
+/// Builds what the tests boot.
+pub fn build() -> Result<build::Built> {
+    build::build(&build::Args::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compare;
+
+    #[test]
+    fn differences() {
+        assert!(compare(&["a", "b"], &["a", "b"]).is_ok());
+        let error = compare(&["-- one", "a", "b"], &["-- one", "a", "c"]).unwrap_err().to_string();
+        assert!(error.contains("line 3") && error.contains("-- one"), "{error}");
+        assert!(compare(&["a"], &["a", "b"]).is_err());
+        assert!(compare(&["a", "b"], &["a"]).is_err());
+    }
+}
