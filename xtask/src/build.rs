@@ -4,7 +4,7 @@ use crate::initramfs::{self, Cargo};
 use crate::system_packages::{For, ensure};
 use crate::toolchain::{BARE, Toolchain};
 use crate::workspace::{self, Package};
-use crate::{debian, image, modules, paths, proc, ui};
+use crate::{debian, image, ksyms, modules, paths, proc, ui};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
@@ -89,7 +89,7 @@ pub fn build(args: &Args) -> Result<Built> {
 
 fn kernel(toolchain: &Toolchain, package: &Package, args: &Args) -> Result<PathBuf> {
     ui::step("Building the kernel");
-    let mut command = toolchain.cargo_bare("build");
+    let mut command = toolchain.cargo_bare("build")?;
     command.args(["--release", "-p", KERNEL]);
     if args.no_vhe {
         command.arg("--no-default-features");
@@ -101,8 +101,9 @@ fn kernel(toolchain: &Toolchain, package: &Package, args: &Args) -> Result<PathB
     }
     proc::run(&mut command)?;
     let elf_file = paths::target().join(BARE).join("release").join(KERNEL);
-    let elf = std::fs::read(&elf_file)
+    let mut elf = std::fs::read(&elf_file)
         .with_context(|| format!("cargo left no {}", elf_file.display()))?;
+    ksyms::fill(&mut elf)?;
     let flat = image::flatten(&elf)?;
     image::check_header(&flat)?;
     let image_file = paths::hypha().join("Image");

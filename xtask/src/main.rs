@@ -8,6 +8,7 @@ mod debian;
 mod doctor;
 mod image;
 mod initramfs;
+mod ksyms;
 mod machine;
 mod modules;
 mod paths;

@@ -57,6 +57,19 @@ const LINKER: Need = Need {
     packages: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
     elsewhere: "a cross compiler aarch64-linux-gnu-gcc with a static C library, or the musl target of rustup",
 };
+const LLD: Need = Need {
+    what: "LLVM's linker",
+    check: || match Toolchain::find() {
+        Ok(toolchain) => Ok(toolchain.lld()?.display().to_string()),
+        // As Debian's Rust would look for it.
+        Err(_) => match proc::which("ld.lld-19") {
+            Some(path) => Ok(path.display().to_string()),
+            None => bail!("ld.lld-19 is not in PATH"),
+        },
+    },
+    packages: &["lld-19"],
+    elsewhere: "lld 16 or newer",
+};
 const APT: Need = Need {
     what: "apt and dpkg",
     check: || {
@@ -101,7 +114,7 @@ pub fn needs(purpose: For) -> Vec<Need> {
     if purpose != For::Build {
         needs.push(LINTS);
     }
-    needs.extend([LINKER, APT, KEYRING, XZ]);
+    needs.extend([LINKER, LLD, APT, KEYRING, XZ]);
     if purpose != For::Build {
         needs.push(QEMU);
     }

@@ -20,6 +20,7 @@ const MUSL: &str = "aarch64-unknown-linux-musl";
 const GNU: &str = "aarch64-unknown-linux-gnu";
 /// The oldest compiler the kernel is tested with.
 pub const MINIMUM: (u32, u32) = (1, 95);
+const MINIMUM_LLD: u32 = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -162,14 +163,35 @@ impl Toolchain {
     }
 
     /// `cargo VERB`, set up for the bare-metal target.
-    pub fn cargo_bare(&self, verb: &str) -> Command {
+    pub fn cargo_bare(&self, verb: &str) -> Result<Command> {
         let mut command = self.cargo();
         command.args([verb, "--target", BARE]);
+        // Frame pointers for the backtrace; position independent, for the
+        // kernel relocates itself.
+        let mut flags =
+            vec!["-Cforce-frame-pointers=yes".to_string(), "-Crelocation-model=pic".into()];
+        flags.push(format!("-Clinker={}", self.lld()?.display()));
+        flags.push("-Clinker-flavor=ld.lld".into());
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
         if !self.has_target(BARE) {
             command.env("RUSTC_BOOTSTRAP", "1");
             command.arg("-Zbuild-std=core,alloc,compiler_builtins");
         }
-        command
+        Ok(command)
+    }
+
+    /// LLVM's linker: rustup's toolchains bring it, Debian packages it apart.
+    pub fn lld(&self) -> Result<PathBuf> {
+        let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let own = self.sysroot.join("lib/rustlib").join(host).join("bin/rust-lld");
+        if own.exists() {
+            return Ok(own);
+        }
+        let versions = (MINIMUM_LLD..40).rev().map(|version| format!("ld.lld-{version}"));
+        versions
+            .chain(["ld.lld".into()])
+            .find_map(|name| proc::which(&name))
+            .with_context(|| format!("no ld.lld, and no ld.lld-{MINIMUM_LLD} or newer, is in PATH"))
     }
 
     /// The target triple of EL0 programs.
@@ -186,7 +208,7 @@ impl Toolchain {
         let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         if target == MUSL {
             // Self-contained: its own C runtime and linker come with it.
-            command.env(linker, "rust-lld");
+            command.env(linker, self.lld()?);
             flags.push("-Clink-self-contained=yes".into());
         } else {
             command.env(linker, "aarch64-linux-gnu-gcc");
