@@ -21,6 +21,7 @@ pub const SGI_STOP: u32 = 1;
 
 const SPURIOUS: u32 = 1020;
 
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Controller {
     V3 { distributor: Mmio, frames: [AtomicU64; MAX_CPUS], regions: [Option<Registers>; 4] },
     V2 { distributor: Mmio, cpu: Mmio },

@@ -98,7 +98,7 @@ pub const fn size() -> usize {
 impl Ring {
     fn push(&mut self, text: &[u8]) {
         for &byte in text {
-            let at = (self.total % RING as u64) as usize;
+            let at = self.total.checked_rem(RING as u64).unwrap_or(0) as usize;
             if let Some(slot) = self.bytes.get_mut(at) {
                 *slot = byte;
             }
@@ -114,7 +114,7 @@ impl Ring {
         }
         let start = self.total.wrapping_sub(have);
         for i in start..self.total {
-            out.extend(self.bytes.get((i % RING as u64) as usize));
+            out.extend(self.bytes.get(i.checked_rem(RING as u64).unwrap_or(0) as usize));
         }
         if start > 0 {
             // Begin with a whole line.

@@ -14,10 +14,19 @@ use std::time::Duration;
 pub enum Needs {
     /// Debian's kernel and busybox alone.
     Nothing,
+    /// hypha-vmm, on Linux.
     Vmm,
+    /// The kernel as far as its first task.
     Kernel,
-    KernelAndVmm,
+    /// The kernel runs /init.
+    UserSpace,
+    /// The kernel has /dev/kvm.
+    Kvm,
 }
+
+/// How far the kernel has come: tests of what it cannot do yet are not listed.
+const HAS_USER_SPACE: bool = false;
+const HAS_KVM: bool = false;
 
 pub struct SystemTest {
     pub name: &'static str,
@@ -36,32 +45,49 @@ pub struct Bench<'a> {
 /// One after the other: two cores are enough for one emulated machine.
 pub const TESTS: &[SystemTest] = &[
     SystemTest {
+        name: "boot: banner at EL2 with VHE",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| {
+            bench.banner(&options(), &["has FEAT_VHE", "HCR_EL2.E2H=1", "CPUs: 2 of 2 up"])
+        },
+    },
+    SystemTest {
+        name: "boot: E2H=0 at EL2 on cortex-a72: 4 CPUs, ticking timers",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| {
+            let args = run::Args { cpu: "cortex-a72".into(), smp: 4, ..options() };
+            bench.banner(&args, &["HCR_EL2.E2H=0", "CPUs: 4 of 4 up", "timer interrupts"])
+        },
+    },
+    SystemTest {
         name: "boot: guest on max",
-        needs: Needs::KernelAndVmm,
+        needs: Needs::Kvm,
         long: false,
         run: |bench| bench.boot(&options()),
     },
     SystemTest {
         name: "boot: guest on neoverse-n1",
-        needs: Needs::KernelAndVmm,
+        needs: Needs::Kvm,
         long: false,
         run: |bench| bench.boot(&run::Args { cpu: "neoverse-n1".into(), ..options() }),
     },
     SystemTest {
         name: "boot: 4 CPUs, guest with 4 CPUs",
-        needs: Needs::KernelAndVmm,
+        needs: Needs::Kvm,
         long: false,
         run: |bench| bench.boot(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
     },
     SystemTest {
         name: "boot: GICv2 host reaches its shell",
-        needs: Needs::Kernel,
+        needs: Needs::UserSpace,
         long: false,
         run: |bench| bench.boot(&run::Args { gic: 2, host_shell: true, ..options() }),
     },
     SystemTest {
         name: "boot: mode none has no /dev/kvm and says why",
-        needs: Needs::Kernel,
+        needs: Needs::UserSpace,
         long: false,
         run: |bench| {
             let log = bench.no_kvm(&run::Args { mode: Mode::None, ..shell() })?;
@@ -70,7 +96,7 @@ pub const TESTS: &[SystemTest] = &[
     },
     SystemTest {
         name: "boot: a machine without EL2 has no /dev/kvm and says why",
-        needs: Needs::Kernel,
+        needs: Needs::UserSpace,
         long: false,
         run: |bench| {
             let log = bench.no_kvm(&run::Args { el1: true, ..shell() })?;
@@ -79,13 +105,13 @@ pub const TESTS: &[SystemTest] = &[
     },
     SystemTest {
         name: "shell: commands on the console",
-        needs: Needs::Kernel,
+        needs: Needs::UserSpace,
         long: false,
         run: |bench| bench.type_into_shell(None),
     },
     SystemTest {
         name: "parity: busybox prints what it prints on Linux",
-        needs: Needs::Kernel,
+        needs: Needs::UserSpace,
         long: false,
         run: |bench| bench.parity(None),
     },
@@ -125,6 +151,15 @@ fn says(log: &str, text: &str) -> Result<()> {
 }
 
 impl Bench<'_> {
+    /// Boots until all of these were printed, in this order.
+    fn banner(&self, args: &run::Args, texts: &[&str]) -> Result<()> {
+        let machine = run::machine(args, self.built)?;
+        self.watched(&machine, Keyboard::Nobody, |console| {
+            texts.iter().try_for_each(|text| console.expect(text, Duration::from_secs(60)))
+        })?;
+        Ok(())
+    }
+
     /// As `./x run` with these options; also wants the guest's own words.
     fn boot(&self, args: &run::Args) -> Result<()> {
         let machine = run::machine(args, self.built)?;
@@ -281,7 +316,8 @@ pub fn listed(kernel: bool, vmm: bool, full: bool) -> impl Iterator<Item = &'sta
                 Needs::Nothing => true,
                 Needs::Vmm => vmm,
                 Needs::Kernel => kernel,
-                Needs::KernelAndVmm => kernel && vmm,
+                Needs::UserSpace => kernel && HAS_USER_SPACE,
+                Needs::Kvm => kernel && vmm && HAS_USER_SPACE && HAS_KVM,
             }
     })
 }
