@@ -57,7 +57,12 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Kernel,
         long: false,
         run: |bench| {
-            let args = run::Args { cpu: "cortex-a72".into(), smp: 4, ..options() };
+            let args = run::Args {
+                cpu: "cortex-a72".into(),
+                smp: 4,
+                append: "kvm-arm.mode=type1".into(),
+                ..options()
+            };
             bench.banner(&args, &["HCR_EL2.E2H=0", "CPUs: 4 of 4 up", "timer interrupts"])
         },
     },

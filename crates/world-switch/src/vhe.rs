@@ -386,5 +386,3 @@ pub fn vttbr() -> u64 {
     // SAFETY: a read.
     unsafe { read!("vttbr_el2") }
 }
-
-use {read, write};
