@@ -119,7 +119,10 @@ impl Vm {
             userspace_addr: ram.host_address(),
         };
         // SAFETY: the slot is guest RAM, which stays mapped until the process ends and holds nothing of ours.
-        unsafe { fd.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
+        unsafe { fd.set_user_memory_region(slot) }.map_err(|e| {
+            Error::new(format!("KVM does not take {} MiB of guest RAM: {e}", run.mem))
+                .cure("give a smaller --mem")
+        })?;
         let (gic, gic_fd) = gic::create(&fd, run.gic, run.cpus)?;
         let vcpus = create_vcpus(&fd, run)?;
         if run.features.contains(&Feature::Pmu) {
