@@ -5,7 +5,7 @@
 //! * [`file::File`] and [`file::OpenFile`]: what stands behind descriptors;
 //!   [`fdtable::FdTable`] holds those.
 //! * File systems: [`tmpfs`] (also the root), devtmpfs ([`device`]).
-//! * Things with descriptors only: [`pipe`], [`epoll`].
+//! * Things with descriptors only: [`pipe`], [`epoll`], [`eventfd`], [`timerfd`].
 //!
 //! Nothing here blocks: see [`base::WaitQueue`]. Lock ranks, in the order they
 //! nest: `FD_TABLE` (tables of descriptors), `EPOLL` (interest lists),
@@ -27,6 +27,7 @@ extern crate std;
 pub mod abi;
 pub mod device;
 pub mod epoll;
+pub mod eventfd;
 pub mod fdtable;
 pub mod file;
 pub mod initramfs;
@@ -35,6 +36,7 @@ pub mod locks;
 pub mod ops;
 pub mod path;
 pub mod pipe;
+pub mod timerfd;
 pub mod tmpfs;
 
 #[cfg(test)]

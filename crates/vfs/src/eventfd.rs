@@ -1,0 +1,233 @@
+//! eventfd(2), for programs and for the kernel itself.
+//!
+//! Locks: the count is at `INODE`; the queue is woken, and consumers are
+//! called, with no lock held.
+
+use crate::abi::{Events, OpenFlags};
+use crate::file::{File, Io, OpenFile};
+use alloc::borrow::Cow;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Lock, Result, WaitQueue, rank};
+use core::any::Any;
+
+/// EFD_SEMAPHORE; EFD_NONBLOCK and EFD_CLOEXEC are the O_ flags.
+pub const EFD_SEMAPHORE: u32 = 1;
+
+/// Somebody in the kernel who takes every signal for themselves: an irqfd.
+/// Called with no lock held by the eventfd, on the signaller's CPU.
+pub trait EventConsumer: Send + Sync {
+    /// The eventfd was signalled; its count has been taken.
+    fn signalled(&self);
+}
+
+type Consumers = Arc<[Arc<dyn EventConsumer>]>;
+
+/// A counter that can be waited for.
+pub struct EventFd {
+    semaphore: bool,
+    state: Lock<State>,
+    queue: WaitQueue,
+}
+
+struct State {
+    count: u64,
+    /// Replaced as a whole, so that signalling only counts a reference up.
+    consumers: Option<Consumers>,
+}
+
+impl EventFd {
+    /// An eventfd.
+    pub fn new(initial: u32, semaphore: bool) -> Arc<EventFd> {
+        let state = State { count: u64::from(initial), consumers: None };
+        Arc::new(EventFd {
+            semaphore,
+            state: Lock::new(rank::INODE, state),
+            queue: WaitQueue::new(),
+        })
+    }
+
+    /// `eventfd2`: an open file for it.
+    pub fn open(initial: u32, flags: u32) -> Result<Arc<OpenFile>> {
+        let known = EFD_SEMAPHORE | OpenFlags::NONBLOCK.bits() | OpenFlags::CLOEXEC.bits();
+        if flags & !known != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let status = OpenFlags::from_bits_retain(flags) & OpenFlags::NONBLOCK;
+        Ok(OpenFile::anonymous(
+            EventFd::new(initial, flags & EFD_SEMAPHORE != 0),
+            status | OpenFlags::RDWR,
+        ))
+    }
+
+    /// Signals from within the kernel (ioeventfd, irqfd's resampling): never
+    /// fails, never allocates, stops counting at the top.
+    pub fn signal(&self, by: u64) {
+        let consumers = {
+            let mut state = self.state.lock();
+            state.count = state.count.saturating_add(by);
+            state.take_for_consumers()
+        };
+        self.tell(consumers);
+    }
+
+    fn tell(&self, consumers: Option<Consumers>) {
+        match consumers {
+            Some(consumers) => consumers.iter().for_each(|consumer| consumer.signalled()),
+            None => self.queue.wake_all(),
+        }
+    }
+
+    /// Adds a consumer; one signal that was there already goes to it at once.
+    pub fn attach(&self, consumer: Arc<dyn EventConsumer>) -> Result<()> {
+        let pending = {
+            let mut state = self.state.lock();
+            let mut all: Vec<Arc<dyn EventConsumer>> =
+                state.consumers.iter().flat_map(|c| c.iter().cloned()).collect();
+            all.try_reserve_exact(1).map_err(|_| Errno::ENOMEM)?;
+            all.push(consumer);
+            state.consumers = Some(all.into());
+            if state.count > 0 { state.take_for_consumers() } else { None }
+        };
+        if pending.is_some() {
+            self.tell(pending);
+        }
+        Ok(())
+    }
+
+    /// Takes a consumer back. Whether it was there.
+    pub fn detach(&self, consumer: &Arc<dyn EventConsumer>) -> bool {
+        let (old, found) = {
+            let mut state = self.state.lock();
+            let Some(old) = state.consumers.take() else { return false };
+            let rest: Vec<_> =
+                old.iter().filter(|other| !Arc::ptr_eq(other, consumer)).cloned().collect();
+            let found = rest.len() < old.len();
+            state.consumers = (!rest.is_empty()).then(|| rest.into());
+            (old, found)
+        };
+        drop(old);
+        found
+    }
+
+    /// Takes the count; `None` if it is zero.
+    pub fn take(&self) -> Option<u64> {
+        let value = {
+            let mut state = self.state.lock();
+            if state.count == 0 {
+                return None;
+            }
+            let value = if self.semaphore { 1 } else { state.count };
+            state.count = state.count.saturating_sub(value);
+            value
+        };
+        self.queue.wake_all();
+        Some(value)
+    }
+}
+
+impl State {
+    fn take_for_consumers(&mut self) -> Option<Consumers> {
+        let consumers = self.consumers.clone()?;
+        self.count = 0;
+        Some(consumers)
+    }
+}
+
+impl File for EventFd {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _io: &mut Io<'_>, buf: &mut [u8]) -> Result<usize> {
+        let out = buf.first_chunk_mut::<8>().ok_or(Errno::EINVAL)?;
+        *out = self.take().ok_or(Errno::EAGAIN)?.to_le_bytes();
+        Ok(8)
+    }
+    fn write(&self, _io: &mut Io<'_>, data: &[u8]) -> Result<usize> {
+        let value = u64::from_le_bytes(*data.first_chunk::<8>().ok_or(Errno::EINVAL)?);
+        if value == u64::MAX {
+            return Err(Errno::EINVAL);
+        }
+        let consumers = {
+            let mut state = self.state.lock();
+            let sum = state
+                .count
+                .checked_add(value)
+                .filter(|sum| *sum != u64::MAX)
+                .ok_or(Errno::EAGAIN)?;
+            state.count = sum;
+            if value == 0 { None } else { state.take_for_consumers() }
+        };
+        self.tell(consumers);
+        Ok(8)
+    }
+    fn poll(&self) -> Events {
+        let count = self.state.lock().count;
+        let mut events = Events::empty();
+        events.set(Events::READ, count > 0);
+        events.set(Events::WRITE, count < u64::MAX.wrapping_sub(1));
+        events.set(Events::ERR, count == u64::MAX);
+        events
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.queue)
+    }
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed("anon_inode:[eventfd]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::Caller;
+    use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    #[derive(Default)]
+    struct Irq(AtomicU32);
+    impl EventConsumer for Irq {
+        fn signalled(&self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn counts() {
+        let who = Caller::default();
+        let file = EventFd::open(3, 0).unwrap();
+        let mut buf = [0; 8];
+        assert_eq!(file.read(&who, &mut buf[..7]), Err(Errno::EINVAL));
+        assert_eq!(file.read(&who, &mut buf), Ok(8));
+        assert_eq!(buf, 3u64.to_le_bytes());
+        assert_eq!(file.read(&who, &mut buf), Err(Errno::EAGAIN));
+        assert_eq!(file.write(&who, &u64::MAX.to_le_bytes()), Err(Errno::EINVAL));
+        assert_eq!(file.write(&who, &(u64::MAX - 1).to_le_bytes()), Ok(8));
+        assert_eq!(file.write(&who, &1u64.to_le_bytes()), Err(Errno::EAGAIN));
+        assert_eq!(file.poll(), Events::READ);
+        file.downcast::<EventFd>().unwrap().signal(9);
+        assert!(file.poll().contains(Events::ERR));
+        let semaphore = EventFd::open(2, EFD_SEMAPHORE).unwrap();
+        assert_eq!(semaphore.read(&who, &mut buf), Ok(8));
+        assert_eq!(buf, 1u64.to_le_bytes());
+        assert_eq!(semaphore.read(&who, &mut buf), Ok(8));
+        assert_eq!(semaphore.read(&who, &mut buf), Err(Errno::EAGAIN));
+        assert_eq!(EventFd::open(0, 4).err(), Some(Errno::EINVAL));
+    }
+
+    #[test]
+    fn consumers_take_signals() {
+        let event = EventFd::new(1, false);
+        let irq = Arc::new(Irq::default());
+        let consumer: Arc<dyn EventConsumer> = irq.clone();
+        event.attach(consumer.clone()).unwrap();
+        assert_eq!(irq.0.load(Relaxed), 1);
+        event.signal(1);
+        event.signal(5);
+        assert_eq!(irq.0.load(Relaxed), 3);
+        assert_eq!(event.take(), None);
+        assert!(event.detach(&consumer));
+        assert!(!event.detach(&consumer));
+        event.signal(2);
+        assert_eq!((irq.0.load(Relaxed), event.take()), (3, Some(2)));
+    }
+}
