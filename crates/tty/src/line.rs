@@ -353,9 +353,8 @@ impl Line {
             _ => {
                 let byte = if oflag & OLCUC != 0 { byte.to_ascii_uppercase() } else { byte };
                 // Continuation bytes of UTF-8 don't move the cursor.
-                if !byte.is_ascii_control()
-                    && !(self.termios.c_iflag & IUTF8 != 0 && byte & 0xc0 == 0x80)
-                {
+                let continues = self.termios.c_iflag & IUTF8 != 0 && byte & 0xc0 == 0x80;
+                if !byte.is_ascii_control() && !continues {
                     self.column = self.column.saturating_add(1);
                 }
                 out.put(&[byte]);

@@ -5,7 +5,7 @@
 
 use crate::abi::{DevId, FileType};
 use crate::file::{File, Io, Position};
-use crate::inode::OpenRequest;
+use crate::inode::{FileSystem, NewNode, OpenRequest};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -99,6 +99,35 @@ impl DeviceRegistry {
         let random: Arc<dyn File> = Arc::new(Random { fill: fill_random });
         self.register_file(RANDOM, "random", 0o666, random.clone());
         self.register_file(URANDOM, "urandom", 0o666, random);
+    }
+}
+
+/// Puts a node for every device into a devtmpfs that lacks it.
+pub fn populate(devtmpfs: &dyn FileSystem, devices: &DeviceRegistry) {
+    let root = devtmpfs.root();
+    for (rdev, name, mode) in devices.list() {
+        // EEXIST: it is there, perhaps changed by a program, and stays so.
+        let _ = root
+            .create(name.as_bytes(), &NewNode { kind: FileType::Char, mode, rdev, target: b"" });
+    }
+}
+
+/// A device that takes text for the kernel's log and reads nothing.
+pub struct LogSink<F> {
+    /// Takes one message.
+    pub write: F,
+}
+
+impl<F: Fn(&[u8]) + Send + Sync + 'static> File for LogSink<F> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn write(&self, _io: &mut Io<'_>, data: &[u8]) -> Result<usize> {
+        (self.write)(data);
+        Ok(data.len())
+    }
+    fn position(&self) -> Position {
+        Position::Loose
     }
 }
 

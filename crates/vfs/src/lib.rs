@@ -4,7 +4,8 @@
 //!   resolution) and [`inode`] (what file systems implement).
 //! * [`file::File`] and [`file::OpenFile`]: what stands behind descriptors;
 //!   [`fdtable::FdTable`] holds those.
-//! * File systems: [`tmpfs`] (also the root), devtmpfs ([`device`]).
+//! * File systems: [`tmpfs`] (also the root), devtmpfs ([`device`]), [`proc`]
+//!   and [`sysfs`] (both made of [`synth`]).
 //! * Things with descriptors only: [`pipe`], [`epoll`], [`eventfd`], [`timerfd`].
 //!
 //! Nothing here blocks: see [`base::WaitQueue`]. Lock ranks, in the order they
@@ -36,8 +37,12 @@ pub mod locks;
 pub mod ops;
 pub mod path;
 pub mod pipe;
+pub mod proc;
+pub mod synth;
+pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;
+pub mod types;
 
 #[cfg(test)]
 mod tests;

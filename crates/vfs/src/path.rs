@@ -6,6 +6,7 @@ use crate::abi::{FileType, NAME_MAX, PATH_MAX, Stat};
 use crate::device::DeviceRegistry;
 use crate::file::Caller;
 use crate::inode::{Clock, FileSystem, InodeRef};
+use crate::proc::Anonymous;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -91,6 +92,20 @@ impl Place {
     /// The top of a mount.
     pub fn root_of(mount: &Arc<Mount>) -> Place {
         Place { mount: mount.clone(), inode: mount.root.clone(), entry: None }
+    }
+
+    /// A place for something that no directory holds.
+    pub(crate) fn detached(inode: InodeRef) -> Place {
+        let mount = Arc::new(Mount {
+            id: 0,
+            fs: Arc::new(Anonymous { inode: inode.clone() }),
+            root: inode.clone(),
+            source: String::new(),
+            flags: AtomicU32::new(0),
+            on: Lock::new(rank::OPEN_FILE, None),
+            mounted_here: AtomicUsize::new(0),
+        });
+        Place { mount, inode, entry: None }
     }
 
     pub(crate) fn child(&self, inode: InodeRef, name: &[u8]) -> Place {

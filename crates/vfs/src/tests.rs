@@ -419,6 +419,195 @@ fn unpacks_an_initramfs() {
     assert_eq!(w.f().stat(b"/dev/console", 0).unwrap().rdev, device::CONSOLE);
 }
 
+/// Two processes: 1, with descriptors, and 5, a zombie.
+struct Facts {
+    files: Arc<crate::FdTable>,
+    context: FsContext,
+    exe: Option<Place>,
+    name: std::sync::Mutex<Vec<u8>>,
+}
+
+impl crate::proc::ProcSource for Facts {
+    fn pids(&self) -> Vec<u32> {
+        vec![1, 5]
+    }
+    fn threads(&self, pid: u32) -> Vec<u32> {
+        if pid == 1 { vec![1, 3] } else { vec![pid] }
+    }
+    fn process(&self, pid: u32, tid: Option<u32>) -> Option<crate::proc::ProcessInfo> {
+        let known =
+            (pid == 1 && [None, Some(1), Some(3)].contains(&tid)) || (pid == 5 && tid.is_none());
+        let comm = self.name.lock().unwrap().clone();
+        known.then(|| crate::proc::ProcessInfo {
+            pid,
+            tid: tid.unwrap_or(pid),
+            comm,
+            state: b'S',
+            ..Default::default()
+        })
+    }
+    fn cmdline(&self, _pid: u32) -> Result<Vec<u8>, Errno> {
+        Ok(b"cat\0x\0".to_vec())
+    }
+    fn environ(&self, _pid: u32) -> Result<Vec<u8>, Errno> {
+        Ok(vec![])
+    }
+    fn auxv(&self, _pid: u32) -> Result<Vec<u8>, Errno> {
+        Ok(vec![])
+    }
+    fn maps(&self, _pid: u32) -> Result<Vec<crate::proc::MapInfo>, Errno> {
+        Ok(vec![])
+    }
+    fn limits(&self, _pid: u32) -> Result<[(u64, u64); 16], Errno> {
+        Ok([(1, 2); 16])
+    }
+    fn files(&self, pid: u32) -> Option<Arc<crate::FdTable>> {
+        (pid == 1).then(|| self.files.clone())
+    }
+    fn context(&self, pid: u32) -> Option<FsContext> {
+        (pid == 1).then(|| self.context.clone())
+    }
+    fn exe(&self, pid: u32) -> Option<Place> {
+        self.exe.clone().filter(|_| pid == 1)
+    }
+    fn set_comm(&self, _pid: u32, _tid: u32, name: &[u8]) -> Result<(), Errno> {
+        *self.name.lock().unwrap() = name.to_vec();
+        Ok(())
+    }
+    fn memory(&self) -> crate::proc::MemInfo {
+        Default::default()
+    }
+    fn cpus(&self) -> Vec<crate::proc::CpuInfo> {
+        vec![Default::default()]
+    }
+    fn cpu_times(&self) -> Vec<crate::proc::CpuTimes> {
+        vec![Default::default()]
+    }
+    fn system(&self) -> crate::proc::SystemInfo {
+        Default::default()
+    }
+    fn interrupts(&self) -> Vec<u8> {
+        vec![]
+    }
+    fn hostname(&self) -> Vec<u8> {
+        b"(none)".to_vec()
+    }
+    fn set_hostname(&self, _name: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EPERM)
+    }
+    fn printk(&self) -> [u32; 4] {
+        [7, 4, 1, 7]
+    }
+}
+
+struct Cpus;
+impl crate::sysfs::SysSource for Cpus {
+    fn possible_cpus(&self) -> u32 {
+        4
+    }
+    fn online_cpus(&self) -> Vec<u32> {
+        vec![0, 1, 3]
+    }
+    fn cpu_identity(&self, _cpu: u32) -> (u64, u64) {
+        (0x410f_d0f0, 0)
+    }
+}
+
+#[test]
+fn proc_sys_and_dev() {
+    let w = World::new();
+    for dir in ["/proc", "/sys", "/dev"] {
+        w.f().mkdir(dir.as_bytes(), 0o755).unwrap();
+    }
+    w.write("/prog", b"");
+    let files = Arc::new(crate::FdTable::new());
+    let facts = Facts {
+        files: files.clone(),
+        context: w.context.clone(),
+        exe: w.f().find(b"/prog", 0).ok(),
+        name: std::sync::Mutex::new(b"init".to_vec()),
+    };
+    crate::types::register(&w.ns, 1000, Arc::new(facts), Arc::new(Cpus));
+    for (name, dir) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        w.f().mount(name.as_bytes(), dir.as_bytes(), name.as_bytes(), 0, b"").unwrap();
+    }
+    let mounts = String::from_utf8(w.read("/proc/mounts")).unwrap();
+    assert!(
+        mounts.contains("proc /proc proc rw,relatime 0 0\nsysfs /sys sysfs rw,relatime 0 0\n"),
+        "{mounts}"
+    );
+    assert!(
+        mounts
+            .contains("devtmpfs /dev devtmpfs rw,relatime,size=2000k,nr_inodes=500,mode=755 0 0\n")
+    );
+    assert_eq!(w.f().statfs(b"/proc/1").unwrap().f_type, 0x9fa0);
+    assert_eq!(w.read("/dev/zero")[..3], [0, 0, 0]);
+    assert!(w.list("/dev").contains(&"urandom".into()));
+    assert_eq!(w.read("/sys/devices/system/cpu/online"), b"0-1,3\n");
+    assert_eq!(w.read("/sys/devices/system/cpu/offline"), b"2\n");
+    assert_eq!(w.read("/sys/class/mem/null/dev"), b"1:3\n");
+    assert_eq!(w.read("/sys/class/mem/null/subsystem/zero/dev"), b"1:5\n");
+    assert_eq!(err(w.open("/sys/kernel/mm", OpenFlags::empty())), Errno::ENOENT);
+    assert_eq!(
+        w.f().find(b"/sys/class/mem", 0).unwrap().path(w.f().root),
+        Ok(b"/sys/class/mem".to_vec())
+    );
+    // Processes.
+    assert_eq!(w.f().readlink(b"/proc/self"), Ok(b"1".to_vec()));
+    assert_eq!(w.f().readlink(b"/proc/self/exe"), Ok(b"/prog".to_vec()));
+    assert_eq!(w.f().readlink(b"/proc/self/cwd"), Ok(b"/".to_vec()));
+    assert!(w.open("/proc/self/cwd/dev/null", OpenFlags::empty()).is_ok());
+    assert_eq!(w.read("/proc/thread-self/comm"), b"init\n");
+    assert_eq!(w.read("/proc/1/cmdline"), b"cat\0x\0");
+    assert_eq!(err(w.open("/proc/7", OpenFlags::empty())), Errno::ENOENT);
+    assert_eq!(err(w.open("/proc/1/stat", OpenFlags::WRONLY)), Errno::EACCES);
+    assert_eq!(err(w.open("/proc/new", OpenFlags::CREAT | OpenFlags::WRONLY)), Errno::EPERM);
+    let comm = w.open("/proc/1/comm", OpenFlags::WRONLY | OpenFlags::TRUNC).unwrap();
+    assert_eq!(comm.write(&w.caller, b"renamed-to-something-long\n"), Ok(26));
+    assert_eq!(w.read("/proc/1/task/3/comm"), b"renamed-to-some\n");
+    let top = w.list("/proc");
+    for name in [".", "..", "1", "5", "meminfo", "self", "sys", "uptime"] {
+        assert!(top.contains(&name.into()), "{name} not in {top:?}");
+    }
+    assert_eq!(w.list("/proc/1/task"), [".", "..", "1", "3"]);
+    assert!(!w.list("/proc/1/task/3").contains(&"task".into()));
+    for (path, up) in [
+        ("/proc/1/task/3", "/proc/1/task"),
+        ("/proc/sys/kernel", "/proc/sys"),
+        ("/proc/1", "/proc"),
+    ] {
+        let place = w.f().find([path, "/.."].concat().as_bytes(), 0).unwrap();
+        assert_eq!(place.path(w.f().root), Ok(up.as_bytes().to_vec()));
+    }
+    for name in w.list("/proc/1") {
+        let path = std::format!("/proc/1/{name}");
+        let stat = w.f().stat(path.as_bytes(), 0).unwrap();
+        if stat.mode & S_IFMT == S_IFREG && name != "auxv" {
+            w.read(&path);
+        }
+    }
+    // Descriptors.
+    let (r, wr) = crate::pipe::Pipe::pair(OpenFlags::empty());
+    wr.write(&w.caller, b"through").unwrap();
+    files.install(r, false, 10).unwrap();
+    files.install(w.open("/prog", OpenFlags::RDWR).unwrap(), false, 10).unwrap();
+    assert_eq!(w.list("/proc/self/fd"), [".", "..", "0", "1"]);
+    assert!(w.f().readlink(b"/proc/self/fd/0").unwrap().starts_with(b"pipe:["));
+    assert_eq!(w.f().readlink(b"/proc/self/fd/1"), Ok(b"/prog".to_vec()));
+    assert_eq!(w.read("/proc/self/fd/0"), b"through");
+    assert_eq!(w.f().stat(b"/proc/self/fd/0", 0).unwrap().mode & S_IFMT, S_IFIFO);
+    assert!(w.read("/proc/self/fdinfo/1").starts_with(b"pos:\t0\nflags:\t02\n"));
+    w.f().unlink(b"/prog", 0).unwrap();
+    assert_eq!(w.f().readlink(b"/proc/1/exe"), Ok(b"/prog (deleted)".to_vec()));
+    // A file is made anew when it is read from its start.
+    let uptime = w.open("/proc/uptime", OpenFlags::empty()).unwrap();
+    let mut buf = [0; 4];
+    assert_eq!(uptime.read(&w.caller, &mut buf), Ok(4));
+    assert_eq!(uptime.read(&w.caller, &mut buf), Ok(4));
+    assert_eq!(&buf, b" 0.0");
+    assert_eq!(uptime.seek(0, SEEK_SET), Ok(0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -1,0 +1,41 @@
+//! The file system types that can be mounted.
+
+use crate::device::populate;
+use crate::inode::FileSystem;
+use crate::path::Namespace;
+use crate::proc::{Proc, ProcSource};
+use crate::sysfs::{self, SysSource};
+use crate::tmpfs::{Tmpfs, TmpfsOptions};
+use alloc::sync::Arc;
+
+/// Makes sysfs, proc, devtmpfs, tmpfs and ramfs mountable. There is one
+/// instance of the first three, whoever mounts them.
+pub fn register(
+    ns: &Arc<Namespace>,
+    ram_pages: u64,
+    proc: Arc<dyn ProcSource>,
+    sys: Arc<dyn SysSource>,
+) {
+    let sysfs = sysfs::new(sys, ns.devices(), &**ns.clock());
+    ns.register_fs("sysfs", move |_| Ok(sysfs.clone()));
+    let clock = ns.clock().clone();
+    ns.register_fs("tmpfs", move |data| {
+        Ok(Tmpfs::new("tmpfs", TmpfsOptions::new(ram_pages).parse(data)?, clock.clone()))
+    });
+    let (proc, _) = Proc::build(proc, ns);
+    ns.register_fs("proc", move |_| Ok(proc.clone()));
+    let options = TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(ram_pages) };
+    let dev: Arc<dyn FileSystem> = Tmpfs::new("devtmpfs", options, ns.clock().clone());
+    let devices = ns.devices().clone();
+    ns.register_fs("devtmpfs", move |_| {
+        populate(&*dev, &devices);
+        Ok(dev.clone())
+    });
+    let clock = ns.clock().clone();
+    ns.register_fs("ramfs", move |_| {
+        // Without limits.
+        let options =
+            TmpfsOptions { pages: u64::MAX, inodes: u64::MAX, mode: 0o755, ..TmpfsOptions::new(0) };
+        Ok(Tmpfs::new("ramfs", options, clock.clone()))
+    });
+}
