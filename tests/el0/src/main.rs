@@ -3,11 +3,16 @@
 
 #![cfg(target_os = "linux")]
 
+mod events;
+mod files;
+mod fpsimd;
 mod futex;
+mod memory;
+mod misc;
 mod process;
 mod signals;
 mod threads;
-#[allow(dead_code)] // More groups use them.
+mod time;
 mod util;
 
 fn main() {
@@ -17,7 +22,18 @@ fn main() {
     {
         std::process::exit(process::helper(rest));
     }
-    let groups = [process::CASES, signals::CASES, threads::CASES, futex::CASES];
+    let groups = [
+        process::CASES,
+        signals::CASES,
+        threads::CASES,
+        futex::CASES,
+        memory::CASES,
+        files::CASES,
+        events::CASES,
+        time::CASES,
+        fpsimd::CASES,
+        misc::CASES,
+    ];
     let cases: Vec<el0_tests::Case> = groups.into_iter().flatten().copied().collect();
     std::process::exit(el0_tests::main_of(&cases));
 }

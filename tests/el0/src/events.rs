@@ -1,0 +1,646 @@
+//! Pipes, eventfd, timerfd, epoll, poll and select.
+
+use crate::util::{Handler, close, handle, ms, pipe, read, until, write};
+use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+cases!("events";
+    pipe_basics, pipe_eof_and_epipe, pipe_nonblock_full, pipe_atomic, pipe_blocks_and_wakes,
+    pipe_interrupted, pipe_size, eventfd_counts, eventfd_semaphore, eventfd_blocks,
+    eventfd_errors, timerfd_once, timerfd_periodic, timerfd_absolute_and_disarm, timerfd_errors,
+    poll_basics, poll_timeout, poll_hup_nval, ppoll_mask, select_basics, epoll_level, epoll_edge,
+    epoll_oneshot, epoll_mod_del, epoll_errors, epoll_timeout, epoll_wakes, epoll_closed,
+    epoll_dup_keeps, epoll_nested, epoll_many, epoll_fair, epoll_pwait_mask, epoll_two_waiters,
+    signalfd_reads, socketpair_both_ways,
+);
+
+const IN: u32 = libc::EPOLLIN as u32;
+const OUT: u32 = libc::EPOLLOUT as u32;
+const HUP: u32 = libc::EPOLLHUP as u32;
+const ET: u32 = libc::EPOLLET as u32;
+const ONE: u32 = libc::EPOLLONESHOT as u32;
+const AGAIN: Errno = Errno(libc::EAGAIN);
+
+extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+fn eventfd(init: u32, flags: i32) -> Result<i32, Errno> {
+    sys!(libc::SYS_eventfd2, init, flags).map(|fd| fd as i32)
+}
+
+fn get(fd: i32) -> Result<u64, Errno> {
+    let mut b = [0; 8];
+    read(fd, &mut b).map(|_| u64::from_ne_bytes(b))
+}
+
+fn put(fd: i32, v: u64) -> Result<usize, Errno> {
+    write(fd, &v.to_ne_bytes())
+}
+
+fn pipe_basics() -> Outcome {
+    let (r, w) = pipe(0)?;
+    check_eq!(write(w, b"hello"), Ok(5));
+    check_eq!(write(w, b" world"), Ok(6));
+    let mut b = [0; 8];
+    check_eq!(read(r, &mut b), Ok(8));
+    check_eq!(&b, b"hello wo");
+    let mut left = 0i32;
+    sys!(libc::SYS_ioctl, r, libc::FIONREAD, &raw mut left)?;
+    check_eq!(left, 3);
+    check_eq!(read(r, &mut b), Ok(3));
+    check_eq!(read(w, &mut b), Err(Errno(libc::EBADF)));
+    check_eq!(write(r, b"x"), Err(Errno(libc::EBADF)));
+    check_eq!(read(r, &mut []), Ok(0));
+    Ok(())
+}
+
+fn pipe_eof_and_epipe() -> Outcome {
+    let (r, w) = pipe(0)?;
+    write(w, b"last")?;
+    close(w);
+    let mut b = [0; 8];
+    check_eq!((read(r, &mut b), read(r, &mut b)), (Ok(4), Ok(0)));
+    static N: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn h(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        N.fetch_add(1, SeqCst);
+    }
+    handle(libc::SIGPIPE, h, 0, &[])?;
+    let (r, w) = pipe(0)?;
+    close(r);
+    check_eq!(write(w, b"x"), Err(Errno(libc::EPIPE)));
+    check_eq!(N.load(SeqCst), 1);
+    let pid = fork(|| {
+        crate::util::disposition(libc::SIGPIPE, libc::SIG_DFL);
+        let _ = write(w, b"x");
+        0
+    })?;
+    check_eq!(wait(pid)?, End::Signal(libc::SIGPIPE));
+    Ok(())
+}
+
+fn pipe_nonblock_full() -> Outcome {
+    let (r, w) = pipe(libc::O_NONBLOCK)?;
+    check_eq!(read(r, &mut [0]), Err(AGAIN));
+    let block = [7u8; 4096];
+    let mut total = 0;
+    let e = loop {
+        match write(w, &block) {
+            Ok(n) => total += n,
+            Err(e) => break e,
+        }
+        check!(total <= 1 << 20);
+    };
+    check_eq!((e, total), (AGAIN, 65536));
+    check_eq!(read(r, &mut [0; 4096]), Ok(4096));
+    check_eq!(write(w, &block), Ok(4096));
+    Ok(())
+}
+
+fn pipe_atomic() -> Outcome {
+    // Writes up to PIPE_BUF are never mixed.
+    let (r, w) = pipe(0)?;
+    let mut pids = Vec::new();
+    for i in 1..=4u8 {
+        pids.push(fork(|| i32::from((0..60).any(|_| write(w, &[i; 1000]) != Ok(1000))))?);
+    }
+    close(w);
+    let mut all = Vec::new();
+    let mut b = [0; 3333];
+    while let Ok(n) = read(r, &mut b)
+        && n > 0
+    {
+        all.extend_from_slice(&b[..n]);
+    }
+    check_eq!(all.len(), 4 * 60 * 1000);
+    check!(all.chunks(1000).all(|c| c.iter().all(|b| *b == c[0])), "writes are mixed");
+    for p in pids {
+        check_eq!(wait(p)?, End::Exit(0));
+    }
+    Ok(())
+}
+
+fn pipe_blocks_and_wakes() -> Outcome {
+    let (r, w) = pipe(0)?;
+    let t = thread::spawn(move || {
+        let start = Instant::now();
+        let n = read(r, &mut [0; 4]);
+        (n, start.elapsed())
+    });
+    ms(50);
+    write(w, b"go")?;
+    let (n, took) = t.join().unwrap();
+    check_eq!(n, Ok(2));
+    check!(took >= Duration::from_millis(30), "returned after {took:?}");
+    // A writer of more than fits sleeps and ends when it's all read.
+    let t = thread::spawn(move || write(w, &vec![1u8; 300_000]));
+    let mut total = 0;
+    let mut b = vec![0; 10_000];
+    while total < 300_000 {
+        total += read(r, &mut b)?;
+    }
+    check_eq!(t.join().unwrap(), Ok(300_000));
+    Ok(())
+}
+
+fn pipe_interrupted() -> Outcome {
+    handle(libc::SIGALRM, nothing as Handler, 0, &[])?;
+    let (r, w) = pipe(0)?;
+    crate::signals::set_itimer(30_000, 0)?;
+    check_eq!(read(r, &mut [0]), Err(Errno(libc::EINTR)));
+    // With SA_RESTART it goes on.
+    handle(libc::SIGALRM, nothing as Handler, libc::SA_RESTART, &[])?;
+    crate::signals::set_itimer(20_000, 0)?;
+    thread::spawn(move || {
+        ms(80);
+        write(w, b"!")
+    });
+    check_eq!(read(r, &mut [0]), Ok(1));
+    Ok(())
+}
+
+fn pipe_size() -> Outcome {
+    let (r, w) = pipe(libc::O_NONBLOCK)?;
+    check_eq!(sys!(libc::SYS_fcntl, w, libc::F_GETPIPE_SZ), Ok(65536));
+    check_eq!(sys!(libc::SYS_fcntl, w, libc::F_SETPIPE_SZ, 8000), Ok(8192));
+    check_eq!(write(w, &[0; 20_000]), Ok(8192));
+    check_eq!(read(r, &mut [0; 20_000]), Ok(8192));
+    Ok(())
+}
+
+fn eventfd_counts() -> Outcome {
+    let e = eventfd(5, libc::EFD_NONBLOCK)?;
+    put(e, 7)?;
+    check_eq!(get(e), Ok(12));
+    check_eq!(get(e), Err(AGAIN));
+    put(e, u64::MAX - 1)?;
+    check_eq!(put(e, 1), Err(AGAIN));
+    check_eq!(put(e, 0), Ok(8));
+    check_eq!(get(e), Ok(u64::MAX - 1));
+    Ok(())
+}
+
+fn eventfd_semaphore() -> Outcome {
+    let e = eventfd(3, libc::EFD_NONBLOCK | libc::EFD_SEMAPHORE)?;
+    check_eq!((get(e), get(e), get(e), get(e)), (Ok(1), Ok(1), Ok(1), Err(AGAIN)));
+    Ok(())
+}
+
+fn eventfd_blocks() -> Outcome {
+    let (a, b) = (eventfd(0, 0)?, eventfd(0, 0)?);
+    let t = thread::spawn(move || {
+        for i in 1..=500 {
+            if get(a) != Ok(i) || put(b, i) != Ok(8) {
+                return false;
+            }
+        }
+        true
+    });
+    for i in 1..=500 {
+        put(a, i)?;
+        check_eq!(get(b), Ok(i));
+    }
+    check!(t.join().unwrap());
+    Ok(())
+}
+
+fn eventfd_errors() -> Outcome {
+    let e = eventfd(0, 0)?;
+    check_eq!(write(e, &[0; 4]), Err(Errno(libc::EINVAL)));
+    check_eq!(read(e, &mut [0; 4]), Err(Errno(libc::EINVAL)));
+    check_eq!(put(e, u64::MAX), Err(Errno(libc::EINVAL)));
+    check_eq!(eventfd(0, 0x100), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn timerfd(clock: i32) -> Result<i32, Errno> {
+    sys!(libc::SYS_timerfd_create, clock, libc::TFD_NONBLOCK).map(|fd| fd as i32)
+}
+
+/// First expiry and interval in microseconds.
+fn arm(fd: i32, flags: i32, first: i64, every: i64) -> Result<usize, Errno> {
+    let t =
+        [every / 1_000_000, every % 1_000_000 * 1000, first / 1_000_000, first % 1_000_000 * 1000];
+    sys!(libc::SYS_timerfd_settime, fd, flags, t.as_ptr(), 0)
+}
+
+fn timerfd_once() -> Outcome {
+    let t = timerfd(libc::CLOCK_MONOTONIC)?;
+    check_eq!(get(t), Err(AGAIN));
+    let start = Instant::now();
+    arm(t, 0, 40_000, 0)?;
+    check_eq!(poll1(t, libc::POLLIN, 5000)?, (1, libc::POLLIN));
+    let took = start.elapsed();
+    check!(took >= Duration::from_millis(40) && took < Duration::from_secs(3), "{took:?}");
+    check_eq!((get(t), get(t)), (Ok(1), Err(AGAIN)));
+    Ok(())
+}
+
+fn timerfd_periodic() -> Outcome {
+    let t = timerfd(libc::CLOCK_MONOTONIC)?;
+    let start = Instant::now();
+    arm(t, 0, 5_000, 10_000)?;
+    let mut n = 0;
+    while n < 10 {
+        check_eq!(poll1(t, libc::POLLIN, 5000)?.0, 1);
+        n += get(t)?;
+    }
+    check!(start.elapsed() >= Duration::from_millis(94), "{n} in {:?}", start.elapsed());
+    // What was missed is counted.
+    ms(100);
+    check!(get(t)? >= 8);
+    let mut left = [0i64; 4];
+    sys!(libc::SYS_timerfd_gettime, t, left.as_mut_ptr())?;
+    check_eq!((left[0], left[1]), (0, 10_000_000));
+    check!(left[2] == 0 && left[3] <= 10_000_000);
+    Ok(())
+}
+
+fn timerfd_absolute_and_disarm() -> Outcome {
+    let t = timerfd(libc::CLOCK_MONOTONIC)?;
+    arm(t, libc::TFD_TIMER_ABSTIME, 1, 0)?; // Long past.
+    check_eq!(poll1(t, libc::POLLIN, 1000)?.0, 1);
+    check_eq!(get(t), Ok(1));
+    arm(t, 0, 30_000, 0)?;
+    arm(t, 0, 0, 0)?;
+    check_eq!(poll1(t, libc::POLLIN, 80)?.0, 0);
+    // Rearming forgets what had expired.
+    arm(t, 0, 1_000, 0)?;
+    ms(20);
+    arm(t, 0, 10_000_000, 0)?;
+    check_eq!(get(t), Err(AGAIN));
+    Ok(())
+}
+
+fn timerfd_errors() -> Outcome {
+    check_eq!(timerfd(99), Err(Errno(libc::EINVAL)));
+    let t = timerfd(libc::CLOCK_REALTIME)?;
+    let bad = [0i64, 0, 0, 1_000_000_000];
+    check_eq!(sys!(libc::SYS_timerfd_settime, t, 0, bad.as_ptr(), 0), Err(Errno(libc::EINVAL)));
+    check_eq!(read(t, &mut [0; 7]), Err(Errno(libc::EINVAL)));
+    let e = eventfd(0, 0)?;
+    check_eq!(arm(e, 0, 1, 0), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn ppoll(fds: &mut [libc::pollfd], msec: i64) -> Result<usize, Errno> {
+    let t = [msec / 1000, msec % 1000 * 1_000_000];
+    let t = if msec < 0 { 0 } else { t.as_ptr() as usize };
+    sys!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), t, 0, 8)
+}
+
+fn poll1(fd: i32, events: i16, msec: i64) -> Result<(usize, i16), Errno> {
+    let mut p = [libc::pollfd { fd, events, revents: 0 }];
+    let n = ppoll(&mut p, msec)?;
+    Ok((n, p[0].revents))
+}
+
+fn poll_basics() -> Outcome {
+    let (r, w) = pipe(libc::O_NONBLOCK)?;
+    let e = eventfd(0, 0)?;
+    let mut p =
+        [r, w, e].map(|fd| libc::pollfd { fd, events: libc::POLLIN | libc::POLLOUT, revents: 0 });
+    check_eq!(ppoll(&mut p, 0), Ok(2));
+    check_eq!([p[0].revents, p[1].revents, p[2].revents], [0, libc::POLLOUT, libc::POLLOUT]);
+    write(w, b"x")?;
+    put(e, 1)?;
+    check_eq!(ppoll(&mut p, -1), Ok(3));
+    check_eq!(p[2].revents, libc::POLLIN | libc::POLLOUT);
+    p[0].fd = -1; // Skipped.
+    check_eq!((ppoll(&mut p, 0), p[0].revents), (Ok(2), 0));
+    check_eq!(ppoll(&mut [], 1), Ok(0));
+    // A regular file is always ready.
+    let f = std::fs::File::open("/proc/self/exe")?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&f);
+    check_eq!(poll1(fd, libc::POLLIN, 0)?, (1, libc::POLLIN));
+    Ok(())
+}
+
+fn poll_timeout() -> Outcome {
+    let (r, _w) = pipe(0)?;
+    for want in [0i64, 1, 60] {
+        let start = Instant::now();
+        check_eq!(poll1(r, libc::POLLIN, want)?.0, 0);
+        let took = start.elapsed();
+        check!(took >= Duration::from_millis(want as u64), "{took:?} of {want} ms");
+    }
+    let bad = [0i64, -1];
+    check_eq!(sys!(libc::SYS_ppoll, 0, 0, bad.as_ptr(), 0, 8), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn poll_hup_nval() -> Outcome {
+    let (r, w) = pipe(0)?;
+    check_eq!(poll1(999, libc::POLLIN, -1)?, (1, libc::POLLNVAL));
+    write(w, b"x")?;
+    close(w);
+    check_eq!(poll1(r, libc::POLLIN, -1)?, (1, libc::POLLIN | libc::POLLHUP));
+    read(r, &mut [0])?;
+    check_eq!(poll1(r, 0, -1)?, (1, libc::POLLHUP));
+    let (r, w) = pipe(0)?;
+    close(r);
+    let re = poll1(w, libc::POLLOUT, -1)?.1;
+    check!(re & libc::POLLERR != 0);
+    Ok(())
+}
+
+fn ppoll_mask() -> Outcome {
+    // Blocked outside, let in by ppoll's mask: never lost in between.
+    handle(libc::SIGUSR1, nothing as Handler, 0, &[])?;
+    crate::util::mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+    crate::util::kill_self(libc::SIGUSR1)?;
+    let (r, _w) = pipe(0)?;
+    let mut p = [libc::pollfd { fd: r, events: libc::POLLIN, revents: 0 }];
+    let empty = 0u64;
+    let t = [10i64, 0];
+    let r = sys!(libc::SYS_ppoll, p.as_mut_ptr(), 1, t.as_ptr(), &raw const empty, 8);
+    check_eq!(r, Err(Errno(libc::EINTR)));
+    check!(crate::util::has(&crate::util::mask(libc::SIG_BLOCK, &[]), libc::SIGUSR1));
+    Ok(())
+}
+
+fn select_basics() -> Outcome {
+    let (r, w) = pipe(0)?;
+    let mut rd = [0u64; 16];
+    let mut wr = [0u64; 16];
+    let bit = |fd: i32| 1u64 << fd;
+    let mut t = [0i64, 50_000_000];
+    let mut go = |rd: &mut [u64; 16], wr: &mut [u64; 16]| {
+        sys!(libc::SYS_pselect6, w + 1, rd.as_mut_ptr(), wr.as_mut_ptr(), 0, t.as_mut_ptr(), 0)
+    };
+    rd[0] = bit(r);
+    wr[0] = bit(w);
+    check_eq!((go(&mut rd, &mut wr), rd[0], wr[0]), (Ok(1), 0, bit(w)));
+    write(w, b"x")?;
+    rd[0] = bit(r);
+    check_eq!((go(&mut rd, &mut wr), rd[0], wr[0]), (Ok(2), bit(r), bit(w)));
+    close(w);
+    wr[0] = bit(w);
+    rd[0] = 0;
+    check_eq!(go(&mut rd, &mut wr), Err(Errno(libc::EBADF)));
+    Ok(())
+}
+
+fn epoll() -> Result<i32, Errno> {
+    sys!(libc::SYS_epoll_create1, libc::EPOLL_CLOEXEC).map(|fd| fd as i32)
+}
+
+fn ctl(ep: i32, op: i32, fd: i32, events: u32, data: u64) -> Result<usize, Errno> {
+    let ev = libc::epoll_event { events, u64: data };
+    sys!(libc::SYS_epoll_ctl, ep, op, fd, &raw const ev)
+}
+
+fn add(ep: i32, fd: i32, events: u32, data: u64) -> Result<usize, Errno> {
+    ctl(ep, libc::EPOLL_CTL_ADD, fd, events, data)
+}
+
+fn wait_for(ep: i32, max: usize, msec: i32) -> Result<Vec<(u32, u64)>, Errno> {
+    let mut ev = [libc::epoll_event { events: 0, u64: 0 }; 64];
+    let n = sys!(libc::SYS_epoll_pwait, ep, ev.as_mut_ptr(), max, msec as isize, 0, 8)?;
+    Ok(ev[..n].iter().map(|e| (e.events, e.u64)).collect())
+}
+
+fn epoll_level() -> Outcome {
+    let (ep, (r, w)) = (epoll()?, pipe(0)?);
+    add(ep, r, IN, 77)?;
+    check_eq!(wait_for(ep, 8, 0)?, vec![]);
+    write(w, b"xy")?;
+    for _ in 0..3 {
+        check_eq!(wait_for(ep, 8, -1)?, vec![(IN, 77)]);
+    }
+    read(r, &mut [0])?;
+    check_eq!(wait_for(ep, 8, 0)?, vec![(IN, 77)]);
+    read(r, &mut [0])?;
+    check_eq!(wait_for(ep, 8, 0)?, vec![]);
+    close(w);
+    check_eq!(wait_for(ep, 8, -1)?, vec![(HUP, 77)]);
+    Ok(())
+}
+
+fn epoll_edge() -> Outcome {
+    let (ep, e) = (epoll()?, eventfd(0, libc::EFD_NONBLOCK)?);
+    add(ep, e, IN | ET, 1)?;
+    put(e, 1)?;
+    check_eq!(wait_for(ep, 8, -1)?, vec![(IN, 1)]);
+    check_eq!(wait_for(ep, 8, 20)?, vec![]); // Still readable, but no new edge.
+    put(e, 1)?;
+    check_eq!(wait_for(ep, 8, -1)?, vec![(IN, 1)]);
+    check_eq!(get(e), Ok(2));
+    check_eq!(wait_for(ep, 8, 0)?, vec![]);
+    // Already ready when it's added: that counts as an edge.
+    put(e, 1)?;
+    wait_for(ep, 8, 0)?;
+    ctl(ep, libc::EPOLL_CTL_MOD, e, IN | ET, 2)?;
+    check_eq!(wait_for(ep, 8, 0)?, vec![(IN, 2)]);
+    Ok(())
+}
+
+fn epoll_oneshot() -> Outcome {
+    let (ep, e) = (epoll()?, eventfd(1, 0)?);
+    add(ep, e, IN | ONE, 4)?;
+    check_eq!(wait_for(ep, 8, -1)?, vec![(IN, 4)]);
+    put(e, 1)?;
+    check_eq!(wait_for(ep, 8, 20)?, vec![]);
+    ctl(ep, libc::EPOLL_CTL_MOD, e, IN | ONE, 5)?;
+    check_eq!(wait_for(ep, 8, -1)?, vec![(IN, 5)]);
+    Ok(())
+}
+
+fn epoll_mod_del() -> Outcome {
+    let (ep, e) = (epoll()?, eventfd(1, 0)?);
+    add(ep, e, IN, 1)?;
+    ctl(ep, libc::EPOLL_CTL_MOD, e, OUT, 2)?;
+    check_eq!(wait_for(ep, 8, -1)?, vec![(OUT, 2)]);
+    ctl(ep, libc::EPOLL_CTL_MOD, e, IN | OUT, 3)?;
+    check_eq!(wait_for(ep, 8, -1)?, vec![(IN | OUT, 3)]);
+    ctl(ep, libc::EPOLL_CTL_DEL, e, 0, 0)?;
+    check_eq!(wait_for(ep, 8, 0)?, vec![]);
+    check_eq!(ctl(ep, libc::EPOLL_CTL_DEL, e, 0, 0), Err(Errno(libc::ENOENT)));
+    Ok(())
+}
+
+fn epoll_errors() -> Outcome {
+    let (ep, e) = (epoll()?, eventfd(0, 0)?);
+    add(ep, e, IN, 0)?;
+    check_eq!(add(ep, e, IN, 0), Err(Errno(libc::EEXIST)));
+    check_eq!(add(ep, 999, IN, 0), Err(Errno(libc::EBADF)));
+    check_eq!(add(999, e, IN, 0), Err(Errno(libc::EBADF)));
+    check_eq!(add(e, e, IN, 0), Err(Errno(libc::EINVAL)));
+    check_eq!(add(ep, ep, IN, 0), Err(Errno(libc::EINVAL)));
+    check_eq!(ctl(ep, 9, e, IN, 0), Err(Errno(libc::EINVAL)));
+    let f = std::fs::File::open("/proc/self/exe")?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&f);
+    check_eq!(add(ep, fd, IN, 0), Err(Errno(libc::EPERM)));
+    check_eq!(wait_for(ep, 0, 0), Err(Errno(libc::EINVAL)));
+    check_eq!(wait_for(e, 1, 0), Err(Errno(libc::EINVAL)));
+    check_eq!(sys!(libc::SYS_epoll_create1, 1), Err(Errno(libc::EINVAL)));
+    let mut ev = [libc::epoll_event { events: 0, u64: 0 }];
+    let r = sys!(libc::SYS_epoll_pwait, ep, ev.as_mut_ptr(), -1isize, 0, 0, 8);
+    check_eq!(r, Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn epoll_timeout() -> Outcome {
+    let ep = epoll()?;
+    for want in [0u64, 1, 50] {
+        let start = Instant::now();
+        check_eq!(wait_for(ep, 4, want as i32)?, vec![]);
+        check!(start.elapsed() >= Duration::from_millis(want));
+    }
+    Ok(())
+}
+
+fn epoll_wakes() -> Outcome {
+    let (ep, e) = (epoll()?, eventfd(0, 0)?);
+    let back = eventfd(0, 0)?;
+    add(ep, e, IN, 9)?;
+    let t = thread::spawn(move || -> Outcome {
+        for _ in 0..300 {
+            check_eq!(wait_for(ep, 4, 5000)?, vec![(IN, 9)]);
+            get(e)?;
+            put(back, 1)?;
+        }
+        Ok(())
+    });
+    for _ in 0..300 {
+        put(e, 1)?;
+        get(back)?;
+    }
+    t.join().unwrap()
+}
+
+fn epoll_closed() -> Outcome {
+    // The last close of a file takes it out.
+    let (ep, e) = (epoll()?, eventfd(1, 0)?);
+    add(ep, e, IN, 1)?;
+    close(e);
+    check_eq!(wait_for(ep, 4, 0)?, vec![]);
+    let e2 = eventfd(1, 0)?;
+    check_eq!(e2, e);
+    check_eq!(add(ep, e2, IN, 2), Ok(0));
+    check_eq!(wait_for(ep, 4, 0)?, vec![(IN, 2)]);
+    Ok(())
+}
+
+fn epoll_dup_keeps() -> Outcome {
+    // The file lives on by another descriptor, and so does its entry.
+    let (ep, e) = (epoll()?, eventfd(1, 0)?);
+    add(ep, e, IN, 1)?;
+    let d = sys!(libc::SYS_dup, e)? as i32;
+    close(e);
+    check_eq!(wait_for(ep, 4, 0)?, vec![(IN, 1)]);
+    close(d);
+    check_eq!(wait_for(ep, 4, 0)?, vec![]);
+    Ok(())
+}
+
+fn epoll_nested() -> Outcome {
+    let (outer, inner, e) = (epoll()?, epoll()?, eventfd(0, 0)?);
+    add(inner, e, IN, 1)?;
+    add(outer, inner, IN, 2)?;
+    check_eq!(wait_for(outer, 4, 0)?, vec![]);
+    put(e, 1)?;
+    check_eq!(wait_for(outer, 4, 1000)?, vec![(IN, 2)]);
+    check_eq!(poll1(outer, libc::POLLIN, 0)?, (1, libc::POLLIN));
+    check_eq!(add(inner, outer, IN, 3), Err(Errno(libc::ELOOP)));
+    Ok(())
+}
+
+fn epoll_many() -> Outcome {
+    let ep = epoll()?;
+    let fds: Vec<i32> = (0..50).map(|_| eventfd(0, 0)).collect::<Result<_, _>>()?;
+    for (i, fd) in fds.iter().enumerate() {
+        add(ep, *fd, IN, i as u64)?;
+    }
+    for i in [3, 17, 49] {
+        put(fds[i], 1)?;
+    }
+    let mut got: Vec<u64> = wait_for(ep, 64, -1)?.into_iter().map(|e| e.1).collect();
+    got.sort_unstable();
+    check_eq!(got, vec![3, 17, 49]);
+    Ok(())
+}
+
+fn epoll_fair() -> Outcome {
+    // With room for one, each ready file gets its turn.
+    let ep = epoll()?;
+    for i in 0..5 {
+        add(ep, eventfd(1, 0)?, IN, i)?;
+    }
+    let mut seen = [0; 5];
+    for _ in 0..20 {
+        for (_, i) in wait_for(ep, 1, -1)? {
+            seen[i as usize] += 1;
+        }
+    }
+    check_eq!(seen, [4; 5]);
+    Ok(())
+}
+
+fn epoll_pwait_mask() -> Outcome {
+    handle(libc::SIGUSR1, nothing as Handler, 0, &[])?;
+    crate::util::mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+    crate::util::kill_self(libc::SIGUSR1)?;
+    let ep = epoll()?;
+    let mut ev = [libc::epoll_event { events: 0, u64: 0 }];
+    let empty = 0u64;
+    let wait = |max_ms: isize, ev: &mut [libc::epoll_event; 1]| {
+        sys!(libc::SYS_epoll_pwait, ep, ev.as_mut_ptr(), 1, max_ms, &raw const empty, 8)
+    };
+    check_eq!(wait(10_000, &mut ev), Err(Errno(libc::EINTR)));
+    check_eq!(wait(10, &mut ev), Ok(0));
+    Ok(())
+}
+
+fn epoll_two_waiters() -> Outcome {
+    // Two threads on one edge-triggered eventfd: every count arrives once.
+    let (ep, e) = (epoll()?, eventfd(0, libc::EFD_NONBLOCK)?);
+    add(ep, e, IN | ET, 0)?;
+    static SUM: AtomicUsize = AtomicUsize::new(0);
+    let all: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn(move || {
+                while SUM.load(SeqCst) < 500 {
+                    let _ = wait_for(ep, 1, 20);
+                    if let Ok(n) = get(e) {
+                        SUM.fetch_add(n as usize, SeqCst);
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..500 {
+        put(e, 1)?;
+    }
+    all.into_iter().for_each(|t| t.join().unwrap());
+    check_eq!(SUM.load(SeqCst), 500);
+    Ok(())
+}
+
+fn signalfd_reads() -> Outcome {
+    crate::util::mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+    let set = 1u64 << (libc::SIGUSR1 - 1);
+    let fd = sys!(libc::SYS_signalfd4, -1isize, &raw const set, 8, libc::SFD_NONBLOCK)? as i32;
+    let mut b = [0u8; 128];
+    check_eq!(read(fd, &mut b), Err(AGAIN));
+    crate::util::kill_self(libc::SIGUSR1)?;
+    check!(until(|| poll1(fd, libc::POLLIN, 0) == Ok((1, libc::POLLIN))));
+    check_eq!(read(fd, &mut b), Ok(128));
+    check_eq!(i32::from_ne_bytes([b[0], b[1], b[2], b[3]]), libc::SIGUSR1);
+    Ok(())
+}
+
+fn socketpair_both_ways() -> Outcome {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let (mut a, mut b) = UnixStream::pair()?;
+    a.write_all(b"ping")?;
+    let mut got = [0; 4];
+    b.read_exact(&mut got)?;
+    b.write_all(b"pong")?;
+    a.read_exact(&mut got)?;
+    check_eq!(&got, b"pong");
+    drop(b);
+    check_eq!(a.read(&mut got)?, 0);
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Clocks and sleeping.
+
+use crate::util::{Handler, handle, ms};
+use el0_tests::{Errno, Outcome, cases, check, check_eq, sys};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+cases!("time";
+    monotonic_across_threads, sleep_lower_bound, sleep_absolute, sleep_interrupted, sleep_errors,
+    getres, clocks_agree, cpu_clocks, counter_matches, many_sleepers, sleep_order, settime,
+);
+
+fn now(clock: i32) -> Result<u64, Errno> {
+    let mut t = [0i64; 2];
+    sys!(libc::SYS_clock_gettime, clock, t.as_mut_ptr())?;
+    Ok(t[0] as u64 * 1_000_000_000 + t[1] as u64)
+}
+
+fn sleep(clock: i32, flags: i32, ns: u64) -> Result<usize, Errno> {
+    let t = [(ns / 1_000_000_000) as i64, (ns % 1_000_000_000) as i64];
+    sys!(libc::SYS_clock_nanosleep, clock, flags, t.as_ptr(), 0)
+}
+
+fn monotonic_across_threads() -> Outcome {
+    // By the vDSO (Instant) and by the system call; never back, on any CPU.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let base = Instant::now();
+    let run = move |by_call: bool| -> Outcome {
+        for _ in 0..20_000 {
+            let before = LAST.load(SeqCst);
+            let t = if by_call {
+                let _ = now(libc::CLOCK_MONOTONIC)?;
+                base.elapsed()
+            } else {
+                base.elapsed()
+            };
+            let t = t.as_nanos() as u64;
+            check!(t >= before, "{t} after {before}");
+            LAST.fetch_max(t, SeqCst);
+        }
+        Ok(())
+    };
+    let all: Vec<_> = (0..4).map(|i| thread::spawn(move || run(i % 2 == 0))).collect();
+    all.into_iter().try_for_each(|t| t.join().unwrap())
+}
+
+fn sleep_lower_bound() -> Outcome {
+    for us in [1u64, 100, 1_000, 5_000, 50_000] {
+        let start = now(libc::CLOCK_MONOTONIC)?;
+        sleep(libc::CLOCK_MONOTONIC, 0, us * 1000)?;
+        let took = now(libc::CLOCK_MONOTONIC)? - start;
+        check!(took >= us * 1000, "slept {took} ns of {us} us");
+        check!(took < us * 1000 + 2_000_000_000, "slept {took} ns of {us} us");
+    }
+    Ok(())
+}
+
+fn sleep_absolute() -> Outcome {
+    for clock in [libc::CLOCK_MONOTONIC, libc::CLOCK_REALTIME] {
+        let until = now(clock)? + 30_000_000;
+        sleep(clock, libc::TIMER_ABSTIME, until)?;
+        check!(now(clock)? >= until);
+        let before = Instant::now();
+        sleep(clock, libc::TIMER_ABSTIME, until)?;
+        check!(before.elapsed() < Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+fn sleep_interrupted() -> Outcome {
+    extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    handle(libc::SIGALRM, nothing as Handler, libc::SA_RESTART, &[])?;
+    crate::signals::set_itimer(30_000, 0)?;
+    let (t, mut left) = ([10i64, 0], [0i64; 2]);
+    let r = sys!(libc::SYS_nanosleep, t.as_ptr(), left.as_mut_ptr());
+    check_eq!(r, Err(Errno(libc::EINTR)));
+    check!((7..10).contains(&left[0]), "left {left:?}");
+    Ok(())
+}
+
+fn sleep_errors() -> Outcome {
+    for bad in [[0i64, -1], [0, 1_000_000_000], [-1, 0]] {
+        let r = sys!(libc::SYS_nanosleep, bad.as_ptr(), 0);
+        check_eq!(r, Err(Errno(libc::EINVAL)));
+    }
+    check_eq!(sleep(77, 0, 1), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn getres() -> Outcome {
+    for clock in [libc::CLOCK_MONOTONIC, libc::CLOCK_REALTIME, libc::CLOCK_BOOTTIME] {
+        let mut t = [9i64; 2];
+        sys!(libc::SYS_clock_getres, clock, t.as_mut_ptr())?;
+        check_eq!(t, [0, 1]);
+        check_eq!(sys!(libc::SYS_clock_getres, clock, 0), Ok(0));
+    }
+    check_eq!(sys!(libc::SYS_clock_getres, 99, 0), Err(Errno(libc::EINVAL)));
+    check_eq!(now(99), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn clocks_agree() -> Outcome {
+    // The vDSO's answers lie between two of the system call's.
+    for _ in 0..200 {
+        let a = now(libc::CLOCK_REALTIME)?;
+        let v = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let b = now(libc::CLOCK_REALTIME)?;
+        let v = v.as_nanos() as u64;
+        check!(a <= v && v <= b, "{a} {v} {b}");
+    }
+    let (m, b) = (now(libc::CLOCK_MONOTONIC)?, now(libc::CLOCK_BOOTTIME)?);
+    check!(b + 1_000_000 >= m);
+    let (r, c) = (now(libc::CLOCK_MONOTONIC_RAW)?, now(libc::CLOCK_MONOTONIC_COARSE)?);
+    check!(r > 0 && c > 0 && c <= now(libc::CLOCK_MONOTONIC)?);
+    let mut tv = [0i64; 2];
+    sys!(libc::SYS_gettimeofday, tv.as_mut_ptr(), 0)?;
+    let us = now(libc::CLOCK_REALTIME)? / 1000;
+    check!(us - (tv[0] * 1_000_000 + tv[1]) as u64 <= 2_000_000);
+    Ok(())
+}
+
+fn cpu_clocks() -> Outcome {
+    let burn = || {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(80) {
+            std::hint::spin_loop();
+        }
+    };
+    let before = now(libc::CLOCK_THREAD_CPUTIME_ID)?;
+    burn();
+    let used = now(libc::CLOCK_THREAD_CPUTIME_ID)? - before;
+    check!(used >= 10_000_000, "a busy thread used {used} ns");
+    let asleep = now(libc::CLOCK_THREAD_CPUTIME_ID)?;
+    ms(80);
+    let used = now(libc::CLOCK_THREAD_CPUTIME_ID)? - asleep;
+    check!(used < 60_000_000, "a sleeping thread used {used} ns");
+    let before = now(libc::CLOCK_PROCESS_CPUTIME_ID)?;
+    thread::spawn(burn).join().unwrap();
+    check!(now(libc::CLOCK_PROCESS_CPUTIME_ID)? - before >= 10_000_000);
+    Ok(())
+}
+
+fn counter_matches() -> Outcome {
+    // The counter that EL0 reads itself runs at the rate of the clock.
+    #[cfg(target_arch = "aarch64")]
+    {
+        let count = || {
+            let v: u64;
+            // SAFETY: reads a counter that Linux opens to EL0.
+            unsafe { std::arch::asm!("isb", "mrs {}, cntvct_el0", out(reg) v) };
+            v
+        };
+        let freq: u64;
+        // SAFETY: reads a register that Linux opens to EL0.
+        unsafe { std::arch::asm!("mrs {}, cntfrq_el0", out(reg) freq) };
+        let (c0, t0) = (count(), now(libc::CLOCK_MONOTONIC_RAW)?);
+        ms(100);
+        let (c1, t1) = (count(), now(libc::CLOCK_MONOTONIC_RAW)?);
+        let by_counter = u128::from(c1 - c0) * 1_000_000_000 / u128::from(freq);
+        let by_clock = u128::from(t1 - t0);
+        check!(by_counter.abs_diff(by_clock) * 20 < by_clock, "{by_counter} and {by_clock} ns");
+    }
+    Ok(())
+}
+
+fn many_sleepers() -> Outcome {
+    let all: Vec<_> = (0..24u64)
+        .map(|i| {
+            thread::spawn(move || {
+                let want = Duration::from_millis(1 + i * 7 % 50);
+                let start = Instant::now();
+                thread::sleep(want);
+                start.elapsed() >= want
+            })
+        })
+        .collect();
+    for t in all {
+        check!(t.join().unwrap());
+    }
+    Ok(())
+}
+
+fn sleep_order() -> Outcome {
+    // A shorter sleep that starts later still ends first.
+    let (tx, rx) = std::sync::mpsc::channel();
+    for d in [300u64, 200, 100] {
+        let tx = tx.clone();
+        thread::spawn(move || {
+            ms(d);
+            let _ = tx.send(d);
+        });
+    }
+    drop(tx);
+    check_eq!(rx.iter().collect::<Vec<_>>(), vec![100, 200, 300]);
+    Ok(())
+}
+
+fn settime() -> Outcome {
+    let t = [0i64, -5];
+    let r = sys!(libc::SYS_clock_settime, libc::CLOCK_REALTIME, t.as_ptr());
+    check_eq!(r, Err(Errno(libc::EINVAL)));
+    check_eq!(
+        sys!(libc::SYS_clock_settime, libc::CLOCK_MONOTONIC, t.as_ptr()),
+        Err(Errno(libc::EINVAL))
+    );
+    Ok(())
+}
