@@ -25,6 +25,8 @@ mod run;
 mod slots;
 mod snapshot;
 mod system;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod vm;
 

@@ -182,6 +182,15 @@ impl VmMemory {
     }
 }
 
+#[cfg(test)]
+impl VmMemory {
+    /// What is mapped at `gpa`: physical address, bytes, writable.
+    pub(crate) fn lookup(&self, gpa: u64) -> Option<(u64, u64, bool)> {
+        let leaf = self.inner.lock().table.lookup(gpa)?;
+        Some((leaf.addr().get(), leaf.len(), leaf.attrs().write))
+    }
+}
+
 impl Drop for VmMemory {
     fn drop(&mut self) {
         // A page table must be empty before it goes.

@@ -1,0 +1,1026 @@
+mod mock;
+
+use crate::*;
+use base::{BLOCK_SIZE, Errno, Result, UserMemExt};
+use core::sync::atomic::Ordering;
+use frame::{Size, sim};
+use kvm_abi as abi;
+use kvm_abi::run::offset;
+use kvm_abi::{cap, ioctl, reg, run as page};
+use mock::*;
+use proptest::prelude::*;
+use regime::HostRegime;
+use std::boxed::Box;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::vec::Vec;
+use traps::esr::{IL, ec};
+use traps::sysreg::SysReg;
+use vcpu_context::El1;
+
+/// A VMM.
+struct Vmm {
+    host: Arc<MockHost>,
+    kvm: Kvm,
+    user: User,
+    regime: HostRegime,
+}
+
+impl Vmm {
+    fn new() -> Vmm {
+        let host = MockHost::new();
+        let kvm = Kvm::new(host.clone());
+        Vmm { host, kvm, user: User::new(), regime: HostRegime::hosted() }
+    }
+
+    fn put<T: zerocopy_like::Plain>(&self, value: &T) -> u64 {
+        self.user.write_obj(USER, value).unwrap();
+        USER
+    }
+
+    fn vm(&mut self) -> Arc<Vm> {
+        match self.kvm.ioctl(&mut self.regime, &self.user, ioctl::CREATE_VM, 0).unwrap() {
+            Done::Vm(vm) => vm,
+            _ => panic!("no VM"),
+        }
+    }
+
+    fn on_vm<T: zerocopy_like::Plain>(
+        &mut self,
+        vm: &Arc<Vm>,
+        request: u32,
+        arg: &T,
+    ) -> Result<i64> {
+        let at = self.put(arg);
+        value(vm.ioctl(&mut self.regime, &self.user, request, at))
+    }
+
+    fn on_vcpu<T: zerocopy_like::Plain>(
+        &mut self,
+        vcpu: &Vcpu,
+        request: u32,
+        arg: &T,
+    ) -> Result<i64> {
+        let at = self.put(arg);
+        value(vcpu.ioctl(&mut self.regime, &self.user, request, at))
+    }
+
+    fn vcpu(&mut self, vm: &Arc<Vm>, id: u64) -> Result<Arc<Vcpu>> {
+        match vm.ioctl(&mut self.regime, &self.user, ioctl::CREATE_VCPU, id)? {
+            Done::Vcpu(vcpu) => Ok(vcpu),
+            _ => panic!("no vCPU"),
+        }
+    }
+
+    fn init(&mut self, vcpu: &Vcpu, features: u32) -> Result<i64> {
+        let init = abi::VcpuInit { target: 5, features: [features, 0, 0, 0, 0, 0, 0] };
+        self.on_vcpu(vcpu, ioctl::ARM_VCPU_INIT, &init)
+    }
+
+    fn ready(&mut self, vm: &Arc<Vm>, id: u64) -> Arc<Vcpu> {
+        let vcpu = self.vcpu(vm, id).unwrap();
+        self.init(&vcpu, 4).unwrap();
+        vcpu
+    }
+
+    fn run(&mut self, vcpu: &Vcpu) -> Result<Done> {
+        self.host.signal.store(false, Ordering::Relaxed);
+        vcpu.ioctl(&mut self.regime, &self.user, ioctl::RUN, 0)
+    }
+
+    fn memory(
+        &mut self,
+        vm: &Arc<Vm>,
+        slot: u32,
+        gpa: u64,
+        len: u64,
+        hva: u64,
+        flags: u32,
+    ) -> Result<i64> {
+        let region = abi::UserspaceMemoryRegion {
+            slot,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr: hva,
+        };
+        self.on_vm(vm, ioctl::SET_USER_MEMORY_REGION, &region)
+    }
+
+    fn get(&mut self, vcpu: &Vcpu, id: u64) -> Result<u64> {
+        self.user.write_obj(USER + 256, &0u64).unwrap();
+        self.on_vcpu(vcpu, ioctl::GET_ONE_REG, &abi::OneReg { id, addr: USER + 256 })?;
+        self.user.read_obj(USER + 256)
+    }
+
+    fn set(&mut self, vcpu: &Vcpu, id: u64, value: u64) -> Result<i64> {
+        self.user.write_obj(USER + 256, &value).unwrap();
+        self.on_vcpu(vcpu, ioctl::SET_ONE_REG, &abi::OneReg { id, addr: USER + 256 })
+    }
+
+    /// A vGIC with its frames, initialised.
+    fn gic(&mut self, vm: &Arc<Vm>) -> Arc<Device> {
+        let at = self.put(&abi::CreateDevice { type_: abi::DEV_TYPE_ARM_VGIC_V3, fd: 0, flags: 0 });
+        let done = vm.ioctl(&mut self.regime, &self.user, ioctl::CREATE_DEVICE, at).unwrap();
+        let Done::Device { device, fd_at } = done else { panic!("no device") };
+        assert_eq!(fd_at, USER + 4);
+        for (attr, base) in [(2u64, GICD), (3, GICR)] {
+            self.user.write_obj(USER + 256, &base).unwrap();
+            self.attr(&device, abi::vgic::GRP_ADDR, attr).unwrap();
+        }
+        self.attr(&device, abi::vgic::GRP_CTRL, 0).unwrap();
+        device
+    }
+
+    fn attr(&mut self, device: &Device, group: u32, attr: u64) -> Result<i64> {
+        let at = self.put(&abi::DeviceAttr { flags: 0, group, attr, addr: USER + 256 });
+        value(device.ioctl(&mut self.regime, &self.user, ioctl::SET_DEVICE_ATTR, at))
+    }
+}
+
+const GICD: u64 = 0x0800_0000;
+const GICR: u64 = 0x080a_0000;
+
+/// What `write_obj` takes.
+mod zerocopy_like {
+    pub trait Plain: zerocopy::IntoBytes + zerocopy::Immutable {}
+    impl<T: zerocopy::IntoBytes + zerocopy::Immutable> Plain for T {}
+}
+
+fn value(done: Result<Done>) -> Result<i64> {
+    match done? {
+        Done::Value(value) => Ok(value),
+        Done::Wait => panic!("would wait"),
+        _ => panic!("a descriptor"),
+    }
+}
+
+fn errno(done: Result<Done>) -> Errno {
+    done.err().expect("no error")
+}
+
+fn reason(vcpu: &Vcpu) -> u32 {
+    vcpu.run_page().atomic_u32(offset::EXIT_REASON as u64).unwrap().load(Ordering::Relaxed)
+}
+
+fn word(vcpu: &Vcpu, at: usize) -> u64 {
+    vcpu.run_page().atomic_u64(at as u64).unwrap().load(Ordering::Relaxed)
+}
+
+fn half(vcpu: &Vcpu, at: usize) -> u32 {
+    vcpu.run_page().atomic_u32(at as u64).unwrap().load(Ordering::Relaxed)
+}
+
+/// A data abort's syndrome: size as log2.
+fn dabt(size: u64, rt: u64, write: bool, dfsc: u64) -> u64 {
+    u64::from(ec::DABT_LOWER) << 26
+        | IL
+        | 1 << 24
+        | size << 22
+        | rt << 16
+        | u64::from(write) << 6
+        | dfsc
+}
+
+fn abort(state: &mut VcpuState, esr: u64, ipa: u64) -> Exit {
+    state.context.esr_el2 = esr;
+    state.context.hpfar_el2 = (ipa >> 12) << 4;
+    state.context.far_el2 = 0xffff_8000_0000_0000 | ipa & 0xfff;
+    Exit::Sync
+}
+
+fn hvc(state: &mut VcpuState, args: [u64; 4]) -> Exit {
+    state.context.esr_el2 = u64::from(ec::HVC64) << 26 | IL;
+    for (n, arg) in (0u8..).zip(args) {
+        state.context.set_x(n, arg);
+    }
+    Exit::Sync
+}
+
+fn trap(reg: SysReg, rt: u64, read: bool) -> u64 {
+    u64::from(ec::SYSREG) << 26 | IL | u64::from(reg.0) | rt << 5 | u64::from(read)
+}
+
+#[test]
+fn what_descriptors_hold_is_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Kvm>();
+    shared::<Vm>();
+    shared::<Vcpu>();
+    shared::<Device>();
+    shared::<VcpuCore>();
+}
+
+#[test]
+fn the_system_answers() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let mut ask = |request, arg| vmm.kvm.ioctl(&mut vmm.regime, &vmm.user, request, arg);
+    assert_eq!(value(ask(ioctl::GET_API_VERSION, 0)), Ok(12));
+    assert_eq!(errno(ask(ioctl::GET_API_VERSION, 1)), Errno::EINVAL);
+    assert_eq!(value(ask(ioctl::GET_VCPU_MMAP_SIZE, 0)), Ok(4096));
+    assert_eq!(value(ask(ioctl::CHECK_EXTENSION, cap::ARM_VM_IPA_SIZE.into())), Ok(44));
+    assert_eq!(value(ask(ioctl::CHECK_EXTENSION, cap::MAX_VCPUS.into())), Ok(512));
+    assert_eq!(value(ask(ioctl::CHECK_EXTENSION, cap::NR_VCPUS.into())), Ok(2));
+    assert_eq!(value(ask(ioctl::CHECK_EXTENSION, cap::ARM_SVE.into())), Ok(0));
+    assert_eq!(value(ask(ioctl::CHECK_EXTENSION, u64::MAX)), Ok(0));
+    assert_eq!(errno(ask(ioctl::CREATE_VM, 20)), Errno::EINVAL);
+    assert_eq!(errno(ask(ioctl::CREATE_VM, 48)), Errno::EINVAL);
+    assert_eq!(errno(ask(ioctl::CREATE_VM, 1 << 31)), Errno::EINVAL);
+    assert_eq!(errno(ask(0x1234, 0)), Errno::EINVAL);
+}
+
+#[test]
+fn vcpus_are_made_once_and_initialised() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.vcpu(&vm, 3).unwrap();
+    assert_eq!(vmm.vcpu(&vm, 3).err(), Some(Errno::EEXIST));
+    assert_eq!(vmm.vcpu(&vm, 512).err(), Some(Errno::EINVAL));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::ENOEXEC);
+    assert_eq!(vmm.get(&vcpu, reg::sysreg(3, 0, 0, 0, 5)), Err(Errno::ENOEXEC));
+    assert_eq!(vmm.init(&vcpu, 1 << 9), Err(Errno::ENOENT));
+    assert_eq!(vmm.init(&vcpu, 1 << abi::ARM_VCPU_SVE), Err(Errno::EINVAL));
+    assert_eq!(vmm.init(&vcpu, 4), Ok(0));
+    let other = vmm.vcpu(&vm, 17).unwrap();
+    assert_eq!(vmm.init(&other, 0), Err(Errno::EINVAL));
+    assert_eq!(vmm.init(&other, 5), Ok(0));
+    assert_eq!(vmm.get(&vcpu, reg::sysreg(3, 0, 0, 0, 5)), Ok(0x8000_0003));
+    assert_eq!(vmm.get(&other, reg::sysreg(3, 0, 0, 0, 5)), Ok(0x8000_0101));
+    assert_eq!(vmm.get(&vcpu, reg::sysreg(3, 0, 0, 0, 0)), Ok(0x413f_d0c1));
+}
+
+#[test]
+fn registers_round_trip() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::GET_REG_LIST, &abi::RegList { n: 0 }), Err(Errno::E2BIG));
+    let n: u64 = vmm.user.read_obj(USER).unwrap();
+    assert_eq!(
+        vmm.on_vcpu(&vcpu, ioctl::GET_REG_LIST, &abi::RegList { n: n - 1 }),
+        Err(Errno::E2BIG)
+    );
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::GET_REG_LIST, &abi::RegList { n }), Ok(0));
+    let ids: Vec<u64> = vmm.user.read_vec(USER + 8, n as usize).unwrap();
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(sorted.len(), ids.len(), "each once");
+    for id in ids {
+        let addr = USER + 0x8000;
+        let one = abi::OneReg { id, addr };
+        assert_eq!(vmm.on_vcpu(&vcpu, ioctl::GET_ONE_REG, &one), Ok(0), "get {id:#x}");
+        let was: u128 = vmm.user.read_obj(addr).unwrap();
+        assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_ONE_REG, &one), Ok(0), "set {id:#x}");
+        assert_eq!(vmm.on_vcpu(&vcpu, ioctl::GET_ONE_REG, &one), Ok(0));
+        assert_eq!(vmm.user.read_obj::<u128>(addr), Ok(was), "{id:#x}");
+    }
+    // What is written is read.
+    for id in [
+        reg::core_reg(reg::SIZE_U64, reg::core::X0 + 60),
+        reg::sysreg(3, 0, 2, 0, 0),
+        reg::TIMER_CVAL,
+    ] {
+        vmm.set(&vcpu, id, 0x1234_5678_9abc).unwrap();
+        assert_eq!(vmm.get(&vcpu, id), Ok(0x1234_5678_9abc));
+    }
+    // The counter shows what it was set to.
+    vmm.set(&vcpu, reg::TIMER_CNT, 77).unwrap();
+    assert_eq!(vmm.get(&vcpu, reg::TIMER_CNT), Ok(77));
+    let pstate = reg::core_reg(reg::SIZE_U64, reg::core::PSTATE);
+    assert_eq!(vmm.get(&vcpu, pstate), Ok(0x3c5));
+    assert_eq!(vmm.set(&vcpu, pstate, 0x3c9), Err(Errno::EINVAL));
+    assert_eq!(vmm.set(&vcpu, pstate, 0x10), Err(Errno::EINVAL));
+    assert_eq!(vmm.get(&vcpu, reg::core_reg(reg::SIZE_U32, 0)), Err(Errno::EINVAL));
+    assert_eq!(vmm.get(&vcpu, reg::core_reg(reg::SIZE_U64, 1)), Err(Errno::EINVAL));
+    assert_eq!(vmm.get(&vcpu, reg::sysreg(3, 7, 15, 7, 7)), Err(Errno::ENOENT));
+    assert_eq!(vmm.get(&vcpu, 0x4030_0000_0013_c000), Err(Errno::EINVAL));
+    assert_eq!(vmm.set(&vcpu, reg::sysreg(3, 0, 0, 0, 0), 1), Err(Errno::EINVAL));
+    assert_eq!(vmm.set(&vcpu, reg::PSCI_VERSION, 0x10000), Ok(0));
+    assert_eq!(vmm.get(&vcpu, reg::PSCI_VERSION), Ok(0x10000));
+    assert_eq!(vmm.set(&vcpu, reg::PSCI_VERSION, 0x20000), Err(Errno::EINVAL));
+}
+
+#[test]
+fn id_registers_shrink_before_the_first_run_only() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let pfr0 = reg::sysreg(3, 0, 0, 4, 0);
+    let shown = vmm.get(&vcpu, pfr0).unwrap();
+    assert_eq!(shown >> 24 & 0xf, 1);
+    assert_eq!(vmm.set(&vcpu, pfr0, shown | 0xf << 32), Err(Errno::EINVAL));
+    assert_eq!(vmm.set(&vcpu, pfr0, shown & !(0xf << 28)), Ok(0));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.set(&vcpu, pfr0, shown), Err(Errno::EBUSY));
+    assert_eq!(vmm.set(&vcpu, pfr0, shown & !(0xf << 28)), Ok(0));
+}
+
+#[test]
+fn signals_and_immediate_exit() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(reason(&vcpu), page::EXIT_INTR);
+    vcpu.run_page().write(1, &[1]).unwrap();
+    vmm.host.push(|_, _| panic!("entered"));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(errno(vcpu.ioctl(&mut vmm.regime, &vmm.user, ioctl::RUN, 1)), Errno::EINVAL);
+}
+
+#[test]
+fn mmio_goes_to_the_vmm_and_back() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    vmm.host.push(|state, _| {
+        state.context.pc = 0x1000;
+        state.context.set_x(5, 0xffff_ffff_1234_5678);
+        abort(state, dabt(2, 5, true, 7), 0x900_0004)
+    });
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_MMIO);
+    assert_eq!(word(&vcpu, offset::MMIO_PHYS_ADDR), 0x900_0004);
+    assert_eq!(word(&vcpu, offset::MMIO_DATA), 0x1234_5678);
+    assert_eq!(half(&vcpu, offset::MMIO_LEN), 4);
+    assert_eq!(half(&vcpu, offset::MMIO_IS_WRITE), 1);
+    // The access ends when the guest goes on.
+    assert_eq!(vcpu.core().state.lock().context.pc, 0x1000);
+    // A signed byte.
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.pc, 0x1004);
+        abort(state, dabt(0, 6, false, 7) | 1 << 21 | 1 << 15, 0x900_0000)
+    });
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(half(&vcpu, offset::MMIO_IS_WRITE), 0);
+    vcpu.run_page().write(offset::MMIO_DATA as u64, &[0x80]).unwrap();
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(6), 0xffff_ffff_ffff_ff80);
+        assert_eq!(state.context.pc, 0x1008);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.host.windows.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn accesses_without_a_syndrome() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let blind = |state: &mut VcpuState, _: &Entry<'_>| {
+        abort(state, u64::from(ec::DABT_LOWER) << 26 | IL | 0x47, 0x900_0008)
+    };
+    vmm.host.push(blind);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::ENOSYS);
+    let enable = abi::EnableCap { cap: cap::ARM_NISV_TO_USER, ..Default::default() };
+    assert_eq!(vmm.on_vm(&vm, ioctl::ENABLE_CAP, &enable), Ok(0));
+    vmm.host.push(blind);
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_ARM_NISV);
+    assert_eq!(word(&vcpu, offset::ARM_NISV_ESR_ISS), 0x47);
+    assert_eq!(word(&vcpu, offset::ARM_NISV_FAULT_IPA), 0x900_0008);
+    // The VMM answers with an abort.
+    let events = abi::VcpuEvents { ext_dabt_pending: 1, ..Default::default() };
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_VCPU_EVENTS, &events), Ok(0));
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.el1(El1::ESR_EL1) >> 26, 0x25);
+        assert_eq!(state.context.pc, 0x200);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+}
+
+#[test]
+fn fetches_and_table_walks_from_nowhere_abort() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    vmm.host.push(|state, _| abort(state, u64::from(ec::IABT_LOWER) << 26 | IL | 7, 0x900_0000));
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.el1(El1::ESR_EL1), 0x21 << 26 | IL | 0x10);
+        abort(state, dabt(3, 1, false, 7) | 1 << 7, 0x900_0000)
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.el1(El1::ESR_EL1), 0x25 << 26 | IL | 0x10);
+        // Beyond the guest's addresses.
+        abort(state, dabt(3, 1, false, 4), 1 << 41)
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.el1(El1::ESR_EL1), 0x25 << 26 | IL);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+}
+
+#[test]
+fn the_system_goes_off() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    vmm.host.push(|state, _| hvc(state, [0x8400_0008, 0, 0, 0]));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_SYSTEM_EVENT);
+    assert_eq!(half(&vcpu, offset::SYSTEM_EVENT_TYPE), page::SYSTEM_EVENT_SHUTDOWN);
+    assert_eq!(half(&vcpu, offset::SYSTEM_EVENT_NDATA), 1);
+    assert_eq!(vcpu.core().state.lock().context.x(0), psci::INTERNAL_FAILURE);
+    assert!(matches!(vmm.run(&vcpu), Ok(Done::Wait)), "stopped");
+    assert_eq!(vmm.init(&vcpu, 4), Ok(0));
+    vmm.host.push(|state, _| hvc(state, [0xc400_0012, 0, 0, 0]));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(half(&vcpu, offset::SYSTEM_EVENT_TYPE), page::SYSTEM_EVENT_RESET);
+    assert_eq!(word(&vcpu, offset::SYSTEM_EVENT_DATA), 1);
+}
+
+#[test]
+fn one_vcpu_turns_another_on() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let first = vmm.ready(&vm, 0);
+    let second = vmm.vcpu(&vm, 1).unwrap();
+    vmm.init(&second, 5).unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    second.wait_queue().register(&waker).unwrap();
+    assert!(matches!(vmm.run(&second), Ok(Done::Wait)));
+    let mp: i64 = vmm.on_vcpu(&second, ioctl::GET_MP_STATE, &abi::MpState::default()).unwrap();
+    assert_eq!((mp, vmm.user.read_obj::<u32>(USER)), (0, Ok(abi::MP_STATE_STOPPED)));
+    vmm.host.push(|state, _| hvc(state, [0xc400_0004, 1, 0, 0]));
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(0), 1, "off");
+        hvc(state, [0xc400_0003, 1, 0x4008_0000, 0x77])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(0), 0);
+        hvc(state, [0xc400_0003, 1, 0, 0])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(0), psci::ALREADY_ON);
+        hvc(state, [0xc400_0003, 9, 0, 0])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(0), psci::INVALID_PARAMETERS);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&first)), Errno::EINTR);
+    assert!(woken.0.load(Ordering::Relaxed) > 0);
+    vmm.host.push(|state, entry| {
+        assert_eq!((state.context.pc, state.context.x(0)), (0x4008_0000, 0x77));
+        assert_eq!(entry.core.id, 1);
+        hvc(state, [0x8400_0002, 0, 0, 0])
+    });
+    assert!(matches!(vmm.run(&second), Ok(Done::Wait)), "off again");
+}
+
+#[derive(Default)]
+struct Woken(core::sync::atomic::AtomicU32);
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn faults_map_pages_and_blocks() {
+    let _ram = sim::ram(32);
+    let before = frame::stats();
+    let mut vmm = Vmm::new();
+    let space = vmm.host.space.clone();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let hva = 0x7000_0000;
+    vmm.memory(&vm, 0, 0x4000_0000, 8 * BLOCK_SIZE, hva, 0).unwrap();
+    // A page read-only for now, a block, a block that the slots misalign.
+    space.back(hva + 0x3000, Size::Page, false);
+    let block = space.back(hva + BLOCK_SIZE, Size::Block, true);
+    vmm.memory(&vm, 1, 0x8000_1000, 2 * BLOCK_SIZE, hva + BLOCK_SIZE, 0).unwrap();
+    let map = |vm: &Vm, gpa: u64| vm.memory.lookup(gpa);
+
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, false, 7), 0x4000_3008));
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 6), 0x4020_1000));
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 7), 0x8000_3000));
+    // Read-only slots and frames: the frame says no.
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 0xf), 0x4000_3008));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EFAULT);
+    assert_eq!(map(&vm, 0x4000_3000).map(|leaf| (leaf.1, leaf.2)), Some((4096, false)));
+    assert_eq!(map(&vm, 0x4020_0000), Some((block, BLOCK_SIZE, true)));
+    assert_eq!(map(&vm, 0x8000_3000), Some((block + 0x2000, 4096, true)));
+    assert_eq!(map(&vm, 0x8000_2000), None);
+
+    // Copy on write: a new frame, writable.
+    let new = space.back(hva + 0x3000, Size::Page, true);
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 0xf), 0x4000_3008));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(map(&vm, 0x4000_3000), Some((new, 4096, true)));
+    let flushed = vmm.host.flushed.lock().unwrap().clone();
+    let covers = |&(start, len): &(u64, u64)| (start..start + len).contains(&0x4000_3000);
+    assert!(flushed.iter().any(covers), "break before make");
+
+    // munmap of half of the block: it goes, all of it may.
+    space.invalidate(hva + BLOCK_SIZE, hva + BLOCK_SIZE + 0x10_0000);
+    assert_eq!(map(&vm, 0x4020_0000), None);
+    assert_eq!(map(&vm, 0x8000_3000), None);
+    assert!(map(&vm, 0x4000_3000).is_some());
+
+    // The slot goes.
+    vmm.memory(&vm, 0, 0, 0, 0, 0).unwrap();
+    assert_eq!(map(&vm, 0x4000_3000), None);
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, false, 7), 0x4000_3008));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_MMIO);
+
+    // All is given back.
+    space.frames.lock().unwrap().clear();
+    let weak = Arc::downgrade(&vm);
+    vm.release(&vmm.regime);
+    drop((vm, vcpu, vmm));
+    assert!(weak.upgrade().is_none());
+    drop(space);
+    assert_eq!(frame::stats().free, before.free);
+}
+
+#[test]
+fn a_fault_that_races_starts_over() {
+    let _ram = sim::ram(16);
+    let mut vmm = Vmm::new();
+    let space = vmm.host.space.clone();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let hva = 0x7000_0000;
+    vmm.memory(&vm, 0, 0x4000_0000, BLOCK_SIZE, hva, 0).unwrap();
+    space.back(hva, Size::Page, true);
+    // The frame leaves between its lookup and its mapping.
+    *space.race.lock().unwrap() = Some(Box::new(move |space| space.invalidate(hva, hva + 4096)));
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 7), 0x4000_0000));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(0x4000_0000), None);
+    // The slot leaves there.
+    let deleter = vm.clone();
+    *space.race.lock().unwrap() = Some(Box::new(move |_| {
+        // On another CPU.
+        let other = std::thread::spawn(move || {
+            let gone = abi::UserspaceMemoryRegion::default();
+            deleter.change(|new| new.slots.set(&gone, 1 << 40, 1 << 48)).unwrap();
+        });
+        other.join().unwrap();
+    }));
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 7), 0x4000_0000));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(0x4000_0000), None);
+}
+
+#[test]
+fn read_only_slots_tell_the_vmm_of_writes() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let space = vmm.host.space.clone();
+    space.back(0x7000_0000, Size::Page, true);
+    vmm.memory(&vm, 0, 0, 4096, 0x7000_0000, abi::MEM_READONLY).unwrap();
+    vmm.host.push(|state, _| abort(state, dabt(2, 1, false, 7), 0x10));
+    vmm.host.push(|state, _| abort(state, dabt(2, 1, true, 0xf), 0x10));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_MMIO);
+    assert_eq!(half(&vcpu, offset::MMIO_IS_WRITE), 1);
+    assert_eq!(vm.memory.lookup(0).map(|leaf| leaf.2), Some(false));
+}
+
+#[test]
+fn interrupts_reach_the_list_registers() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let _gic = vmm.gic(&vm);
+    vcpu.core().state.lock().open();
+    // WFI with nothing pending.
+    vmm.host.push(|state, _| {
+        state.context.esr_el2 = u64::from(ec::WFX) << 26 | IL;
+        Exit::Sync
+    });
+    assert!(matches!(vmm.run(&vcpu), Ok(Done::Wait)));
+    // The guest had enabled the distributor and SPI 40, group 1.
+    let vgic = vm.vgic().unwrap();
+    vgic.mmio_write(0, vgic::Region::Dist, 0, 4, 2);
+    vgic.mmio_write(0, vgic::Region::Dist, 0x104, 4, 1 << 8);
+    assert!(matches!(vmm.run(&vcpu), Ok(Done::Wait)));
+    assert_eq!(
+        vmm.on_vm(&vm, ioctl::IRQ_LINE, &abi::IrqLevel { irq: 1 << 24 | 40, level: 1 }),
+        Ok(0)
+    );
+    vmm.host.push(|state, _| {
+        assert_eq!(state.lrs.in_use().len(), 1);
+        assert_eq!(state.lrs.in_use()[0] as u32, 40);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    for (irq, error) in [
+        (40, Errno::ENXIO),
+        (1 << 24 | 31, Errno::EINVAL),
+        (2 << 24 | 40, Errno::EINVAL),
+        (2 << 24 | 5 << 16 | 20, Errno::EINVAL),
+        (9 << 24, Errno::EINVAL),
+    ] {
+        assert_eq!(vmm.on_vm(&vm, ioctl::IRQ_LINE, &abi::IrqLevel { irq, level: 1 }), Err(error));
+    }
+}
+
+#[test]
+fn the_virtual_timer_wakes_and_interrupts() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let _gic = vmm.gic(&vm);
+    vcpu.core().state.lock().open();
+    let vgic = vm.vgic().unwrap();
+    vgic.mmio_write(0, vgic::Region::Dist, 0, 4, 2);
+    vgic.mmio_write(0, vgic::Region::Redist(0), 0x1_0100, 4, 1 << 27);
+    vmm.host.push(|state, _| {
+        state.context.timer.cntv_ctl = 1;
+        state.context.timer.cntv_cval = 500;
+        state.context.esr_el2 = u64::from(ec::WFX) << 26 | IL;
+        Exit::Sync
+    });
+    assert!(matches!(vmm.run(&vcpu), Ok(Done::Wait)));
+    // The VM was made at 1000: its counter is 0 there.
+    let plan = vcpu.core().state.lock().put_plan(vcpu.core(), 1000);
+    assert_eq!(plan, PutPlan { deactivate: false, deadline: Some(1500) });
+    vmm.host.now.store(1500, Ordering::Relaxed);
+    vcpu.core().timer_due();
+    // It goes in, the hardware fires, the handler notes it.
+    vmm.host.push(|_, entry| {
+        entry.core.vtimer_fired();
+        Exit::Interrupt
+    });
+    vmm.host.push(|state, _| {
+        let lr = state.lrs.in_use()[0];
+        assert_eq!(lr as u32, 27);
+        assert_ne!(lr & vgic::ICH_LR_HW, 0);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    let mut state = vcpu.core().state.lock();
+    assert!(state.load_plan(vcpu.core()));
+    assert_eq!(state.put_plan(vcpu.core(), 1600), PutPlan { deactivate: true, deadline: None });
+}
+
+#[test]
+fn the_physical_timer_is_emulated() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let _gic = vmm.gic(&vm);
+    let write = |reg: SysReg, value: u64| {
+        move |state: &mut VcpuState, _: &Entry<'_>| {
+            state.context.set_x(4, value);
+            state.context.esr_el2 = trap(reg, 4, false);
+            Exit::Sync
+        }
+    };
+    vmm.host.push(write(SysReg::CNTP_CVAL_EL0, 3000));
+    vmm.host.push(write(SysReg::CNTP_CTL_EL0, 1));
+    vmm.host.push(|state, _| {
+        state.context.esr_el2 = trap(SysReg::CNTP_TVAL_EL0, 7, true);
+        Exit::Sync
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(7), 2000);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(*vmm.host.timer.lock().unwrap(), Some(3000));
+}
+
+#[test]
+fn eventfds_in_and_out() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let event = vmm.host.add_eventfd(5);
+    let irqfd = abi::Irqfd { fd: 5, gsi: 8, ..Default::default() };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &irqfd), Err(Errno::EAGAIN));
+    let _gic = vmm.gic(&vm);
+    vcpu.core().state.lock().open();
+    let vgic = vm.vgic().unwrap();
+    vgic.mmio_write(0, vgic::Region::Dist, 0, 4, 2);
+    vgic.mmio_write(0, vgic::Region::Dist, 0x104, 4, 1 << 8);
+    // Edge-triggered.
+    vgic.mmio_write(0, vgic::Region::Dist, 0xc08, 4, 2 << 16);
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &irqfd), Ok(0));
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &irqfd), Err(Errno::EBUSY));
+    let bad = abi::Irqfd { fd: 6, ..irqfd };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &bad), Err(Errno::EBADF));
+    let bad = abi::Irqfd { flags: abi::IRQFD_FLAG_RESAMPLE, ..irqfd };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &bad), Err(Errno::EINVAL));
+    vmm.host.push(move |_, _| {
+        event.signal(1);
+        Exit::Interrupt
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.lrs.in_use().first().map(|lr| *lr as u32), Some(40));
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(*vmm.host.kicks.lock().unwrap(), [0], "it was in the guest");
+    let off = abi::Irqfd { flags: abi::IRQFD_FLAG_DEASSIGN, ..irqfd };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &off), Ok(0));
+    assert!(vmm.host.eventfds.lock().unwrap()[&5].queue.is_empty());
+
+    let bell = vmm.host.add_eventfd(9);
+    let io =
+        abi::Ioeventfd { datamatch: 3, addr: 0xa00_0050, len: 4, fd: 9, flags: 1, pad: [0; 9] };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IOEVENTFD, &io), Ok(0));
+    assert_eq!(vmm.on_vm(&vm, ioctl::IOEVENTFD, &io), Err(Errno::EEXIST));
+    for bad in [
+        abi::Ioeventfd { len: 3, ..io },
+        abi::Ioeventfd { len: 0, ..io },
+        abi::Ioeventfd { flags: 8, ..io },
+        abi::Ioeventfd { addr: u64::MAX, ..io },
+    ] {
+        assert_eq!(vmm.on_vm(&vm, ioctl::IOEVENTFD, &bad), Err(Errno::EINVAL));
+    }
+    let ring = |value: u64| {
+        move |state: &mut VcpuState, _: &Entry<'_>| {
+            state.context.set_x(2, value);
+            abort(state, dabt(2, 2, true, 7), 0xa00_0050)
+        }
+    };
+    vmm.host.push(ring(3));
+    vmm.host.push(ring(4));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_MMIO);
+    assert_eq!(word(&vcpu, offset::MMIO_DATA), 4);
+    assert!(bell.take());
+    let off = abi::Ioeventfd { flags: 5, ..io };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IOEVENTFD, &off), Ok(0));
+    assert_eq!(vmm.on_vm(&vm, ioctl::IOEVENTFD, &off), Err(Errno::ENOENT));
+}
+
+#[test]
+fn devices_are_made_once() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let create = |type_, flags| abi::CreateDevice { type_, fd: 0, flags };
+    assert_eq!(vmm.on_vm(&vm, ioctl::CREATE_DEVICE, &create(7, 1)), Ok(0));
+    assert_eq!(vmm.on_vm(&vm, ioctl::CREATE_DEVICE, &create(5, 1)), Err(Errno::ENODEV));
+    assert_eq!(vmm.on_vm(&vm, ioctl::CREATE_DEVICE, &create(0, 0)), Err(Errno::ENODEV));
+    let vcpu = vmm.ready(&vm, 0);
+    let device = vmm.gic(&vm);
+    assert_eq!(vmm.on_vm(&vm, ioctl::CREATE_DEVICE, &create(7, 0)), Err(Errno::EEXIST));
+    assert_eq!(vmm.vcpu(&vm, 1).err(), Some(Errno::EBUSY));
+    // ICC_PMR_EL1, by MPIDR 0.
+    vmm.user.write_obj(USER + 256, &0xf0u64).unwrap();
+    vmm.attr(&device, abi::vgic::GRP_CPU_SYSREGS, 0xc230).unwrap();
+    assert_eq!(vcpu.core().state.lock().lrs.vmcr >> 24, 0xf0);
+    // Without frames it doesn't run.
+    let other = vmm.vm();
+    let vcpu = vmm.ready(&other, 0);
+    let at = vmm.put(&create(7, 0));
+    assert!(other.ioctl(&mut vmm.regime, &vmm.user, ioctl::CREATE_DEVICE, at).is_ok());
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::ENXIO);
+}
+
+#[test]
+fn fast_answers_need_no_host() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let other = vmm.ready(&vm, 1);
+    let _gic = vmm.gic(&vm);
+    let other_core = other.core().clone();
+    vmm.host.push(move |state, entry| {
+        let context = &mut state.context;
+        context.pc = 0x1000;
+        // An unknown call, SMCCC_VERSION, one that isn't fast.
+        for (function, x0, how) in [
+            (0xdead_beef, u64::MAX, Fast::Resume),
+            (0x8000_0000, 0x1_0001, Fast::Resume),
+            (0x8400_0008, 0x8400_0008, Fast::NeedsHost),
+        ] {
+            context.esr_el2 = u64::from(ec::HVC64) << 26 | IL;
+            context.set_x(0, function);
+            assert_eq!(fast(context, entry), how);
+            assert_eq!((context.x(0), context.pc), (x0, 0x1000));
+        }
+        // ID_AA64PFR0_EL1.
+        context.esr_el2 = trap(SysReg::new(3, 0, 0, 4, 0), 3, true);
+        assert_eq!(fast(context, entry), Fast::Resume);
+        assert_eq!((context.x(3), context.pc), (entry.snapshot.id.get(4, 0), 0x1004));
+        // GICD_TYPER, then a write and a pending register, which aren't fast.
+        context.esr_el2 = dabt(2, 4, false, 7);
+        context.hpfar_el2 = (GICD >> 12) << 4;
+        context.far_el2 = 4;
+        assert_eq!(fast(context, entry), Fast::Resume);
+        assert_eq!(context.x(4) & 0x1f, 7);
+        context.esr_el2 = dabt(2, 4, true, 7);
+        assert_eq!(fast(context, entry), Fast::NeedsHost);
+        context.esr_el2 = dabt(2, 4, false, 7);
+        context.far_el2 = 0x200;
+        assert_eq!(fast(context, entry), Fast::NeedsHost);
+        // An SGI to a vCPU that is in the guest, one to one that isn't, to oneself.
+        context.esr_el2 = trap(SysReg::ICC_SGI1R_EL1, 5, false);
+        context.set_x(5, 1 << 24 | 2);
+        other_core.enter_mode(1);
+        assert_eq!(fast(context, entry), Fast::Resume);
+        other_core.leave_mode();
+        context.set_x(5, 2 << 24 | 2);
+        assert_eq!(fast(context, entry), Fast::Done);
+        entry.vcpus.wake_sleepers();
+        context.set_x(5, 1 << 24 | 1);
+        assert_eq!(fast(context, entry), Fast::Done);
+        assert!(entry.core.has_requests());
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(*vmm.host.kicks.lock().unwrap(), [1]);
+}
+
+#[test]
+fn undefined_instructions_are_the_guests() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    vmm.host.push(|state, _| {
+        state.context.pc = 0x4000;
+        state.context.set_el1(El1::VBAR_EL1, 0x8_0000);
+        // PMCR_EL0, without a PMU.
+        state.context.esr_el2 = trap(SysReg::new(3, 3, 9, 12, 0), 1, true);
+        Exit::Sync
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.pc, state.context.el1(El1::ELR_EL1)), (0x8_0200, 0x4000));
+        // OSLAR_EL1 locks, OSLSR_EL1 tells.
+        state.context.set_x(1, 1);
+        state.context.esr_el2 = trap(SysReg::OSLAR_EL1, 1, false);
+        Exit::Sync
+    });
+    vmm.host.push(|state, _| {
+        state.context.esr_el2 = trap(SysReg::OSLSR_EL1, 2, true);
+        Exit::Sync
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(2), 10);
+        // A debugger's breakpoint in the host would be news.
+        state.context.esr_el2 = u64::from(ec::BRK64) << 26;
+        Exit::Sync
+    });
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_INTERNAL_ERROR);
+}
+
+#[test]
+fn another_thread_waits_for_its_turn() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let again = vcpu.clone();
+    vmm.host.push(move |_, _| {
+        let mut regime = HostRegime::hosted();
+        let done = again.ioctl(&mut regime, &User::new(), ioctl::GET_MP_STATE, USER);
+        assert!(matches!(done, Ok(Done::Wait)));
+        assert!(matches!(again.run(&mut regime), Ok(Done::Wait)));
+        Exit::Interrupt
+    });
+    let offset = abi::ArmCounterOffset { counter_offset: 5, reserved: 0 };
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.on_vm(&vm, ioctl::ARM_SET_COUNTER_OFFSET, &offset), Ok(0));
+    assert_eq!(vmm.get(&vcpu, reg::TIMER_CNT), Ok(995));
+}
+
+#[test]
+fn suspended_vcpus_wake() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let enable = abi::EnableCap { cap: cap::ARM_SYSTEM_SUSPEND, ..Default::default() };
+    assert_eq!(vmm.on_vm(&vm, ioctl::ENABLE_CAP, &enable), Ok(0));
+    vmm.host.push(|state, _| hvc(state, [0xc400_000e, 0x1000, 2, 0]));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(half(&vcpu, offset::SYSTEM_EVENT_TYPE), page::SYSTEM_EVENT_SUSPEND);
+    let suspended = abi::MpState { mp_state: abi::MP_STATE_SUSPENDED };
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_MP_STATE, &suspended), Ok(0));
+    assert!(matches!(vmm.run(&vcpu), Ok(Done::Wait)));
+    {
+        let mut state = vcpu.core().state.lock();
+        state.context.timer.cntv_ctl = 1;
+        state.context.timer.cntv_cval = 0;
+    }
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(half(&vcpu, offset::SYSTEM_EVENT_TYPE), page::SYSTEM_EVENT_WAKEUP);
+    let bad = abi::MpState { mp_state: 3 };
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_MP_STATE, &bad), Err(Errno::EINVAL));
+}
+
+const REQUESTS: [u32; 36] = [
+    ioctl::GET_API_VERSION,
+    ioctl::CHECK_EXTENSION,
+    ioctl::GET_VCPU_MMAP_SIZE,
+    ioctl::GET_DIRTY_LOG,
+    ioctl::SET_USER_MEMORY_REGION,
+    ioctl::SET_USER_MEMORY_REGION2,
+    ioctl::CREATE_IRQCHIP,
+    ioctl::IRQ_LINE,
+    ioctl::SET_GSI_ROUTING,
+    ioctl::IRQFD,
+    ioctl::IOEVENTFD,
+    ioctl::SIGNAL_MSI,
+    ioctl::ARM_SET_DEVICE_ADDR,
+    ioctl::ARM_PREFERRED_TARGET,
+    ioctl::ARM_SET_COUNTER_OFFSET,
+    ioctl::ARM_GET_REG_WRITABLE_MASKS,
+    ioctl::CREATE_DEVICE,
+    ioctl::ENABLE_CAP,
+    ioctl::SET_DEVICE_ATTR,
+    ioctl::GET_DEVICE_ATTR,
+    ioctl::HAS_DEVICE_ATTR,
+    ioctl::RUN,
+    ioctl::SET_SIGNAL_MASK,
+    ioctl::GET_MP_STATE,
+    ioctl::SET_MP_STATE,
+    ioctl::SET_GUEST_DEBUG,
+    ioctl::GET_VCPU_EVENTS,
+    ioctl::SET_VCPU_EVENTS,
+    ioctl::GET_ONE_REG,
+    ioctl::SET_ONE_REG,
+    ioctl::ARM_VCPU_INIT,
+    ioctl::GET_REG_LIST,
+    ioctl::ARM_VCPU_FINALIZE,
+    ioctl::GET_STATS_FD,
+    ioctl::CREATE_VCPU,
+    ioctl::REGISTER_COALESCED_MMIO,
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Random requests with random structures on all kinds of descriptors,
+    /// and random exits: answers, not panics.
+    #[test]
+    fn nothing_panics(
+        calls in proptest::collection::vec(
+            (0usize..4, 0usize..REQUESTS.len(), any::<u32>(), proptest::collection::vec(any::<u8>(), 96), 0u64..0x10200),
+            1..40,
+        ),
+        exits in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<[u64; 4]>()), 0..40),
+        gic: bool,
+    ) {
+        let _ram = sim::ram(32);
+        let mut vmm = Vmm::new();
+        vmm.host.add_eventfd(0);
+        let vm = vmm.vm();
+        let vcpu = vmm.ready(&vm, 0);
+        let device = gic.then(|| vmm.gic(&vm));
+        for (esr, ipa, args) in exits {
+            vmm.host.push(move |state, entry| {
+                hvc(state, args);
+                abort(state, esr & 0xffff_ffff, ipa >> 20);
+                match fast(&mut state.context, entry) {
+                    Fast::Resume => Exit::Interrupt,
+                    Fast::Done => Exit::Done,
+                    Fast::NeedsHost => Exit::Sync,
+                }
+            });
+        }
+        for (which, request, raw, bytes, near) in calls {
+            vmm.host.signal.store(false, Ordering::Relaxed);
+            // Mostly well-formed: small numbers in the words.
+            let mut bytes = bytes;
+            if raw & 1 == 0 {
+                bytes.iter_mut().enumerate().for_each(|(at, byte)| {
+                    *byte = if at % 4 == 0 { *byte % 9 } else { 0 };
+                });
+            }
+            let arg = if raw & 6 == 0 { near } else { USER + (near & 0x7ff8) };
+            vmm.user.0.lock().unwrap()[(arg.max(USER) - USER) as usize & 0x7ff8..][..96]
+                .copy_from_slice(&bytes);
+            let request = if raw & 0x70 == 0 { raw } else { REQUESTS[request] };
+            let (regime, user) = (&mut vmm.regime, &vmm.user);
+            let _ = match (which, &device) {
+                (0, _) => vmm.kvm.ioctl(regime, user, request, arg),
+                (1, _) => vm.ioctl(regime, user, request, arg),
+                (2, Some(device)) => device.ioctl(regime, user, request, arg),
+                _ => vcpu.ioctl(regime, user, request, if request == ioctl::RUN { 0 } else { arg }),
+            };
+        }
+    }
+}
