@@ -6,6 +6,8 @@
 use crate::abi::{DevId, FileType};
 use crate::file::{File, Io, Position};
 use crate::inode::{FileSystem, NewNode, OpenRequest};
+use crate::path::Namespace;
+use crate::tmpfs::{Tmpfs, TmpfsOptions};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -110,6 +112,18 @@ pub fn populate(devtmpfs: &dyn FileSystem, devices: &DeviceRegistry) {
         let _ = root
             .create(name.as_bytes(), &NewNode { kind: FileType::Char, mode, rdev, target: b"" });
     }
+}
+
+/// Makes devtmpfs mountable: one instance with a node for every device that is
+/// registered by the time of a mount.
+pub fn register_devtmpfs(ns: &Namespace, ram_pages: u64) {
+    let options = TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(ram_pages) };
+    let dev: Arc<dyn FileSystem> = Tmpfs::new("devtmpfs", options, ns.clock().clone());
+    let devices = ns.devices().clone();
+    ns.register_fs("devtmpfs", move |_| {
+        populate(&*dev, &devices);
+        Ok(dev.clone())
+    });
 }
 
 /// A device that takes text for the kernel's log and reads nothing.

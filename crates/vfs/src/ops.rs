@@ -156,6 +156,8 @@ impl<'a> Files<'a> {
                     return Ok(OpenFile::new(file, flags, Some(dir.child(inode, &name))));
                 }
                 Err(Errno::EEXIST) if !exclusive => {}
+                // A directory that can't make files (procfs).
+                Err(Errno::EPERM) => return Err(Errno::EACCES),
                 Err(errno) => return Err(errno),
             }
         }

@@ -709,9 +709,7 @@ pub fn process_maps(maps: &[MapInfo]) -> Vec<u8> {
         text.extend_from_slice(line.as_bytes());
         if !map.name.is_empty() {
             // Names start in column 73.
-            for _ in line.len()..73 {
-                text.push(b' ');
-            }
+            text.extend(core::iter::repeat_n(b' ', 73usize.saturating_sub(line.len())));
             for &byte in &map.name {
                 if byte == b'\n' {
                     text.extend_from_slice(b"\\012");
@@ -790,7 +788,7 @@ impl Inode for Root {
         self.fixed.lookup(caller, name)
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::new(self))
+        Ok(OpenList::open(self))
     }
 }
 
@@ -938,7 +936,7 @@ impl Process {
         } else {
             None
         };
-        Text::new(
+        Text::inode(
             self.proc.look,
             self.ino_of(at),
             mode,
@@ -1008,7 +1006,7 @@ impl Inode for Process {
         }
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::new(self))
+        Ok(OpenList::open(self))
     }
 }
 
@@ -1076,7 +1074,7 @@ impl SubDir {
             Ok(format!("pos:\t{position}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n")
                 .into_bytes())
         };
-        Text::new(self.of.proc.look, self.fd_ino(fd), 0o444, Arc::new(generate), None)
+        Text::inode(self.of.proc.look, self.fd_ino(fd), 0o444, Arc::new(generate), None)
     }
 }
 
@@ -1107,7 +1105,7 @@ impl Inode for SubDir {
         Some((Arc::new(self.of.clone()), self.name.as_bytes().into()))
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::new(self))
+        Ok(OpenList::open(self))
     }
 }
 

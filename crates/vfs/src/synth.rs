@@ -72,7 +72,7 @@ pub struct OpenList<D> {
 
 impl<D: Lister> OpenList<D> {
     /// Opens one.
-    pub fn new(dir: Arc<D>) -> Arc<dyn File> {
+    pub fn open(dir: Arc<D>) -> Arc<dyn File> {
         Arc::new(OpenList { dir })
     }
 }
@@ -229,7 +229,7 @@ impl Dir {
         path: &str,
         generate: impl Fn(&Caller) -> Result<Vec<u8>> + Send + Sync + 'static,
     ) {
-        self.add(path, |ino| Text::new(self.look, ino, 0o444, Arc::new(generate), None));
+        self.add(path, |ino| Text::inode(self.look, ino, 0o444, Arc::new(generate), None));
     }
 
     /// Adds a file that never changes.
@@ -246,7 +246,7 @@ impl Dir {
         store: impl Fn(&Caller, &[u8]) -> Result<()> + Send + Sync + 'static,
     ) {
         self.add(path, |ino| {
-            Text::new(self.look, ino, 0o644, Arc::new(generate), Some(Arc::new(store)))
+            Text::inode(self.look, ino, 0o644, Arc::new(generate), Some(Arc::new(store)))
         });
     }
 
@@ -286,7 +286,7 @@ impl Inode for Dir {
         Some((up.upgrade()?, name.clone()))
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::new(self))
+        Ok(OpenList::open(self))
     }
 }
 
@@ -312,7 +312,7 @@ pub struct Text {
 
 impl Text {
     /// A file.
-    pub fn new(
+    pub fn inode(
         look: Look,
         ino: u64,
         mode: u32,

@@ -561,7 +561,7 @@ fn proc_sys_and_dev() {
     assert_eq!(w.read("/proc/1/cmdline"), b"cat\0x\0");
     assert_eq!(err(w.open("/proc/7", OpenFlags::empty())), Errno::ENOENT);
     assert_eq!(err(w.open("/proc/1/stat", OpenFlags::WRONLY)), Errno::EACCES);
-    assert_eq!(err(w.open("/proc/new", OpenFlags::CREAT | OpenFlags::WRONLY)), Errno::EPERM);
+    assert_eq!(err(w.open("/proc/new", OpenFlags::CREAT | OpenFlags::WRONLY)), Errno::EACCES);
     let comm = w.open("/proc/1/comm", OpenFlags::WRONLY | OpenFlags::TRUNC).unwrap();
     assert_eq!(comm.write(&w.caller, b"renamed-to-something-long\n"), Ok(26));
     assert_eq!(w.read("/proc/1/task/3/comm"), b"renamed-to-some\n");

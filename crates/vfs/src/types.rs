@@ -1,7 +1,6 @@
 //! The file system types that can be mounted.
 
-use crate::device::populate;
-use crate::inode::FileSystem;
+use crate::device::register_devtmpfs;
 use crate::path::Namespace;
 use crate::proc::{Proc, ProcSource};
 use crate::sysfs::{self, SysSource};
@@ -24,13 +23,7 @@ pub fn register(
     });
     let (proc, _) = Proc::build(proc, ns);
     ns.register_fs("proc", move |_| Ok(proc.clone()));
-    let options = TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(ram_pages) };
-    let dev: Arc<dyn FileSystem> = Tmpfs::new("devtmpfs", options, ns.clock().clone());
-    let devices = ns.devices().clone();
-    ns.register_fs("devtmpfs", move |_| {
-        populate(&*dev, &devices);
-        Ok(dev.clone())
-    });
+    register_devtmpfs(ns, ram_pages);
     let clock = ns.clock().clone();
     ns.register_fs("ramfs", move |_| {
         // Without limits.
