@@ -24,6 +24,8 @@ pub struct PageTable<R: Regime> {
     level: u8,
     /// log2 of the size of the input space.
     bits: u8,
+    /// 4 KiB pages in leaves that own frames.
+    pages: u64,
     regime: PhantomData<R>,
 }
 
@@ -137,7 +139,14 @@ impl<R: Regime> PageTable<R> {
         }
         let (level, order) = geometry(bits, R::CONCATENATED);
         let root = KernelPages::alloc(order, Fill::Zeroed)?;
-        Ok(PageTable { root: root.addr(), owned: Some(root), level, bits, regime: PhantomData })
+        Ok(PageTable {
+            root: root.addr(),
+            owned: Some(root),
+            level,
+            bits,
+            pages: 0,
+            regime: PhantomData,
+        })
     }
 
     /// Takes over the map that [`crate::KernelMapBuilder`] made.
@@ -148,7 +157,7 @@ impl<R: Regime> PageTable<R> {
     /// tables any more. The frame allocator's linear map is set up.
     pub unsafe fn adopt(root: PhysAddr, bits: u8) -> Self {
         let (level, _) = geometry(bits, 0);
-        PageTable { root, owned: None, level, bits, regime: PhantomData }
+        PageTable { root, owned: None, level, bits, pages: 0, regime: PhantomData }
     }
 
     /// What TTBR holds as address.
@@ -234,7 +243,9 @@ impl<R: Regime> PageTable<R> {
             Some(bits) => bits | leaf(level),
             None => leaf(level) & !VALID,
         };
+        let pages = frame.size().pages();
         slot.store(frame.into_raw().get() | bits | OWNED, Ordering::Release);
+        self.pages = self.pages.wrapping_add(pages);
         publish();
         Ok(())
     }
@@ -347,10 +358,12 @@ impl<R: Regime> PageTable<R> {
     /// `end`.
     pub fn unmap(&mut self, start: u64, end: u64, gather: &mut Gather<'_>) -> Result<u64> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
-        let mut walk = Walk { base: self.base(), from, to, gather };
-        let next = walk.unmap(self.entries(), self.level, 0)?;
+        let mut walk = Walk { base: self.base(), from, to, gather, pages: 0 };
+        let next = walk.unmap(self.entries(), self.level, 0);
+        let gone = walk.pages;
+        self.pages = self.pages.wrapping_sub(gone);
         publish();
-        Ok(next.wrapping_add(self.base()))
+        Ok(next?.wrapping_add(self.base()))
     }
 
     /// Changes what the mappings in `start..end` allow to what `f` makes of it,
@@ -364,7 +377,7 @@ impl<R: Regime> PageTable<R> {
         mut f: impl FnMut(R::Attrs) -> R::Attrs,
     ) -> Result<u64> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
-        let mut walk = Walk { base: self.base(), from, to, gather };
+        let mut walk = Walk { base: self.base(), from, to, gather, pages: 0 };
         let next = walk.protect::<R>(self.entries(), self.level, 0, &mut f)?;
         publish();
         Ok(next.wrapping_add(self.base()))
@@ -389,6 +402,30 @@ impl<R: Regime> PageTable<R> {
             level = level.wrapping_add(1);
             slot = entries.get(index(offset, level)).ok_or(Errno::EINVAL)?;
         }
+    }
+
+    /// Takes the block that holds `at` apart unless it starts there, so that a
+    /// range may end there.
+    pub fn split_at(&mut self, at: u64, gather: &mut Gather<'_>) -> Result<()> {
+        match self.lookup(at) {
+            Some(leaf) if leaf.start != at => self.split(at, gather),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first mapping that reaches into `start..end`.
+    pub fn next(&self, start: u64, end: u64) -> Option<Leaf<R>> {
+        let mut first = None;
+        let _ = self.visit(start, end, &mut |leaf| {
+            first = Some(leaf);
+            Err(Errno::EINTR) // Enough.
+        });
+        first
+    }
+
+    /// How many 4 KiB pages of frames are mapped.
+    pub fn pages(&self) -> u64 {
+        self.pages
     }
 
     /// Whether nothing is mapped.
@@ -484,6 +521,8 @@ struct Walk<'a, 't> {
     from: u64,
     to: u64,
     gather: &'a mut Gather<'t>,
+    /// Pages unmapped.
+    pages: u64,
 }
 
 impl Walk<'_, '_> {
@@ -539,7 +578,10 @@ impl Walk<'_, '_> {
             publish();
             // SAFETY: the entry is cleared.
             match unsafe { take_frame(desc, level) } {
-                Some(frame) => self.gather.frame(start, frame, desc & VALID != 0),
+                Some(frame) => {
+                    self.pages = self.pages.wrapping_add(frame.size().pages());
+                    self.gather.frame(start, frame, desc & VALID != 0);
+                }
                 None => self.gather.stale(start, span(level)),
             }
         }

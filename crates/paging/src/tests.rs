@@ -336,6 +336,9 @@ proptest! {
             for (page, entry) in tlb.0.borrow().iter() {
                 prop_assert_eq!(model.get(&((page - BASE) / PAGE_SIZE)), Some(entry));
             }
+            prop_assert_eq!(table.pages(), model.len() as u64);
+            let first = table.next(0, 1 << 48).map(|leaf| leaf.start);
+            prop_assert_eq!(first, model.keys().next().map(|page| at(*page)));
             prop_assert_eq!(stats().user, model.len() as u64 * PAGE_SIZE);
         }
         clear(&mut table, 0, 1 << 48);
