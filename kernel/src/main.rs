@@ -13,8 +13,8 @@ macro_rules! modules {
 }
 
 modules! {
-    boot console cpu fp gic heap init log machine memory panic power process sched smp symbols syscall
-    task time timer trap tty user vcpu wait
+    boot clock console cpu fp gic heap init log machine memory panic power process random sched smp
+    symbols syscall task time timer trap tty user vcpu wait
 }
 
 /// The boot CPU, with everything but tasks in place.

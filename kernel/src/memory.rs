@@ -94,13 +94,17 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
     MACHINE.call_once(|| machine)
 }
 
+/// The physical address of a translation table that maps nothing.
+pub fn empty_table() -> u64 {
+    static EMPTY: Once<u64> = Once::new();
+    *EMPTY.call_once(|| take_table().unwrap_or(0))
+}
+
 /// Points TTBR0 at an empty table: nothing below the upper half is mapped until
 /// a process is.
 pub fn close_lower_half() {
-    static EMPTY: Once<u64> = Once::new();
-    let table = *EMPTY.call_once(|| take_table().unwrap_or(0));
     // SAFETY: the kernel runs in the upper half.
-    unsafe { arch::host::set_ttbr0(table) };
+    unsafe { arch::host::set_ttbr0(empty_table()) };
     arch::barrier::isb();
     arch::tlb::flush_all();
 }

@@ -106,3 +106,10 @@ fn end() -> ! {
     }
     power::reset()
 }
+
+/// Nothing can go on: init is gone.
+pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
+    begin();
+    log::error!("Kernel panic: {why}");
+    end()
+}

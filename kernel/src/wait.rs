@@ -70,3 +70,22 @@ pub fn retry<T>(
         }
     }
 }
+
+/// As [`until`], but only the end of the process ends it early: for what has to
+/// be over before the caller may go on.
+pub fn until_killed<T>(queue: &WaitQueue, mut attempt: impl FnMut() -> Result<T>) -> Result<T, Ended> {
+    let waker = Waker::from(sched::current());
+    queue.register(&waker)?;
+    let result = loop {
+        match attempt() {
+            Err(Errno::EAGAIN) => {}
+            other => break other.map_err(Ended::Errno),
+        }
+        if process::signals::kill_pending() {
+            break Err(Ended::Interrupted);
+        }
+        sched::park();
+    };
+    queue.unregister(&waker);
+    result
+}

@@ -1,9 +1,23 @@
 //! System calls: Linux's numbers, arguments and errnos for arm64.
+//!
+//! [`dispatch`] is the table. A call's arguments are words as EL0 left them:
+//! each handler takes from them what the man-page says, with the width that it
+//! says (`int` arguments are the low 32 bits).
 
+pub mod futex;
+mod identity;
+mod process;
+mod sched;
+pub mod signal;
+mod system;
+pub mod time;
+
+use crate::process::with_thread;
 use crate::wait::Ended;
+use ::signal::Restart;
 use arch::trap::TrapFrame;
-use base::Errno;
-use signal::Restart;
+use base::{Errno, Lock, rank};
+use syscalls::nr;
 
 /// The arguments of a system call, x0 to x5.
 pub type Args = [u64; 6];
@@ -44,17 +58,139 @@ pub fn enter(frame: &mut TrapFrame) {
     let [a0, a1, a2, a3, a4, a5, _, _, number, ..] = frame.x;
     frame.orig_x0 = a0;
     frame.syscall = number as i64;
-    let result = dispatch(number, [a0, a1, a2, a3, a4, a5]);
+    let result = dispatch(number, [a0, a1, a2, a3, a4, a5], frame);
     let [x0, ..] = &mut frame.x;
     *x0 = match result {
         Ok(value) => value as u64,
         Err(Failure::Errno(errno)) => errno.to_ret() as u64,
-        Err(Failure::Restart(_)) => Errno::EINTR.to_ret() as u64,
+        Err(Failure::Restart(restart)) => {
+            let _ = with_thread(|thread| thread.set_restart(restart));
+            Errno::EINTR.to_ret() as u64
+        }
     };
 }
 
-fn dispatch(number: u64, _args: Args) -> SysResult {
-    let name = syscalls::name(number);
-    log::warn!("System call {number} ({name:?}) is not there: ENOSYS");
+/// Makes one call. `frame` is for those that change all registers.
+fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
+    let [a0, a1, a2, a3, a4, _] = a;
+    match number {
+        nr::CLONE => process::clone(frame, a),
+        nr::CLONE3 => process::clone3(frame, a0, a1),
+        nr::EXECVE => process::execve(frame, a0, a1, a2),
+        nr::EXECVEAT => process::execveat(frame, a0 as i32, a1, a2, a3, a4 as u32),
+        nr::EXIT => crate::process::exit::exit(a0 as i32),
+        nr::EXIT_GROUP => crate::process::exit::exit_group(a0 as i32),
+        nr::WAIT4 => process::wait4(a0 as i32, a1, a2 as u32, a3),
+        nr::WAITID => process::waitid(a0 as u32, a1 as u32, a2, a3 as u32, a4),
+        nr::SET_TID_ADDRESS => process::set_tid_address(a0),
+        nr::SET_ROBUST_LIST => futex::set_robust_list(a0, a1),
+        nr::GET_ROBUST_LIST => futex::get_robust_list(a0 as u32, a1, a2),
+        nr::FUTEX => futex::futex(a),
+        nr::PRCTL => process::prctl(a0 as u32, a1, a2),
+        nr::PERSONALITY => process::personality(a0 as u32),
+        // Programs do without (linux-abi-survey): not worth a warning each.
+        nr::RSEQ | nr::MEMBARRIER | nr::PIDFD_OPEN | nr::SECCOMP => Err(Errno::ENOSYS.into()),
+
+        nr::GETPID => identity::getpid(),
+        nr::GETPPID => identity::getppid(),
+        nr::GETTID => identity::gettid(),
+        nr::GETUID | nr::GETEUID | nr::GETGID | nr::GETEGID => identity::get_id(number),
+        nr::SETUID | nr::SETGID => identity::set_id(number, a0 as u32),
+        nr::SETREUID | nr::SETREGID => identity::set_two_ids(number, a0 as u32, a1 as u32),
+        nr::SETRESUID | nr::SETRESGID => {
+            identity::set_three_ids(number, a0 as u32, a1 as u32, a2 as u32)
+        }
+        nr::GETRESUID | nr::GETRESGID => identity::get_three_ids(number, a0, a1, a2),
+        // They answer the old value, and everybody is root.
+        nr::SETFSUID | nr::SETFSGID => Ok(0),
+        nr::GETGROUPS => identity::getgroups(a0 as i32, a1),
+        nr::SETGROUPS => identity::setgroups(a0 as i32, a1),
+        nr::GETPGID => identity::getpgid(a0 as u32),
+        nr::SETPGID => identity::setpgid(a0 as i32, a1 as i32),
+        nr::GETSID => identity::getsid(a0 as u32),
+        nr::SETSID => identity::setsid(),
+        nr::UMASK => identity::umask(a0 as u32),
+        nr::CAPGET => identity::capget(a0, a1),
+        nr::CAPSET => Ok(0),
+        nr::PRLIMIT64 => identity::prlimit(a0 as u32, a1 as usize, a2, a3),
+        nr::GETRLIMIT => identity::prlimit(0, a0 as usize, 0, a1),
+        nr::SETRLIMIT => identity::prlimit(0, a0 as usize, a1, 0),
+
+        nr::KILL => signal::kill(a0 as i32, a1 as u32),
+        nr::TKILL => signal::tgkill(-1, a0 as i32, a1 as u32),
+        nr::TGKILL if a0 as i32 > 0 => signal::tgkill(a0 as i32, a1 as i32, a2 as u32),
+        nr::TGKILL => Err(Errno::EINVAL.into()),
+        nr::RT_SIGACTION => signal::rt_sigaction(a0, a1, a2, a3),
+        nr::RT_SIGPROCMASK => signal::rt_sigprocmask(a0 as u32, a1, a2, a3),
+        nr::RT_SIGPENDING => signal::rt_sigpending(a0, a1),
+        nr::RT_SIGSUSPEND => signal::rt_sigsuspend(a0, a1),
+        nr::RT_SIGTIMEDWAIT => signal::rt_sigtimedwait(a0, a1, a2, a3),
+        nr::RT_SIGQUEUEINFO => signal::rt_sigqueueinfo(a0 as u32, a1, a2),
+        nr::RT_TGSIGQUEUEINFO => signal::rt_tgsigqueueinfo(a0 as u32, a1 as u32, a2, a3),
+        nr::RT_SIGRETURN => {
+            crate::process::signals::sigreturn(frame);
+            let [x0, ..] = frame.x;
+            Ok(x0 as i64)
+        }
+        nr::SIGALTSTACK => signal::sigaltstack(a0, a1, frame.sp),
+        nr::RESTART_SYSCALL => match with_thread(|thread| thread.resume())? {
+            Some((number, args)) if number != nr::RESTART_SYSCALL => dispatch(number, args, frame),
+            _ => Err(Errno::EINTR.into()),
+        },
+
+        nr::CLOCK_GETTIME => time::clock_gettime(a0 as u32, a1),
+        nr::CLOCK_SETTIME => time::clock_settime(a0 as u32, a1),
+        nr::CLOCK_GETRES => time::clock_getres(a0 as u32, a1),
+        nr::CLOCK_NANOSLEEP => time::clock_nanosleep(a0 as u32, a1 as u32, a2, a3),
+        nr::NANOSLEEP => time::nanosleep(a0, a1),
+        nr::GETTIMEOFDAY => time::gettimeofday(a0, a1),
+        nr::SETTIMEOFDAY => time::settimeofday(a0),
+        nr::TIMES => time::times(a0),
+        nr::GETRUSAGE => time::getrusage(a0 as i32, a1),
+        nr::GETITIMER => time::getitimer(a0 as u32, a1),
+        nr::SETITIMER => time::setitimer(a0 as u32, a1, a2),
+
+        nr::SCHED_YIELD => sched::sched_yield(),
+        nr::SCHED_GETAFFINITY => sched::getaffinity(a0 as u32, a1, a2),
+        nr::SCHED_SETAFFINITY => sched::setaffinity(a0 as u32, a1, a2),
+        nr::SCHED_GETSCHEDULER => sched::getscheduler(a0 as u32),
+        nr::SCHED_SETSCHEDULER => sched::setscheduler(a0 as u32, a1 as i32, a2),
+        nr::SCHED_GETPARAM => sched::getparam(a0 as u32, a1),
+        nr::SCHED_SETPARAM => sched::setparam(a0 as u32, a1),
+        nr::SCHED_GET_PRIORITY_MAX => sched::priority_limit(a0 as u32, 99),
+        nr::SCHED_GET_PRIORITY_MIN => sched::priority_limit(a0 as u32, 1),
+        nr::SCHED_RR_GET_INTERVAL => sched::rr_get_interval(a0 as u32, a1),
+        nr::GETPRIORITY => sched::getpriority(a0 as u32, a1 as u32),
+        nr::SETPRIORITY => sched::setpriority(a0 as u32, a1 as u32, a2 as i32),
+        nr::GETCPU => sched::getcpu(a0, a1),
+
+        nr::UNAME => system::uname(a0),
+        nr::SETHOSTNAME => system::sethostname(a0, a1),
+        nr::SETDOMAINNAME => system::setdomainname(a0, a1),
+        nr::SYSINFO => system::sysinfo(a0),
+        nr::GETRANDOM => system::getrandom(a0, a1, a2 as u32),
+        nr::SYSLOG => system::syslog(a0 as u32, a1, a2 as i32),
+        nr::REBOOT => system::reboot(a0 as u32, a1 as u32, a2 as u32),
+
+        _ => unknown(number),
+    }
+}
+
+/// Which unknown calls were reported.
+static REPORTED: Lock<[u64; 8]> = Lock::new(rank::LOG - 2, [0; 8]);
+
+/// A call that isn't there: reported once, by name.
+fn unknown(number: u64) -> SysResult {
+    let word = (number / 64).min(7) as usize;
+    let bit = 1u64 << (number % 64);
+    let first = match REPORTED.lock().get_mut(word) {
+        Some(word) => core::mem::replace(word, *word | bit) & bit == 0,
+        None => false,
+    };
+    if first {
+        let name = syscalls::name(number).unwrap_or("(no such call)");
+        let pid = crate::process::caller().pid;
+        log::warn!("Process {pid}: system call {number}, {name}, is not there: ENOSYS");
+    }
     Err(Errno::ENOSYS.into())
 }

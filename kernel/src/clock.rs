@@ -1,0 +1,29 @@
+//! The wall clock: CLOCK_REALTIME is CLOCK_MONOTONIC and an offset.
+
+use crate::time;
+use base::Nanos;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What is added to the time since boot. Until somebody sets the clock, boot
+/// was in 1970, as on Linux without a clock that keeps time.
+static OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// CLOCK_REALTIME: nanoseconds since 1970.
+pub fn realtime() -> Nanos {
+    to_realtime(time::now())
+}
+
+/// Sets CLOCK_REALTIME.
+pub fn set_realtime(now: Nanos) {
+    OFFSET.store(now.wrapping_sub(time::now()), Relaxed);
+}
+
+/// The CLOCK_REALTIME time of a CLOCK_MONOTONIC one.
+pub fn to_realtime(monotonic: Nanos) -> Nanos {
+    monotonic.wrapping_add(OFFSET.load(Relaxed))
+}
+
+/// The CLOCK_MONOTONIC time of a CLOCK_REALTIME one; 0 if that is before boot.
+pub fn to_monotonic(realtime: Nanos) -> Nanos {
+    realtime.saturating_sub(OFFSET.load(Relaxed))
+}

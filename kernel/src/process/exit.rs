@@ -1,0 +1,177 @@
+//! The end of threads and processes.
+
+use super::{Process, clone, signals, space, table};
+use crate::{sched, syscall};
+use alloc::sync::Arc;
+use base::Nanos;
+use core::sync::atomic::Ordering::*;
+use signal::{SigInfo, Signal, code};
+
+/// What the terminal does when a session's leader ends: SIGHUP to its
+/// foreground group.
+pub static SESSION_ENDS: spin::Once<fn(u32)> = spin::Once::new();
+
+/// Clock ticks (USER_HZ, 100 a second) in `nanos`.
+pub fn ticks(nanos: Nanos) -> u64 {
+    nanos / 10_000_000
+}
+
+/// Tells all threads of a process to end, with wait status `status` unless one
+/// was given before.
+pub fn begin_group_exit(process: &Arc<Process>, status: i32) {
+    process.signals.lock().exiting.get_or_insert(status);
+    process.threads().iter().for_each(signals::alert);
+}
+
+/// exit(2): the current thread ends; the process with its last one. `code` is
+/// what exit() was given.
+pub fn exit(code: i32) -> ! {
+    if let Ok(process) = super::current() {
+        let alone = process.threads().len() == 1;
+        if alone {
+            process.signals.lock().exiting.get_or_insert((code & 0xff) << 8);
+        }
+    }
+    thread()
+}
+
+/// exit_group(2): the whole process ends.
+pub fn exit_group(code: i32) -> ! {
+    if let Ok(process) = super::current() {
+        begin_group_exit(&process, (code & 0xff) << 8);
+    }
+    thread()
+}
+
+/// The current thread ends. Nothing with a destructor may be alive in callers.
+pub fn thread() -> ! {
+    leave();
+    sched::exit()
+}
+
+/// All of [`thread`] that has something to drop.
+fn leave() {
+    let task = sched::current();
+    let Some(thread) = task.thread.get() else { return };
+    let process = thread.process.clone();
+    let tid = thread.tid();
+    syscall::futex::thread_exits(thread);
+    clone::release_parent(thread);
+
+    let runtime = super::runtime(&task);
+    let last = {
+        let mut threads = process.threads.lock();
+        threads.retain(|other| !Arc::ptr_eq(other, &task));
+        process.dead_runtime.fetch_add(runtime, Relaxed);
+        threads.is_empty()
+    };
+    if last {
+        end(&process);
+    }
+    table::remove_thread(tid);
+    process.thread_gone.wake_all();
+}
+
+/// The last thread has ended: so does the process.
+fn end(process: &Arc<Process>) {
+    let pid = process.pid;
+    // What ends by pthread_exit() in its last thread ended well.
+    let status = process.signals.lock().exiting.unwrap_or(0);
+    if pid == 1 {
+        let (code, signal) = (status >> 8, status & 0x7f);
+        crate::panic::fatal(format_args!("init ended: exit code {code}, signal {signal}"));
+    }
+    syscall::time::cancel_alarm(process);
+
+    // Each in turn, so that no lock is held while they are dropped.
+    let files = process.parts.lock().files.take();
+    if let Some(files) = files
+        && Arc::strong_count(&files) == 1
+    {
+        files.close_range(0, u32::MAX, pid);
+    }
+    let fs = process.parts.lock().fs.take();
+    drop(fs);
+    let exe = process.parts.lock().exe.take();
+    drop(exe);
+    let mm = process.parts.lock().mm.take();
+    space::activate(None);
+    if let Some(mm) = mm
+        && let Some(mm) = Arc::into_inner(mm)
+    {
+        // With interrupt windows, which dropping it would not have.
+        mm.exit();
+    }
+
+    let session_leader = table::group_and_session(pid).is_ok_and(|(_, session)| session == pid);
+    if session_leader && let Some(hook) = SESSION_ENDS.get() {
+        hook(pid);
+    }
+    let (parent, notice) = bury(process, status);
+    if let Some((parent, info)) = parent.as_ref().zip(notice) {
+        let _ = signals::send(parent, info);
+    }
+    if let Some(parent) = parent {
+        parent.child_changed.wake_all();
+    }
+}
+
+/// Hands the children to init, and makes the process a zombie, or nothing if
+/// nobody wants to know. The parent, and what to send it.
+fn bury(process: &Arc<Process>, status: i32) -> (Option<Arc<Process>>, Option<SigInfo>) {
+    let pid = process.pid;
+    let runtime = process.runtime();
+    let mut reaped = alloc::vec::Vec::new();
+    let mut init_has_news = false;
+    let (parent, notice, init) = table::with(|table| {
+        let children = match table.entry(pid) {
+            Ok(entry) => core::mem::take(&mut entry.children),
+            Err(_) => return (None, None, None),
+        };
+        for child in children {
+            if let Ok(entry) = table.entry(child) {
+                entry.parent = 1;
+                entry.exit_signal = Signal::SIGCHLD.number();
+                init_has_news |= entry.zombie.is_some();
+            }
+            if let Ok(init) = table.entry(1) {
+                init.children.insert(child);
+            }
+        }
+        let init = table.entry(1).ok().map(|entry| entry.process.clone());
+        let Ok(entry) = table.entry(pid) else { return (None, None, init) };
+        entry.zombie = Some(status);
+        entry.own_time = runtime;
+        let (parent, exit_signal) = (entry.parent, entry.exit_signal);
+        let parent = table.entry(parent).ok().map(|entry| entry.process.clone());
+        let Some(parent) = parent else {
+            reaped.extend(table.processes.remove(&pid));
+            return (None, None, init);
+        };
+        let exit_signal = Signal::new(exit_signal.into()).ok();
+        let wanted = parent.signals.lock().actions.on_child_exit();
+        let is_child = exit_signal == Some(Signal::SIGCHLD);
+        if is_child && wanted.reap {
+            reaped.extend(table.processes.remove(&pid));
+            if let Ok(entry) = table.entry(parent.pid) {
+                entry.children.remove(&pid);
+            }
+        }
+        let notice = exit_signal.filter(|_| wanted.signal || !is_child).map(|signal| {
+            let (code, value) = match status & 0x7f {
+                0 => (code::CLD_EXITED, status >> 8 & 0xff),
+                by if status & 0x80 != 0 => (code::CLD_DUMPED, by),
+                by => (code::CLD_KILLED, by),
+            };
+            SigInfo::child(signal, code, (pid, 0), value, (ticks(runtime), 0))
+        });
+        (Some(parent), notice, init)
+    });
+    drop(reaped);
+    if let Some(init) = init.filter(|_| init_has_news) {
+        let info = SigInfo::kernel(Signal::SIGCHLD, code::SI_KERNEL);
+        let _ = signals::send(&init, info);
+        init.child_changed.wake_all();
+    }
+    (parent, notice)
+}

@@ -1,0 +1,511 @@
+//! Sending signals, and delivering them on the way to EL0.
+
+use super::{Fault, FaultKind, Process, Thread, exit, table};
+use crate::task::Task;
+use crate::user::CurrentUser;
+use crate::{cpu, gic, sched, task};
+use alloc::sync::Arc;
+use arch::trap::TrapFrame;
+use base::{Errno, Result, UserMem};
+use core::sync::atomic::Ordering::*;
+use credentials::resource;
+use signal::{
+    Actions, Context, Delivery, Flags, FpState, Handler, Pending, Resume, SigInfo, SigSet, Signal,
+    code,
+};
+
+use super::credentials;
+
+/// The signals that threads of a process share.
+#[derive(Default)]
+pub struct ProcessSignals {
+    pub(super) pending: Pending,
+    pub(super) actions: Actions,
+    /// All threads stand still.
+    pub(super) stopped: bool,
+    /// All threads are to end, with this wait status.
+    pub(super) exiting: Option<i32>,
+    /// All other threads are to end: this one calls execve().
+    pub(super) exec: Option<u32>,
+    /// It is init and dies of its own faults only.
+    pub(super) unkillable: bool,
+}
+
+/// Whether the current thread has something to do before it returns to EL0:
+/// signals, exit, stop. On the path of every return: a load or two.
+#[inline]
+pub fn has_work() -> bool {
+    sched::current_ref().thread.get().is_some_and(|thread| thread.attention.load(Relaxed))
+}
+
+/// Whether a call that sleeps should return to EL0, with `EINTR` or to be
+/// restarted.
+pub fn signal_pending() -> bool {
+    let task = sched::current_ref();
+    let Some(thread) = task.thread.get() else { return false };
+    thread.attention.load(Acquire) && {
+        let process = thread.process.signals.lock();
+        let signals = thread.signals.lock();
+        process.exiting.is_some()
+            || process.exec.is_some_and(|tid| tid != thread.tid())
+            || process.stopped
+            || signals.has_work(process.pending.set())
+    }
+}
+
+/// Whether the current thread is to die: what even calls that signals don't
+/// interrupt must not wait any longer for.
+pub fn kill_pending() -> bool {
+    let task = sched::current_ref();
+    let Some(thread) = task.thread.get() else { return false };
+    thread.attention.load(Acquire) && {
+        let process = thread.process.signals.lock();
+        let signals = thread.signals.lock();
+        let pending = process.pending.set().with(signals.pending.set());
+        process.exiting.is_some()
+            || process.exec.is_some_and(|tid| tid != thread.tid())
+            || pending.contains(Signal::SIGKILL)
+    }
+}
+
+/// Makes a thread look at what there is to do, wherever it is.
+pub(super) fn alert(task: &Arc<Task>) {
+    if let Some(thread) = task.thread.get() {
+        thread.attention.store(true, Release);
+    }
+    sched::wake(task);
+    // In EL0 or in a guest on another CPU, it has to come to the kernel.
+    let cpu = task.cpu.load(Relaxed) as usize;
+    if task.state.load(SeqCst) == task::state::RUNNING && cpu != cpu::index() {
+        gic::send_sgi(cpu, gic::SGI_RESCHEDULE);
+    }
+}
+
+/// Sends a signal to a process: any of its threads may take it.
+pub fn send(process: &Arc<Process>, info: SigInfo) -> Result<()> {
+    send_to(process, None, info)
+}
+
+/// Sends a signal to one thread.
+pub fn send_thread(task: &Arc<Task>, info: SigInfo) -> Result<()> {
+    let thread = task.thread.get().ok_or(Errno::ESRCH)?;
+    send_to(&thread.process, Some(task), info)
+}
+
+fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<()> {
+    let signal = info.signal();
+    let limit = process.limit(resource::SIGPENDING).min(65536) as usize;
+    let threads = process.threads();
+    let mut continued = false;
+    let mut alerted = alloc::vec::Vec::new();
+    {
+        let mut shared = process.signals.lock();
+        let cancelled = SigSet::cancelled_by(signal);
+        if !cancelled.is_empty() {
+            shared.pending.flush(cancelled);
+            for thread in threads.iter().filter_map(|task| task.thread.get()) {
+                thread.signals.lock().pending.flush(cancelled);
+            }
+        }
+        if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) && shared.stopped {
+            shared.stopped = false;
+            continued = true;
+            alerted.extend(threads.iter().cloned());
+        }
+        // The one who is asked whether the signal matters.
+        let first = target.or(threads.first());
+        let blocked = first
+            .and_then(|task| task.thread.get())
+            .map_or(SigSet::EMPTY, |thread| thread.signals.lock().blocked());
+        if !shared.actions.ignores(signal, blocked, shared.unkillable) {
+            match target.and_then(|task| Some((task, task.thread.get()?))) {
+                Some((task, thread)) => {
+                    let mut own = thread.signals.lock();
+                    own.send(info, limit)?;
+                    if own.wants(signal) {
+                        alerted.push(task.clone());
+                    }
+                }
+                None => {
+                    shared.pending.send(info, limit)?;
+                    let wants = |task: &&Arc<Task>| {
+                        task.thread.get().is_some_and(|thread| thread.signals.lock().wants(signal))
+                    };
+                    if signal == Signal::SIGKILL {
+                        alerted.extend(threads.iter().cloned());
+                    } else {
+                        alerted.extend(threads.iter().find(wants).cloned());
+                    }
+                }
+            }
+        }
+    }
+    if continued {
+        wait_event(process, true, None);
+    }
+    alerted.iter().for_each(alert);
+    // Those who wait for it with it blocked: rt_sigtimedwait(), signalfd.
+    crate::syscall::signal::ARRIVALS.wake_all();
+    Ok(())
+}
+
+/// Sends a signal to all of a process group; `ESRCH` if it has no members.
+pub fn send_group(group: u32, info: SigInfo) -> Result<()> {
+    let members = table::group_members(group);
+    if members.is_empty() {
+        return Err(Errno::ESRCH);
+    }
+    for process in &members {
+        send(process, info)?;
+    }
+    Ok(())
+}
+
+/// Tells the parent that a process stopped or continued.
+fn wait_event(process: &Arc<Process>, continued: bool, stopped: Option<u8>) {
+    let parent = table::with(|table| {
+        let entry = table.entry(process.pid).ok()?;
+        entry.continued = continued;
+        entry.stopped = stopped;
+        let parent = entry.parent;
+        table.entry(parent).ok().map(|entry| entry.process.clone())
+    });
+    let Some(parent) = parent else { return };
+    parent.child_changed.wake_all();
+    if parent.signals.lock().actions.wants_child_stops() {
+        let (code, status) = match stopped {
+            Some(signal) => (code::CLD_STOPPED, i32::from(signal)),
+            None => (code::CLD_CONTINUED, i32::from(Signal::SIGCONT.number())),
+        };
+        let times = (exit::ticks(process.runtime()), 0);
+        let info = SigInfo::child(Signal::SIGCHLD, code, (process.pid, 0), status, times);
+        // Nobody waits for it if the queue is full.
+        let _ = send(&parent, info);
+    }
+}
+
+/// Turns a fault of the current thread into its signal.
+pub fn raise(_frame: &mut TrapFrame, fault: &Fault, esr: u64, far: u64) {
+    // In the order of the kinds. An illegal instruction's address is its own.
+    let (signal, code) = match fault.kind {
+        FaultKind::Unmapped => (Signal::SIGSEGV, code::SEGV_MAPERR),
+        FaultKind::Denied => (Signal::SIGSEGV, code::SEGV_ACCERR),
+        FaultKind::Bus => (Signal::SIGBUS, code::BUS_ADRERR),
+        FaultKind::Alignment => (Signal::SIGBUS, code::BUS_ADRALN),
+        FaultKind::IllegalInstruction => (Signal::SIGILL, code::ILL_ILLOPC),
+        FaultKind::Breakpoint => (Signal::SIGTRAP, code::TRAP_BRKPT),
+        FaultKind::Trace => (Signal::SIGTRAP, 2),
+        FaultKind::FloatingPoint => (Signal::SIGFPE, code::FPE_FLTINV),
+        FaultKind::OutOfMemory => {
+            let Ok(process) = super::current() else { return };
+            log::error!("Out of memory: killed process {}", process.pid);
+            return exit::begin_group_exit(&process, i32::from(Signal::SIGKILL.number()));
+        }
+    };
+    let _ = super::with_thread(|thread| *thread.fault.lock() = (far, esr));
+    force(SigInfo::fault(signal, code, fault.address), false);
+}
+
+/// Sends the current thread a signal that it can't put off.
+pub fn force(info: SigInfo, fatal: bool) {
+    let _ = super::with_thread(|thread| {
+        let mut shared = thread.process.signals.lock();
+        let mut own = thread.signals.lock();
+        if signal::force(&mut own, &mut shared.actions, info, fatal) {
+            shared.unkillable = false;
+        }
+        thread.attention.store(true, Release);
+    });
+}
+
+/// What the current thread does next.
+enum Step {
+    End,
+    Stand,
+    Deliver(SigInfo, Delivery),
+    Nothing,
+}
+
+/// Does what is to be done: may change `frame` (a signal handler's), sleep, or
+/// not return.
+pub fn work(frame: &mut TrapFrame) {
+    loop {
+        match step() {
+            Step::End => exit::thread(),
+            Step::Stand => stand_still(),
+            Step::Deliver(info, Delivery::Terminate { core }) => {
+                let status = i32::from(info.signal().number()) | if core { 0x80 } else { 0 };
+                if let Ok(process) = super::current() {
+                    exit::begin_group_exit(&process, status);
+                }
+            }
+            Step::Deliver(info, Delivery::Stop) => stop(info.signal()),
+            Step::Deliver(info, Delivery::Handler(action)) => {
+                resume(frame, Some(action.flags));
+                if deliver(frame, &info, &action).is_err() {
+                    force(SigInfo::kernel(Signal::SIGSEGV, code::SI_KERNEL), true);
+                }
+            }
+            Step::Nothing => {
+                resume(frame, None);
+                return;
+            }
+        }
+    }
+}
+
+fn step() -> Step {
+    let task = sched::current_ref();
+    let Some(thread) = task.thread.get() else { return Step::Nothing };
+    // Cleared before the last look: who sends later sets it again.
+    thread.attention.store(false, SeqCst);
+    let mut guard = thread.process.signals.lock();
+    let shared = &mut *guard;
+    if shared.exiting.is_some() || shared.exec.is_some_and(|tid| tid != thread.tid()) {
+        return Step::End;
+    }
+    let mut own = thread.signals.lock();
+    let killed = shared.pending.set().with(own.pending.set()).contains(Signal::SIGKILL);
+    if shared.stopped && !killed {
+        return Step::Stand;
+    }
+    let unkillable = shared.unkillable;
+    match signal::next_action(&mut own, &mut shared.pending, &mut shared.actions, unkillable) {
+        Some((info, delivery)) => Step::Deliver(info, delivery),
+        None => {
+            own.restore_blocked();
+            // The mask from before may let others through.
+            if own.has_work(shared.pending.set()) {
+                thread.attention.store(true, SeqCst);
+            }
+            Step::Nothing
+        }
+    }
+}
+
+/// Decides what becomes of an interrupted system call.
+fn resume(frame: &mut TrapFrame, handler: Option<Flags>) {
+    let restart = super::with_thread(|thread| thread.restart.lock().take()).ok().flatten();
+    let was_call = frame.syscall >= 0;
+    frame.syscall = -1;
+    let Some(restart) = restart.filter(|_| was_call) else { return };
+    let resume = restart.resume(handler);
+    let [x0, _, _, _, _, _, _, _, x8, ..] = &mut frame.x;
+    match resume {
+        Resume::Interrupted => *x0 = Errno::EINTR.to_ret() as u64,
+        Resume::Again | Resume::RestartSyscall => {
+            *x0 = frame.orig_x0;
+            frame.pc = frame.pc.wrapping_sub(4);
+            if resume == Resume::RestartSyscall {
+                *x8 = syscalls::nr::RESTART_SYSCALL;
+            }
+        }
+    }
+}
+
+/// Stops the process: this thread and all others.
+fn stop(signal: Signal) {
+    let Ok(process) = super::current() else { return };
+    if signal != Signal::SIGSTOP {
+        let group = table::group_and_session(process.pid).map_or(0, |(group, _)| group);
+        if table::is_orphaned(group) {
+            return;
+        }
+    }
+    let first = {
+        let mut signals = process.signals.lock();
+        !core::mem::replace(&mut signals.stopped, true)
+    };
+    if first {
+        wait_event(&process, false, Some(signal.number()));
+    }
+    process.threads().iter().for_each(alert);
+}
+
+/// Waits for SIGCONT or the end.
+fn stand_still() {
+    loop {
+        let stopped = super::with_thread(|thread| {
+            let shared = thread.process.signals.lock();
+            let own = thread.signals.lock();
+            let killed = shared.pending.set().with(own.pending.set()).contains(Signal::SIGKILL);
+            shared.stopped && shared.exiting.is_none() && !killed
+        });
+        if stopped != Ok(true) {
+            // There may be more to do than when it stopped.
+            let _ = super::with_thread(|thread| thread.attention.store(true, SeqCst));
+            return;
+        }
+        sched::park();
+    }
+}
+
+/// The FP/SIMD registers as a frame has them.
+fn fp_of(task: &Task) -> FpState {
+    let state = task.fp.read();
+    FpState { v: state.v, fpsr: state.fpsr as u32, fpcr: state.fpcr as u32 }
+}
+
+/// Builds a handler's frame and points `frame` at the handler.
+fn deliver(frame: &mut TrapFrame, info: &SigInfo, action: &signal::Action) -> Result<()> {
+    let Handler::Function(handler) = action.handler else { return Ok(()) };
+    let task = sched::current();
+    let thread = task.thread.get().ok_or(Errno::ESRCH)?;
+    let mm = thread.process.mm()?;
+    let on_stack = action.flags.contains(Flags::ONSTACK);
+    let (top, context) = {
+        let mut own = thread.signals.lock();
+        let top = own.altstack.frame_top(frame.sp, on_stack);
+        let context = Context {
+            x: frame.x,
+            sp: frame.sp,
+            pc: frame.pc,
+            pstate: frame.pstate,
+            fp: fp_of(&task),
+            mask: own.mask_to_save(),
+            stack: own.altstack.save(),
+        };
+        (top, context)
+    };
+    let synchronous = SigSet::SYNCHRONOUS.contains(info.signal()) && !info.is_from_user();
+    let fault = synchronous.then(|| *thread.fault.lock());
+    let entry = signal::build_frame(top, &context, info, fault)?;
+    CurrentUser.write(entry.sp, &entry.bytes)?;
+
+    let [x0, x1, x2, .., x29, x30] = &mut frame.x;
+    *x0 = u64::from(info.signal().number());
+    if action.flags.contains(Flags::SIGINFO) {
+        (*x1, *x2) = (entry.info, entry.ucontext);
+    }
+    *x29 = entry.fp;
+    *x30 = match action.flags.contains(Flags::RESTORER) {
+        true => action.restorer,
+        false => mm.trampoline.load(Relaxed),
+    };
+    frame.sp = entry.sp;
+    frame.pc = handler;
+    frame.pstate = signal::handler_pstate(frame.pstate);
+    thread.signals.lock().enter_handler(info.signal(), action);
+    recheck(thread);
+    Ok(())
+}
+
+/// rt_sigreturn(): back to what the handler interrupted. A bad frame is a
+/// SIGSEGV.
+pub fn sigreturn(frame: &mut TrapFrame) {
+    let restored = CurrentUser
+        .read_frame(frame.sp)
+        .and_then(|bytes| signal::parse_frame(&bytes));
+    let Ok(context) = restored else {
+        return force(SigInfo::kernel(Signal::SIGSEGV, code::SI_KERNEL), false);
+    };
+    let task = sched::current();
+    let fp = arch::fp::FpState {
+        v: context.fp.v,
+        fpsr: u64::from(context.fp.fpsr),
+        fpcr: u64::from(context.fp.fpcr),
+    };
+    task.fp.write(&fp);
+    frame.x = context.x;
+    frame.sp = context.sp;
+    frame.pc = context.pc;
+    frame.pstate = task::user_pstate(context.pstate);
+    // Not a system call any more: there is nothing to restart.
+    frame.syscall = -1;
+    if let Some(thread) = task.thread.get() {
+        *thread.restart.lock() = None;
+        {
+            let mut own = thread.signals.lock();
+            own.set_blocked(context.mask);
+            // As on Linux, a stack that isn't valid any more is left alone.
+            let _ = own.altstack.set(context.stack, context.sp);
+        }
+        recheck(thread);
+    }
+}
+
+/// The mask changed: there may be something to deliver.
+pub fn recheck(thread: &Thread) {
+    let shared = thread.process.signals.lock();
+    let own = thread.signals.lock();
+    if own.has_work(shared.pending.set()) {
+        thread.attention.store(true, Release);
+    }
+}
+
+trait ReadFrame {
+    fn read_frame(&self, addr: u64) -> Result<alloc::vec::Vec<u8>>;
+}
+
+impl ReadFrame for CurrentUser {
+    fn read_frame(&self, addr: u64) -> Result<alloc::vec::Vec<u8>> {
+        if !addr.is_multiple_of(16) {
+            return Err(Errno::EFAULT);
+        }
+        base::UserMemExt::read_vec(self, addr, signal::FRAME_SIZE)
+    }
+}
+
+/// The system-call side: what the calls change.
+impl Process {
+    /// rt_sigaction(): the old action.
+    pub fn set_action(&self, signal: Signal, new: Option<signal::Action>) -> Result<signal::Action> {
+        let threads = self.threads();
+        let mut shared = self.signals.lock();
+        let old = shared.actions.get(signal);
+        if let Some(new) = new {
+            let ignored = shared.actions.set(signal, new)?;
+            if !ignored.is_empty() {
+                shared.pending.flush(ignored);
+                for thread in threads.iter().filter_map(|task| task.thread.get()) {
+                    thread.signals.lock().pending.flush(ignored);
+                }
+            }
+        }
+        Ok(old)
+    }
+
+    /// Signals pending for the whole process, ignored ones, caught ones: for
+    /// /proc/PID/status.
+    pub fn signal_sets(&self) -> (SigSet, SigSet, SigSet) {
+        let shared = self.signals.lock();
+        let (ignored, caught) = shared.actions.ignored_and_caught();
+        (shared.pending.set(), ignored, caught)
+    }
+
+    /// Whether it is stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.signals.lock().stopped
+    }
+
+    /// Whether the current thread of a terminal's background group may be
+    /// stopped by `signal`: it neither blocks nor ignores it.
+    pub fn would_stop(&self, signal: Signal) -> bool {
+        let ignored = self.signals.lock().actions.get(signal).handler == Handler::Ignore;
+        let blocked = super::with_thread(|thread| !thread.signals.lock().wants(signal));
+        !ignored && blocked != Ok(true)
+    }
+}
+
+impl Thread {
+    /// Works on the thread's signals and notices what has become deliverable.
+    pub fn with_signals<R>(&self, f: impl FnOnce(&mut signal::ThreadSignals) -> R) -> R {
+        let result = f(&mut self.signals.lock());
+        recheck(self);
+        result
+    }
+
+    /// Takes a pending signal of `wanted`, the thread's own first.
+    pub fn take_signal(&self, wanted: SigSet) -> Option<SigInfo> {
+        let mut shared = self.process.signals.lock();
+        let mut own = self.signals.lock();
+        own.pending.take_any(wanted).or_else(|| shared.pending.take_any(wanted))
+    }
+
+    /// All signals pending for it.
+    pub fn pending(&self) -> SigSet {
+        let shared = self.process.signals.lock();
+        let own = self.signals.lock();
+        shared.pending.set().with(own.pending.set())
+    }
+}

@@ -1,0 +1,115 @@
+//! Address spaces on this machine: their ASIDs, TLBs and which one is current.
+#![expect(unsafe_code, reason = "TTBR0 and instruction caches")]
+
+use crate::cpu::{self, MAX_CPUS};
+use crate::{memory, sched};
+use alloc::sync::Arc;
+use base::{Lock, Result, rank};
+use core::ops::Deref;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use frame::Frame;
+use mm::{AddressSpace, Layout, MmEnv};
+use paging::{Contexts, Id, Tlb};
+use spin::Once;
+
+/// An address space that CPUs can run.
+pub struct Mm {
+    space: Arc<AddressSpace>,
+    env: Arc<Env>,
+    /// The root of its page table: TTBR0 without the ASID.
+    root: u64,
+    /// Where the code is that signal handlers return to.
+    pub trampoline: AtomicU64,
+}
+
+impl Deref for Mm {
+    type Target = Arc<AddressSpace>;
+    fn deref(&self) -> &Arc<AddressSpace> {
+        &self.space
+    }
+}
+
+impl Mm {
+    /// An empty one.
+    pub fn new(layout: Layout) -> Result<Mm> {
+        let env = Arc::new(Env { asid: Id::new() });
+        let space = AddressSpace::new(env.clone(), layout)?;
+        Ok(Self::with(space, env, 0))
+    }
+
+    /// A copy for a child.
+    pub fn fork(&self) -> Result<Mm> {
+        let env = Arc::new(Env { asid: Id::new() });
+        let space = self.space.fork(env.clone())?;
+        Ok(Self::with(space, env, self.trampoline.load(Relaxed)))
+    }
+
+    fn with(space: AddressSpace, env: Arc<Env>, trampoline: u64) -> Mm {
+        let root = space.root().get();
+        Mm { space: Arc::new(space), env, root, trampoline: AtomicU64::new(trampoline) }
+    }
+}
+
+/// What memory management asks of the kernel.
+struct Env {
+    asid: Id,
+}
+
+impl Tlb for Env {
+    fn invalidate_range(&self, start: u64, len: u64, last_level: bool) {
+        // Without an ASID it never ran: no TLB knows of it.
+        if let Some(asid) = self.asid.get() {
+            arch::tlb::flush_range(asid, start, len, last_level);
+        }
+    }
+}
+
+impl MmEnv for Env {
+    fn window(&self) {
+        sched::breathe();
+    }
+
+    fn sync_code(&self, frame: &Frame) {
+        let start = frame::phys_to_virt(frame.addr()).addr();
+        // SAFETY: the frame is mapped in the kernel for as long as the handle
+        // lives.
+        unsafe { arch::cache::sync_icache(start, frame.size().bytes() as usize) };
+    }
+}
+
+static CONTEXTS: Once<Lock<Contexts>> = Once::new();
+/// The root in each CPU's TTBR0; 0 for the empty table.
+static CURRENT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+fn contexts() -> &'static Lock<Contexts> {
+    CONTEXTS.call_once(|| {
+        let bits = if arch::cpu::has_16_bit_asids() { 16 } else { 8 };
+        Lock::new(rank::KERNEL_MAP, Contexts::new(bits, MAX_CPUS))
+    })
+}
+
+/// Makes `mm` current on this CPU, or nothing at all.
+pub fn activate(mm: Option<&Mm>) {
+    let index = cpu::index();
+    let Some(current) = CURRENT.get(index) else { return };
+    let root = mm.map_or(0, |mm| mm.root);
+    // A regime without EL0 never comes past this: TTBR0 is the kernel's there.
+    if current.load(Relaxed) == root {
+        return;
+    }
+    current.store(root, Relaxed);
+    let value = match mm {
+        None => memory::empty_table(),
+        Some(mm) => {
+            let switch = contexts().lock().switch(index, &mm.env.asid);
+            if switch.flush_local {
+                arch::tlb::flush_all();
+            }
+            mm.root | u64::from(switch.id) << 48
+        }
+    };
+    // SAFETY: the kernel runs from TTBR1; the table is empty or that of a
+    // living address space, which `Process` keeps while a CPU runs it.
+    unsafe { arch::host::set_ttbr0(value) };
+    arch::barrier::isb();
+}

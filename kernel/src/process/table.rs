@@ -1,0 +1,246 @@
+//! Who there is: process and thread IDs, parents and children, process groups
+//! and sessions, and what wait() has not collected yet.
+
+use super::Process;
+use crate::task::Task;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Lock, Result, rank};
+
+/// /proc/sys/kernel/pid_max
+pub const PID_MAX: u32 = 32768;
+/// How many tasks there may be: /proc/sys/kernel/threads-max.
+pub const TASKS_MAX: usize = 8192;
+
+/// A process in the tree.
+pub(super) struct Entry {
+    pub process: Arc<Process>,
+    pub parent: u32,
+    pub group: u32,
+    pub session: u32,
+    pub children: BTreeSet<u32>,
+    /// It ended with this wait status.
+    pub zombie: Option<i32>,
+    /// It stopped by this signal, and no wait() has heard.
+    pub stopped: Option<u8>,
+    /// It continued, and no wait() has heard.
+    pub continued: bool,
+    /// What the parent gets when it ends; 0: nothing.
+    pub exit_signal: u8,
+    /// It called execve(): setpgid() by the parent is over.
+    pub ran_exec: bool,
+    /// CPU time, of it if it is a zombie, and of children it waited for.
+    pub own_time: u64,
+    pub children_time: u64,
+}
+
+pub(super) struct Table {
+    pub processes: BTreeMap<u32, Entry>,
+    pub threads: BTreeMap<u32, Arc<Task>>,
+    last: u32,
+    wrapped: bool,
+}
+
+static TABLE: Lock<Table> = Lock::new(
+    rank::PROCESS,
+    Table { processes: BTreeMap::new(), threads: BTreeMap::new(), last: 0, wrapped: false },
+);
+
+/// Works on the table; nothing in `f` may sleep or touch user memory.
+pub(super) fn with<R>(f: impl FnOnce(&mut Table) -> R) -> R {
+    f(&mut TABLE.lock())
+}
+
+impl Table {
+    /// A free ID. `EAGAIN` if there are too many tasks.
+    fn allocate(&mut self) -> Result<u32> {
+        if self.threads.len() >= TASKS_MAX {
+            return Err(Errno::EAGAIN);
+        }
+        for _ in 0..PID_MAX {
+            self.last = self.last.wrapping_add(1);
+            if self.last >= PID_MAX {
+                // As on Linux, low numbers stay with those who boot.
+                self.last = 300;
+                self.wrapped = true;
+            }
+            let id = self.last;
+            let taken = self.threads.contains_key(&id) || self.processes.contains_key(&id);
+            let named = self.wrapped
+                && self.processes.values().any(|entry| entry.group == id || entry.session == id);
+            if !taken && !named {
+                return Ok(id);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    pub fn entry(&mut self, pid: u32) -> Result<&mut Entry> {
+        self.processes.get_mut(&pid).ok_or(Errno::ESRCH)
+    }
+
+    /// Whether a process group has no member with a parent in the same session
+    /// but another group: its members are not stopped by the terminal.
+    pub fn is_orphaned(&self, group: u32) -> bool {
+        !self.processes.values().any(|member| {
+            member.group == group
+                && member.zombie.is_none()
+                && self.processes.get(&member.parent).is_some_and(|parent| {
+                    parent.group != group && parent.session == member.session
+                })
+        })
+    }
+}
+
+/// Reserves an ID for a task that is not there yet.
+pub fn new_id() -> Result<u32> {
+    with(Table::allocate)
+}
+
+/// Enters a process. A child of `parent` inherits its group and session; 0 for
+/// the first process.
+pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) {
+    with(|table| {
+        let pid = process.pid;
+        let (group, session) = match table.processes.get_mut(&parent) {
+            Some(parent) => {
+                parent.children.insert(pid);
+                (parent.group, parent.session)
+            }
+            // Linux's init is in group and session 0 until it calls setsid().
+            None => (0, 0),
+        };
+        let entry = Entry {
+            process: process.clone(),
+            parent,
+            group,
+            session,
+            children: BTreeSet::new(),
+            zombie: None,
+            stopped: None,
+            continued: false,
+            exit_signal,
+            ran_exec: false,
+            own_time: 0,
+            children_time: 0,
+        };
+        table.processes.insert(pid, entry);
+    });
+}
+
+/// Enters a thread.
+pub fn add_thread(tid: u32, task: &Arc<Task>) {
+    with(|table| table.threads.insert(tid, task.clone()));
+}
+
+/// A thread is over.
+pub fn remove_thread(tid: u32) {
+    let removed = with(|table| table.threads.remove(&tid));
+    drop(removed);
+}
+
+/// The thread of that ID.
+pub fn thread(tid: u32) -> Result<Arc<Task>> {
+    with(|table| table.threads.get(&tid).cloned().ok_or(Errno::ESRCH))
+}
+
+/// The process of that ID; zombies too.
+pub fn process(pid: u32) -> Result<Arc<Process>> {
+    with(|table| table.entry(pid).map(|entry| entry.process.clone()))
+}
+
+/// All processes, in the order of their IDs.
+pub fn all() -> Vec<Arc<Process>> {
+    with(|table| table.processes.values().map(|entry| entry.process.clone()).collect())
+}
+
+/// Those of a process group that live.
+pub fn group_members(group: u32) -> Vec<Arc<Process>> {
+    with(|table| {
+        let members = table.processes.values();
+        let members = members.filter(|entry| entry.group == group && entry.zombie.is_none());
+        members.map(|entry| entry.process.clone()).collect()
+    })
+}
+
+/// How many tasks there are.
+pub fn task_count() -> usize {
+    with(|table| table.threads.len())
+}
+
+/// The last ID given out, for /proc/loadavg.
+pub fn last_id() -> u32 {
+    with(|table| table.last)
+}
+
+/// A process's group and session.
+pub fn group_and_session(pid: u32) -> Result<(u32, u32)> {
+    with(|table| table.entry(pid).map(|entry| (entry.group, entry.session)))
+}
+
+/// A process's parent; 0 for init.
+pub fn parent(pid: u32) -> Result<u32> {
+    with(|table| table.entry(pid).map(|entry| entry.parent))
+}
+
+/// CPU time of children that were waited for.
+pub fn children_time(pid: u32) -> u64 {
+    with(|table| table.entry(pid).map_or(0, |entry| entry.children_time))
+}
+
+/// Whether it is a zombie: /proc/PID/stat.
+pub fn is_zombie(pid: u32) -> bool {
+    with(|table| table.entry(pid).is_ok_and(|entry| entry.zombie.is_some()))
+}
+
+/// Whether the terminal may not stop members of `group`.
+pub fn is_orphaned(group: u32) -> bool {
+    with(|table| table.is_orphaned(group))
+}
+
+/// setpgid(2): `caller` moves `pid` (itself or a child that has not called
+/// execve()) to `group`.
+pub fn set_group(caller: u32, pid: u32, group: u32) -> Result<()> {
+    with(|table| {
+        let session = table.entry(caller)?.session;
+        let entry = table.entry(pid)?;
+        if pid != caller && entry.parent != caller {
+            return Err(Errno::ESRCH);
+        }
+        if pid != caller && entry.ran_exec {
+            return Err(Errno::EACCES);
+        }
+        // Not out of its session, and a session's leader stays where it is.
+        if entry.session != session || entry.session == pid {
+            return Err(Errno::EPERM);
+        }
+        let exists = |entry: &Entry| entry.group == group && entry.session == session;
+        if group != pid && !table.processes.values().any(exists) {
+            return Err(Errno::EPERM);
+        }
+        table.entry(pid)?.group = group;
+        Ok(())
+    })
+}
+
+/// setsid(2): `EPERM` for the leader of a process group.
+pub fn new_session(pid: u32) -> Result<u32> {
+    with(|table| {
+        if table.processes.values().any(|entry| entry.group == pid) {
+            return Err(Errno::EPERM);
+        }
+        let entry = table.entry(pid)?;
+        (entry.group, entry.session) = (pid, pid);
+        Ok(pid)
+    })
+}
+
+/// It called execve().
+pub(super) fn note_exec(pid: u32) {
+    with(|table| {
+        if let Ok(entry) = table.entry(pid) {
+            entry.ran_exec = true;
+        }
+    });
+}

@@ -1,0 +1,140 @@
+//! wait4() and waitid().
+
+use super::table::{self, Table};
+use crate::syscall::Failure;
+use crate::wait;
+use base::{Errno, Result};
+use signal::{Restart, Signal, code};
+
+/// Which children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Any.
+    Any,
+    /// That one.
+    Process(u32),
+    /// Those in this process group.
+    Group(u32),
+}
+
+/// What is waited for, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// WNOHANG: don't.
+    pub no_hang: bool,
+    /// WEXITED (wait4: always).
+    pub exited: bool,
+    /// WSTOPPED, WUNTRACED.
+    pub stopped: bool,
+    /// WCONTINUED.
+    pub continued: bool,
+    /// WNOWAIT: leave it to be waited for again.
+    pub leave: bool,
+    /// Children that send another signal than SIGCHLD: __WCLONE, __WALL.
+    pub clones: bool,
+    /// Children that send SIGCHLD.
+    pub children: bool,
+}
+
+/// What became of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Which.
+    pub pid: u32,
+    /// As wait4() tells it.
+    pub status: i32,
+    /// si_code and si_status, as waitid() tells it.
+    pub code: (i32, i32),
+    /// CPU time it and its children used, in nanoseconds.
+    pub time: u64,
+}
+
+/// Waits for a child of process `pid`: `ECHILD` if there is none to wait for,
+/// `None` if WNOHANG found nothing.
+pub fn wait(pid: u32, which: Which, options: Options) -> Result<Option<Found>, Failure> {
+    let process = table::process(pid)?;
+    let look = || {
+        let found = table::with(|table| look(table, pid, which, options));
+        found.map(|(found, entry)| {
+            drop(entry);
+            found
+        })
+    };
+    if options.no_hang {
+        return match look() {
+            Err(Errno::EAGAIN) => Ok(None),
+            result => Ok(Some(result?)),
+        };
+    }
+    let found = wait::until(&process.child_changed, None, look);
+    found.map(Some).map_err(|ended| Failure::from_wait(ended, Restart::Sys, Errno::EAGAIN))
+}
+
+/// `EAGAIN` if nothing has happened yet.
+fn look(
+    table: &mut Table,
+    pid: u32,
+    which: Which,
+    options: Options,
+) -> Result<(Found, Option<table::Entry>)> {
+    let mut any = false;
+    let mut news = None;
+    for &child in &table.entry(pid)?.children.clone() {
+        let Ok(entry) = table.entry(child) else { continue };
+        let meant = match which {
+            Which::Any => true,
+            Which::Process(wanted) => child == wanted,
+            Which::Group(group) => entry.group == group,
+        };
+        let is_child = entry.exit_signal == Signal::SIGCHLD.number();
+        if !meant || !(if is_child { options.children } else { options.clones }) {
+            continue;
+        }
+        any = true;
+        if let Some(status) = entry.zombie {
+            if options.exited {
+                news = Some(exited(child, status, entry.own_time.saturating_add(entry.children_time)));
+            }
+        } else if let Some(signal) = entry.stopped.filter(|_| options.stopped) {
+            if !options.leave {
+                entry.stopped = None;
+            }
+            let status = i32::from(signal);
+            let code = (code::CLD_STOPPED, status);
+            news = Some(Found { pid: child, status: status << 8 | 0x7f, code, time: 0 });
+        } else if entry.continued && options.continued {
+            if !options.leave {
+                entry.continued = false;
+            }
+            let signal = i32::from(Signal::SIGCONT.number());
+            let code = (code::CLD_CONTINUED, signal);
+            news = Some(Found { pid: child, status: 0xffff, code, time: 0 });
+        }
+        if news.is_some() {
+            break;
+        }
+    }
+    let found = match news {
+        Some(found) => found,
+        None if any => return Err(Errno::EAGAIN),
+        None => return Err(Errno::ECHILD),
+    };
+    let ended = matches!(found.code.0, code::CLD_EXITED | code::CLD_KILLED | code::CLD_DUMPED);
+    let mut buried = None;
+    if ended && !options.leave {
+        buried = table.processes.remove(&found.pid);
+        let parent = table.entry(pid)?;
+        parent.children.remove(&found.pid);
+        parent.children_time = parent.children_time.saturating_add(found.time);
+    }
+    Ok((found, buried))
+}
+
+fn exited(pid: u32, status: i32, time: u64) -> Found {
+    let code = match status & 0x7f {
+        0 => (code::CLD_EXITED, status >> 8 & 0xff),
+        signal if status & 0x80 != 0 => (code::CLD_DUMPED, signal),
+        signal => (code::CLD_KILLED, signal),
+    };
+    Found { pid, status, code, time }
+}

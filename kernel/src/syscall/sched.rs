@@ -1,0 +1,156 @@
+//! Scheduling: affinity, policies, nice values.
+
+use super::{SysResult, time};
+use crate::process::{caller, table};
+use crate::task::Task;
+use crate::user::CurrentUser;
+use crate::{cpu, sched};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Result, UserMem, UserMemExt};
+use core::sync::atomic::Ordering::Relaxed;
+
+pub fn sched_yield() -> SysResult {
+    sched::yield_now();
+    Ok(0)
+}
+
+/// The thread of that ID; 0 is the caller.
+fn thread(tid: u32) -> Result<Arc<Task>> {
+    if tid == 0 { Ok(sched::current()) } else { table::thread(tid) }
+}
+
+/// The CPUs that are there.
+fn possible() -> u64 {
+    cpu::online().fold(0, |set, cpu| set | 1 << (cpu.index.load(Relaxed) % 64))
+}
+
+pub fn getaffinity(tid: u32, len: u64, out: u64) -> SysResult {
+    // In longs, and enough for all CPUs.
+    if !len.is_multiple_of(8) || len == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let set = thread(tid)?.entity.affinity.load(Relaxed) & possible();
+    CurrentUser.write_obj(out, &set)?;
+    Ok(8)
+}
+
+pub fn setaffinity(tid: u32, len: u64, set: u64) -> SysResult {
+    let mut bytes = [0; 8];
+    let len = len.min(8) as usize;
+    CurrentUser.read(set, bytes.get_mut(..len).ok_or(Errno::EINVAL)?)?;
+    let set = u64::from_le_bytes(bytes) & possible();
+    if set == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let task = thread(tid)?;
+    task.entity.affinity.store(set, Relaxed);
+    sched::affinity_changed(&task);
+    Ok(0)
+}
+
+const OTHER: i32 = 0;
+const FIFO: i32 = 1;
+const RR: i32 = 2;
+const BATCH: i32 = 3;
+const IDLE: i32 = 5;
+const RESET_ON_FORK: i32 = 0x4000_0000;
+
+fn policy(task: &Task) -> i32 {
+    match task.entity.rt_priority.load(Relaxed) {
+        0 => OTHER,
+        _ if task.entity.round_robin.load(Relaxed) => RR,
+        _ => FIFO,
+    }
+}
+
+pub fn getscheduler(tid: u32) -> SysResult {
+    Ok(i64::from(policy(&*thread(tid)?)))
+}
+
+fn set_policy(task: &Task, policy: i32, priority: i32) -> Result<()> {
+    let valid = match policy {
+        FIFO | RR => (1..=99).contains(&priority),
+        OTHER | BATCH | IDLE => priority == 0,
+        _ => false,
+    };
+    let priority = i8::try_from(priority).ok().filter(|_| valid).ok_or(Errno::EINVAL)?;
+    task.entity.round_robin.store(policy == RR, Relaxed);
+    task.entity.rt_priority.store(priority, Relaxed);
+    Ok(())
+}
+
+pub fn setscheduler(tid: u32, policy: i32, param: u64) -> SysResult {
+    let priority = CurrentUser.read_obj(param)?;
+    set_policy(&*thread(tid)?, policy & !RESET_ON_FORK, priority)?;
+    Ok(0)
+}
+
+pub fn getparam(tid: u32, param: u64) -> SysResult {
+    let priority = i32::from(thread(tid)?.entity.rt_priority.load(Relaxed));
+    CurrentUser.write_obj(param, &priority)?;
+    Ok(0)
+}
+
+pub fn setparam(tid: u32, param: u64) -> SysResult {
+    let priority = CurrentUser.read_obj(param)?;
+    let task = thread(tid)?;
+    set_policy(&task, policy(&task), priority)?;
+    Ok(0)
+}
+
+/// The lowest or highest priority of a policy: only real-time ones have any.
+pub fn priority_limit(policy: u32, limit: i64) -> SysResult {
+    match policy as i32 {
+        FIFO | RR => Ok(limit),
+        OTHER | BATCH | IDLE => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+pub fn rr_get_interval(tid: u32, out: u64) -> SysResult {
+    let interval = match policy(&*thread(tid)?) {
+        FIFO => 0,
+        RR => 100_000_000,
+        _ => 4_000_000,
+    };
+    CurrentUser.write_obj(out, &time::timespec(interval))?;
+    Ok(0)
+}
+
+/// Whom getpriority() and setpriority() mean: a thread, a process group, or
+/// everybody of a user, which is everybody.
+fn whom(which: u32, who: u32) -> Result<Vec<Arc<Task>>> {
+    let group = if who == 0 { caller().pgid } else { who };
+    let tasks: Vec<Arc<Task>> = match which {
+        0 => alloc::vec![thread(who)?],
+        1 => table::group_members(group).iter().flat_map(|process| process.threads()).collect(),
+        2 => table::all().iter().flat_map(|process| process.threads()).collect(),
+        _ => return Err(Errno::EINVAL),
+    };
+    if tasks.is_empty() { Err(Errno::ESRCH) } else { Ok(tasks) }
+}
+
+pub fn getpriority(which: u32, who: u32) -> SysResult {
+    let nice = whom(which, who)?.iter().map(|task| task.entity.nice.load(Relaxed)).min();
+    // Never negative: 40 for -20 to 1 for 19.
+    Ok(20i64.saturating_sub(i64::from(nice.unwrap_or(0))))
+}
+
+pub fn setpriority(which: u32, who: u32, nice: i32) -> SysResult {
+    let nice = nice.clamp(-20, 19) as i8;
+    for task in whom(which, who)? {
+        task.entity.nice.store(nice, Relaxed);
+    }
+    Ok(0)
+}
+
+pub fn getcpu(cpu: u64, node: u64) -> SysResult {
+    if cpu != 0 {
+        CurrentUser.write_obj(cpu, &(cpu::index() as u32))?;
+    }
+    if node != 0 {
+        CurrentUser.write_obj(node, &0u32)?;
+    }
+    Ok(0)
+}
