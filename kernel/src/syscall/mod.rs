@@ -6,6 +6,7 @@
 
 pub mod futex;
 mod identity;
+mod memory;
 mod process;
 mod sched;
 pub mod signal;
@@ -172,7 +173,7 @@ fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
         nr::SYSLOG => system::syslog(a0 as u32, a1, a2 as i32),
         nr::REBOOT => system::reboot(a0 as u32, a1 as u32, a2 as u32),
 
-        _ => unknown(number),
+        _ => memory::dispatch(number, a).unwrap_or_else(|| unknown(number)),
     }
 }
 
