@@ -28,7 +28,8 @@ pub trait MmEnv: Tlb + Send + Sync {
 ///
 /// Called under the memory map's lock, before mappings are removed, replaced or
 /// write-protected: takes locks of a higher rank only (`STAGE2`). Implement it
-/// on what holds just those translations: the call may hold the last reference.
+/// on what holds just those translations: the call may hold the last reference,
+/// and lets go of it after the lock.
 /// It may drop more than asked: whole blocks, so that memory management can
 /// take them apart.
 pub trait MmuNotifier: Send + Sync {
@@ -113,7 +114,7 @@ impl AddressSpace {
     }
 
     pub(crate) fn lock(&self) -> Locked<'_> {
-        Locked { space: self, inner: self.inner.lock(), begun: false }
+        Locked { space: self, inner: self.inner.lock(), begun: false, told: [const { None }; 4] }
     }
 
     /// Tells `notifier` of what leaves, from now on, as long as it lives.
@@ -213,6 +214,9 @@ pub(crate) struct Locked<'a> {
     pub space: &'a AddressSpace,
     inner: LockGuard<'a, Inner>,
     begun: bool,
+    /// Who was told: after `inner`, so that they end, if these are the last
+    /// references, without the lock.
+    told: [Option<Arc<dyn MmuNotifier>>; 4],
 }
 
 impl Deref for Locked<'_> {
@@ -242,12 +246,15 @@ impl<'a> Locked<'a> {
         let step = if self.begun { 2 } else { 1 };
         self.begun = true;
         self.space.seq.fetch_add(step, Ordering::AcqRel);
-        self.inner.notifiers.retain(|notifier| match notifier.upgrade() {
-            Some(notifier) => {
-                notifier.invalidate(start, end);
-                true
+        let told = &mut self.told;
+        self.inner.notifiers.retain(|notifier| {
+            let Some(notifier) = notifier.upgrade() else { return false };
+            notifier.invalidate(start, end);
+            let known = told.iter().flatten().any(|known| Arc::ptr_eq(known, &notifier));
+            if let Some(slot) = told.iter_mut().find(|slot| slot.is_none()).filter(|_| !known) {
+                *slot = Some(notifier);
             }
-            None => false,
+            true
         });
     }
 

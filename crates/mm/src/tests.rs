@@ -1,10 +1,11 @@
 use crate::abi::*;
 use crate::*;
 use alloc::sync::{Arc, Weak};
-use base::{BLOCK_SIZE, Errno, PAGE_SIZE, PhysAddr, Result, UserMemExt};
+use base::{BLOCK_SIZE, Errno, LockTracker, PAGE_SIZE, PhysAddr, Result, UserMemExt};
 use frame::{Frame, Size, sim, stats};
 use paging::Tlb;
 use proptest::prelude::*;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +48,30 @@ impl MmuNotifier for Stage2 {
     }
 }
 
+/// Panics at a lock taken out of order.
+struct Order;
+
+std::thread_local! {
+    static HELD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl LockTracker for Order {
+    fn acquire(&self, rank: u8) {
+        HELD.with_borrow_mut(|held| {
+            assert!(held.iter().all(|other| *other < rank), "{rank} after {held:?}");
+            held.push(rank);
+        });
+    }
+    fn release(&self, rank: u8) {
+        HELD.with_borrow_mut(|held| {
+            let last = held.iter().rposition(|other| *other == rank).unwrap();
+            held.remove(last);
+        });
+    }
+}
+
 fn space() -> (AddressSpace, Arc<Env>) {
+    base::set_lock_tracker(&Order);
     let env = Arc::new(Env::default());
     let space = AddressSpace::new(env.clone(), Layout::new(48, 0, 8 << 20)).unwrap();
     (space, env)
@@ -761,7 +785,7 @@ impl World {
 
 /// Few, as each step compares all memory; PROPTEST_CASES asks for more.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(12)
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32)
 }
 
 proptest! {
@@ -779,6 +803,62 @@ proptest! {
         }
         frame::fail_allocation(0);
         drop(world);
+        nothing_left();
+    }
+}
+
+/// Numbers that programs pass by mistake or malice.
+fn number() -> impl Strategy<Value = u64> {
+    let edge = prop::sample::select(vec![
+        0,
+        1,
+        4095,
+        4096,
+        65535,
+        65536,
+        BLOCK_SIZE,
+        1 << 47,
+        (1 << 48) - 4096,
+        1 << 48,
+        1 << 63,
+        u64::MAX - 4095,
+        u64::MAX,
+    ]);
+    prop_oneof![
+        edge.clone(),
+        (edge.clone(), edge).prop_map(|(a, b)| a.wrapping_add(b)),
+        (0..64u64).prop_map(|page| A + page * PAGE_SIZE),
+        any::<u64>(),
+    ]
+}
+
+proptest! {
+    /// Whatever the arguments: an answer, and soon.
+    #[test]
+    fn no_argument_hurts(calls in prop::collection::vec((0..14u8, number(), number(), number(), any::<u32>(), 0..0x3_0000u32), 1..40)) {
+        let _ram = sim::ram(64);
+        let (space, _) = space();
+        map(&space, A, 64 * PAGE_SIZE, RW, ANON | MAP_FIXED).unwrap();
+        map(&space, 1 << 40, 1 << 40, RW, ANON | MAP_FIXED | MAP_NORESERVE).unwrap();
+        for (call, a, b, c, wild, tame) in calls {
+            let _ = match call {
+                0 => map(&space, a, b, wild, tame).map(|_| ()),
+                1 => space.mmap(Map { addr: a, ..file(b, wild, tame & !MAP_ANONYMOUS, c, true) }).map(|_| ()),
+                2 => space.munmap(a, b),
+                3 => space.mprotect(a, b, tame & 7),
+                4 => space.mprotect(a, b, wild),
+                5 => space.madvise(a, b, tame & 31),
+                6 => space.mremap(a, b, c, tame & 7, A.wrapping_add(b)).map(|_| ()),
+                7 => { space.brk(a); Ok(()) }
+                8 => space.msync(a, b, tame & 7),
+                9 => space.mincore(a, &mut vec![0; (b & 0xffff) as usize]),
+                10 => space.write_obj(a, &b),
+                11 => space.read_obj::<u64>(a).map(|_| ()),
+                12 => space.fork(Arc::new(Env::default())).map(|_| ()),
+                _ => space.futex_key(a, false).map(|_| ()),
+            };
+        }
+        drop(space);
         nothing_left();
     }
 }
