@@ -22,15 +22,17 @@ pub enum Fast {
     NeedsHost,
 }
 
-/// Answers a synchronous exit, if that can be done here.
+/// Answers a synchronous exit, if that can be done here. Hypercalls come first
+/// and need no stack.
 #[inline]
 pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     let esr = Esr(context.esr_el2);
-    let class = esr.ec();
-    if class == ec::HVC64 {
-        return hypercall(context, entry);
-    }
-    match class {
+    if esr.ec() == ec::HVC64 { hypercall(context, entry) } else { other(context, entry, esr) }
+}
+
+#[inline(never)]
+fn other(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
+    match esr.ec() {
         ec::SYSREG => system_register(context, entry, esr),
         ec::DABT_LOWER => device_read(context, entry, esr),
         _ => Fast::NeedsHost,
@@ -52,7 +54,7 @@ fn hypercall(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     }
 }
 
-#[inline]
+#[inline(never)]
 fn system_register(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
     let access = SysAccess::decode(esr.iss());
     if access.reg == SysReg::ICC_SGI1R_EL1 && !access.is_read {
@@ -82,7 +84,7 @@ fn send_sgi(context: &mut GuestContext, entry: &Entry<'_>, access: SysAccess) ->
 }
 
 /// Reads of the interrupt controller that need no look at list registers.
-#[inline]
+#[inline(never)]
 fn device_read(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
     if esr.fault() != Fault::Translation {
         return Fast::NeedsHost;

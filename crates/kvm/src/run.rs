@@ -446,10 +446,18 @@ impl Vcpu {
     /// Timers that fired, and the physical timer's next time.
     fn timers(&self, state: &mut VcpuState) {
         let index = self.core.index;
-        if self.core.take_fired()
-            && let Some(vgic) = &state.vgic
-        {
-            let _ = vgic.inject_ppi(index, state.vtimer_intid, true);
+        // While the vCPU is live nowhere the timer can't fire by itself: it is
+        // made as if it had, and its interrupt becomes active at the next load.
+        let missed = self.core.live_in.load(Ordering::Relaxed) == u32::MAX
+            && self.lines(state) != 0
+            && !state.forwarded(index);
+        if self.core.take_fired() || missed {
+            // The guest may have ended the last one: that first, or its end
+            // would end this one.
+            self.sync(state);
+            if let Some(vgic) = &state.vgic {
+                let _ = vgic.inject_ppi(index, state.vtimer_intid, true);
+            }
         }
         self.update_ptimer(state);
     }

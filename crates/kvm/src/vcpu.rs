@@ -164,7 +164,7 @@ impl VcpuState {
     }
 
     /// The virtual timer's physical interrupt is held active for the guest.
-    fn forwarded(&self, index: usize) -> bool {
+    pub(crate) fn forwarded(&self, index: usize) -> bool {
         let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
         self.vgic.as_ref().is_some_and(|vgic| vgic.forwarded(index) & mask != 0)
     }

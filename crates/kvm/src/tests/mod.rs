@@ -660,15 +660,27 @@ fn the_virtual_timer_wakes_and_interrupts() {
     assert_eq!(plan, PutPlan { deactivate: false, deadline: Some(1500) });
     vmm.host.now.store(1500, Ordering::Relaxed);
     vcpu.core().timer_due();
-    // It goes in, the hardware fires, the handler notes it.
-    vmm.host.push(|_, entry| {
-        entry.core.vtimer_fired();
-        Exit::Interrupt
-    });
-    vmm.host.push(|state, _| {
+    // Its interrupt is there when it goes in: one entry.
+    vmm.host.push(|state, entry| {
+        assert!(state.load_plan(entry.core));
         let lr = state.lrs.in_use()[0];
         assert_eq!(lr as u32, 27);
         assert_ne!(lr & vgic::ICH_LR_HW, 0);
+        // The guest ends it and asks for the next, which fires while it is live.
+        entry.core.live_in.store(0, Ordering::Relaxed);
+        state.lrs.lr[0] &= !(vgic::ICH_LR_PENDING | vgic::ICH_LR_ACTIVE);
+        state.context.timer.cntv_cval = 600;
+        Exit::Interrupt
+    });
+    let clock = vmm.host.clone();
+    vmm.host.push(move |_, entry| {
+        clock.now.store(1600, Ordering::Relaxed);
+        entry.core.vtimer_fired();
+        Exit::Interrupt
+    });
+    vmm.host.push(|state, entry| {
+        assert_eq!(state.lrs.in_use()[0] as u32, 27);
+        entry.core.live_in.store(u32::MAX, Ordering::Relaxed);
         Exit::Interrupt
     });
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
