@@ -114,14 +114,32 @@ fn kernel(toolchain: &Toolchain, package: &Package, args: &Args) -> Result<PathB
 }
 
 fn vmm(toolchain: &Toolchain) -> Result<PathBuf> {
-    ui::step("Building hypha-vmm");
-    proc::run(toolchain.cargo_linux("build")?.args(["--release", "-p", VMM]))?;
-    let built = paths::target().join(toolchain.linux_target()).join("release").join(VMM);
+    let built = cargo_program(toolchain, VMM, &[])?;
     let file = paths::hypha().join(VMM);
     proc::write_if_changed(&file, &std::fs::read(&built)?)?;
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
     Ok(file)
+}
+
+/// A static arm64 Linux program of the workspace, for tests.
+pub fn linux_program(package: &str) -> Result<PathBuf> {
+    cargo_program(&Toolchain::find()?, package, &[("CARGO_PROFILE_RELEASE_LTO", "off")])
+}
+
+fn cargo_program(
+    toolchain: &Toolchain,
+    package: &str,
+    environment: &[(&str, &str)],
+) -> Result<PathBuf> {
+    ui::step(format!("Building {package}"));
+    let mut command = toolchain.cargo_linux("build")?;
+    command.args(["--release", "-p", package]);
+    // It travels in an initramfs.
+    command.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    command.envs(environment.iter().copied());
+    proc::run(&mut command)?;
+    Ok(paths::target().join(toolchain.linux_target()).join("release").join(package))
 }
 
 /// Debian's kernel and the guest's initramfs.

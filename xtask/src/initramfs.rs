@@ -44,6 +44,17 @@ pub fn guest(modules: &[Module]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
+/// One static program as PID 1.
+pub fn program(program: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::new();
+    for dir in ["dev", "proc", "sys", "tmp"] {
+        archive.directory(dir);
+    }
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.file("init", 0o755, program);
+    archive.finish()
+}
+
 /// As tests/parity/mkinitramfs.sh makes it.
 pub fn parity(init: &[u8], script: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();

@@ -121,6 +121,18 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.parity(None),
     },
     SystemTest {
+        name: "el0: programs get what they may expect of Linux",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.el0(None),
+    },
+    SystemTest {
+        name: "linux: el0-tests on Debian's kernel",
+        needs: Needs::Nothing,
+        long: true,
+        run: |bench| bench.el0(Some(&bench.built.guest_image)),
+    },
+    SystemTest {
         name: "linux: hypha-vmm runs the guest on Debian's kernel",
         needs: Needs::Vmm,
         long: false,
@@ -146,6 +158,22 @@ fn options() -> run::Args {
 
 fn shell() -> run::Args {
     run::Args { host_shell: true, ..options() }
+}
+
+/// Two CPUs, 1 GiB, and an initramfs that powers off by itself.
+fn plain(kernel: &Path, initrd: PathBuf) -> Machine {
+    Machine {
+        cpu: "max".into(),
+        gic: 3,
+        smp: 2,
+        mem: 1024,
+        el2: true,
+        gdb: false,
+        kernel: kernel.into(),
+        initrd: Some(initrd),
+        append: "console=ttyAMA0 quiet panic=-1".into(),
+        extra: Vec::new(),
+    }
 }
 
 fn says(log: &str, text: &str) -> Result<()> {
@@ -233,18 +261,7 @@ impl Bench<'_> {
         };
         initramfs::write(&initrd, initramfs::parity(&read("init")?, &read("parity.sh")?)?)?;
         let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
-        let machine = Machine {
-            cpu: "max".into(),
-            gic: 3,
-            smp: 2,
-            mem: 1024,
-            el2: true,
-            gdb: false,
-            kernel: kernel.into(),
-            initrd: Some(initrd),
-            append: "console=ttyAMA0 quiet panic=-1".into(),
-            extra: Vec::new(),
-        };
+        let machine = plain(kernel, initrd);
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("=== parity end ===", Duration::from_secs(420))?;
             match console.wait_end(Some(Duration::from_secs(60))) {
@@ -260,6 +277,27 @@ impl Bench<'_> {
             .collect();
         let expected = String::from_utf8_lossy(&read("expected.txt")?).into_owned();
         compare(&expected.lines().collect::<Vec<_>>(), &got)
+    }
+
+    /// tests/el0 as PID 1: named cases, each in a process of its own.
+    fn el0(&self, linux: Option<&Path>) -> Result<()> {
+        let program = build::linux_program("el0-tests")?;
+        let initrd = paths::hypha().join("tests/el0.cpio.gz");
+        initramfs::write(&initrd, initramfs::program(&std::fs::read(program)?))?;
+        let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
+        let machine = plain(kernel, initrd);
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            console.expect(" passed, ", Duration::from_secs(420))?;
+            match console.wait_end(Some(Duration::from_secs(60))) {
+                Wait::Ended => Ok(()),
+                other => bail!("after the test: {other:?}"),
+            }
+        })?;
+        let failures: Vec<_> = log.lines().filter(|line| line.starts_with("FAIL ")).collect();
+        if !failures.is_empty() || !log.contains(" passed, 0 failed") {
+            bail!("{} cases failed\n  {}", failures.len(), failures.join("\n  "));
+        }
+        Ok(())
     }
 
     /// Runs a machine, keeps its log, and shows the log's end if it fails.
