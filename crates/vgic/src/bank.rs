@@ -16,11 +16,11 @@ pub(crate) const SGIS: u32 = 0xffff;
 /// prioritization").
 pub(crate) const PRIORITY_MASK: u8 = 0xf8;
 
-/// Which groups GICD_CTLR lets through.
+/// Which groups GICD_CTLR lets through: all ones, or zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gate {
-    pub group0: bool,
-    pub group1: bool,
+    pub group0: u32,
+    pub group1: u32,
 }
 
 /// What folding a list register back told.
@@ -156,13 +156,7 @@ impl Bank {
 
     /// Those that would interrupt a vCPU now, if they weren't in flight.
     pub fn deliverable(&self, gate: Gate) -> u32 {
-        let mut groups = 0;
-        if gate.group1 {
-            groups |= self.group;
-        }
-        if gate.group0 {
-            groups |= !self.group;
-        }
+        let groups = (self.group & gate.group1) | (!self.group & gate.group0);
         self.asserted() & self.enabled & groups
     }
 
@@ -257,12 +251,9 @@ impl Bank {
         if pending && edge {
             self.latch &= !mask;
         }
+        // The notes on what happens in flight are clear before.
         set(&mut self.lr_pending, mask, pending);
         self.inflight |= mask;
-        self.drop_pending &= !mask;
-        self.relatched &= !mask;
-        self.active_forced &= !mask;
-        self.refired &= !mask;
         if let Some(holder) = self.holder.get_mut(i) {
             *holder = cpu;
         }
@@ -285,19 +276,27 @@ impl Bank {
         if !on(self.inflight) || self.holder.get(i) != Some(&cpu) {
             return Folded::default();
         }
+        self.inflight &= !mask;
         let ended = !lr.pending && !lr.active;
+        let noted = self.drop_pending | self.relatched | self.active_forced | self.refired;
+        let (drop_pending, relatched, active_forced, refired) = if on(noted) {
+            (on(self.drop_pending), on(self.relatched), on(self.active_forced), on(self.refired))
+        } else {
+            (false, false, false, false)
+        };
         if on(self.edge) {
-            if lr.pending && !on(self.drop_pending) {
+            if lr.pending && !drop_pending {
                 self.latch |= mask;
             }
-        } else if on(self.lr_pending) && !lr.pending && !on(self.relatched) {
+        } else if on(self.lr_pending) && !lr.pending && !relatched {
             // Acknowledged: that clears the latch, the line speaks for itself.
             self.latch &= !mask;
         }
-        if !on(self.active_forced) {
+        self.lr_pending &= !mask;
+        if !active_forced {
             set(&mut self.active, mask, lr.active);
         }
-        if lr.hw.is_some() && ended && !on(self.refired) {
+        if lr.hw.is_some() && ended && !refired {
             // The guest's end of interrupt deactivated the physical one. If
             // its line is still up it fires again and comes back here.
             self.forwarded &= !mask;
@@ -308,12 +307,12 @@ impl Bank {
             // Whoever awaits the end raises the line again if need be.
             self.line &= !mask;
         }
-        self.inflight &= !mask;
-        self.lr_pending &= !mask;
-        self.drop_pending &= !mask;
-        self.relatched &= !mask;
-        self.active_forced &= !mask;
-        self.refired &= !mask;
+        if on(noted) {
+            self.drop_pending &= !mask;
+            self.relatched &= !mask;
+            self.active_forced &= !mask;
+            self.refired &= !mask;
+        }
         Folded { resample }
     }
 

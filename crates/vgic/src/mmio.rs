@@ -152,6 +152,7 @@ impl Vgic {
         (live.nr_irqs >> 5).saturating_sub(1) | TYPER_IDBITS | TYPER_NO1N
     }
 
+    #[inline(never)]
     pub(crate) fn dist_read(&self, live: &Live, offset: u32, len: u32, by: By) -> u64 {
         match (offset, len) {
             (GICD_CTLR, 4) => u64::from(live.ctlr() | CTLR_ARE | CTLR_DS),
@@ -186,6 +187,7 @@ impl Vgic {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn redist_read(&self, live: &Live, cpu: &Cpu, offset: u32, len: u32, by: By) -> u64 {
         match (offset, len) {
             // No LPIs: nothing to enable.

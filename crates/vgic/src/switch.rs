@@ -177,7 +177,11 @@ impl Vgic {
         let room = self.config.nr_lrs();
         let before = lrs.used;
         let mut banks = core::mem::take(&mut lrs.backlog);
+        if lrs.in_use().iter().any(|&lr| is_spi(lr)) {
+            banks |= self.fold_shared(live, cpu, lrs, &mut out);
+        }
         let gate;
+        let mut fits;
         {
             let mut private = cpu.lock_raw();
             let work = cpu.work.swap(0, Ordering::SeqCst);
@@ -188,25 +192,48 @@ impl Vgic {
                 private.set_latch(sgis);
             }
             banks |= (work & WORK_BANKS) as u32;
-            let shared = fold_private(&mut private, me, lrs, lines, &mut out);
+            fold_private(&mut private, me, lrs, lines, &mut out);
+            clear(lrs);
             let mine = private.candidates(gate);
-            if banks >> 1 == 0 && !shared && mine.count_ones() as usize <= room {
-                // The common case, a timer tick or an SGI: one lock, no choice.
-                clear(lrs);
-                for i in bits(mine) {
-                    put(lrs, &mut private, 0, i, me, gate);
-                }
-                lrs.hcr = ICH_HCR_EN;
-                out.write = before.max(lrs.used);
-                return out;
-            }
-            if mine != 0 {
-                banks |= 1;
+            fits = mine.count_ones() as usize <= room;
+            if fits {
+                put_all(lrs, &mut private, 0, mine, me, gate);
             }
         }
-        banks |= self.fold_shared(live, cpu, lrs, &mut out);
+        // A timer tick or an SGI, and one lock, is the common case.
+        if banks >> 1 != 0 {
+            fits = fits && put_shared(live, cpu, lrs, banks & !1, room, gate);
+        }
+        if fits {
+            lrs.hcr = ICH_HCR_EN;
+        } else {
+            self.choose(live, cpu, lrs, banks | 1, lines, gate, &mut out);
+        }
+        out.write = before.max(lrs.used);
+        out
+    }
+
+    /// More interrupts than list registers: fills them with those that matter
+    /// most, and asks to hear when there is room.
+    #[cold]
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "the rest of `flush`, apart")]
+    fn choose(
+        &self,
+        live: &Live,
+        cpu: &Cpu,
+        lrs: &mut ListRegisters,
+        banks: u32,
+        lines: u32,
+        gate: Gate,
+        out: &mut Outcome,
+    ) {
+        let me = cpu.index() as u16;
+        // What was put in before there were too many: the guest hasn't run.
+        fold_private(&mut cpu.lock_raw(), me, lrs, lines, out);
+        let banks = banks | self.fold_shared(live, cpu, lrs, out);
         clear(lrs);
-        let mut picks = Picks::new(room);
+        let mut picks = Picks::new(self.config.nr_lrs());
         for n in bits(banks) {
             if let Some(bank) = live.lock_bank(cpu, n) {
                 picks.offer_all(&bank, n, me, gate);
@@ -225,8 +252,6 @@ impl Vgic {
             cpu.work.fetch_or(u64::from(picks.backlog), Ordering::SeqCst);
         }
         self.set_hcr(lrs, &picks);
-        out.write = before.max(lrs.used);
-        out
     }
 
     /// Folds the list registers back without filling them: when the vCPU is
@@ -246,16 +271,15 @@ impl Vgic {
         let Some(cpu) = live.cpu(vcpu) else { return out };
         end_spilled(live, cpu, lrs);
         let mut banks = core::mem::take(&mut lrs.backlog);
-        let shared = {
+        if lrs.in_use().iter().any(|&lr| is_spi(lr)) {
+            banks |= self.fold_shared(live, cpu, lrs, &mut out);
+        }
+        {
             let mut private = cpu.lock_raw();
-            let shared = fold_private(&mut private, cpu.index() as u16, lrs, lines, &mut out);
+            fold_private(&mut private, cpu.index() as u16, lrs, lines, &mut out);
             if private.candidates(live.gate()) != 0 {
                 banks |= 1;
             }
-            shared
-        };
-        if shared {
-            banks |= self.fold_shared(live, cpu, lrs, &mut out);
         }
         clear(lrs);
         if banks != 0 {
@@ -383,37 +407,60 @@ fn put(lrs: &mut ListRegisters, bank: &mut Bank, n: usize, i: usize, me: u16, ga
     }
 }
 
+/// Puts all of `mine` in list registers.
+fn put_all(lrs: &mut ListRegisters, bank: &mut Bank, n: usize, mine: u32, me: u16, gate: Gate) {
+    for i in bits(mine) {
+        put(lrs, bank, n, i, me, gate);
+    }
+}
+
+/// Puts all SPIs of `banks` in list registers; `false` as soon as they don't
+/// fit.
+#[inline(never)]
+fn put_shared(
+    live: &Live,
+    cpu: &Cpu,
+    lrs: &mut ListRegisters,
+    banks: u32,
+    room: usize,
+    gate: Gate,
+) -> bool {
+    let me = cpu.index() as u16;
+    for n in bits(banks) {
+        let Some(mut bank) = live.lock_bank(cpu, n) else { continue };
+        let mine = bank.of_cpu(bank.candidates(gate), me);
+        if usize::from(lrs.used).saturating_add(mine.count_ones() as usize) > room {
+            return false;
+        }
+        put_all(lrs, &mut bank, n, mine, me, gate);
+    }
+    true
+}
+
+/// Whether a list register holds an SPI.
+fn is_spi(lr: u64) -> bool {
+    lr as u32 >= 32
+}
+
 /// Forgets what has been folded back.
 fn clear(lrs: &mut ListRegisters) {
-    let used = usize::from(lrs.used).min(MAX_LRS);
-    if let Some(stale) = lrs.lr.get_mut(..used) {
-        stale.fill(0);
+    for stale in lrs.lr.iter_mut().take(usize::from(lrs.used)) {
+        *stale = 0;
     }
     lrs.used = 0;
 }
 
-/// Folds SGIs and PPIs back, and says whether there are SPIs too.
-fn fold_private(
-    bank: &mut Bank,
-    me: u16,
-    lrs: &mut ListRegisters,
-    lines: u32,
-    out: &mut Outcome,
-) -> bool {
-    let mut shared = false;
+/// Folds SGIs and PPIs back.
+fn fold_private(bank: &mut Bank, me: u16, lrs: &mut ListRegisters, lines: u32, out: &mut Outcome) {
     for &lr in lrs.in_use() {
-        let lr = Lr::decode(lr);
-        if lr.intid < 32 {
-            bank.fold(lr.intid as usize, me, &lr);
-        } else {
-            shared = true;
+        if !is_spi(lr) {
+            bank.fold(lr as u32 as usize, me, &Lr::decode(lr));
         }
     }
     if bank.mapped & (bank.forwarded | bank.line) != 0 {
-        out.deactivate = bank.resample_mapped(lines);
+        out.deactivate |= bank.resample_mapped(lines);
     }
     lrs.held = bank.forwarded;
-    shared
 }
 
 /// The guest ended interrupts that were active and in no list register. The

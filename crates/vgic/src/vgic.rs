@@ -201,7 +201,8 @@ impl Pokes {
 impl Live {
     pub fn gate(&self) -> Gate {
         let ctlr = self.ctlr.load(Ordering::Relaxed);
-        Gate { group0: ctlr & GICD_CTLR_GRP0 != 0, group1: ctlr & GICD_CTLR_GRP1 != 0 }
+        // EnableGrp0 is bit 0, EnableGrp1 bit 1.
+        Gate { group0: (ctlr & 1).wrapping_neg(), group1: (ctlr >> 1 & 1).wrapping_neg() }
     }
 
     pub fn ctlr(&self) -> u32 {
