@@ -115,6 +115,20 @@ fn priorities_decide_who_gets_a_list_register() {
 }
 
 #[test]
+fn those_that_wait_get_the_room_that_active_ones_leave() {
+    let mut m = Machine::new(1);
+    enable(&m, 0xffff_ffff, 0xffff_ffff);
+    // Equal priorities, nothing ended: as with EOImode 1 and threads.
+    for i in 0..7u32 {
+        m.vgic.inject_spi(32 + i, true).unwrap();
+    }
+    for i in 0..7 {
+        assert_eq!(m.ack(0), Some(32 + i));
+    }
+    assert_eq!(m.ack(0), None);
+}
+
+#[test]
 fn more_active_ones_than_list_registers() {
     let mut m = Machine::new(1);
     enable(&m, 0xffff_ffff, 0xffff_ffff);
@@ -128,6 +142,7 @@ fn more_active_ones_than_list_registers() {
     }
     for i in (0..10).rev() {
         m.eoi(0, 32 + i);
+        assert_eq!(m.lrs.borrow()[0].hcr >> 27, 0, "an end that nobody heard of");
         m.sync(0);
         let left = (1u32 << i) - 1;
         assert_eq!(m.read(0, D, 0x304), left);
@@ -146,11 +161,18 @@ fn a_mapped_timer_ends_with_the_guest() {
     assert_eq!(m.lrs.borrow()[0].lr[0] & (ICH_LR_HW | 0x1fff << 32), ICH_LR_HW | 27 << 32);
     assert_eq!(m.vgic.forwarded(0), 1 << 27);
     assert_eq!(m.ack(0), Some(27));
-    m.lines = 0;
     m.eoi(0, 27);
     assert_eq!(m.deactivated, [27]);
+    // Its line is still up, but who says so is the physical interrupt.
+    send(&m, 0, sgi1r(0, 1, 0));
+    assert_eq!(m.ack(0), Some(0));
+    assert_eq!(m.ack(0), None);
+    m.eoi(0, 0);
+    m.vgic.inject_ppi(0, 27, true).unwrap();
+    assert_eq!(m.ack(0), Some(27));
+    m.eoi(0, 27);
+    m.deactivated.pop();
     // The list register is still there; it fires again at once.
-    m.lines = 1 << 27;
     m.vgic.inject_ppi(0, 27, true).unwrap();
     assert_eq!(m.ack(0), Some(27));
     m.eoi(0, 27);

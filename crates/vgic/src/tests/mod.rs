@@ -6,7 +6,7 @@ mod model;
 mod random;
 mod threads;
 
-use crate::attr::{GRP_CTRL, Stopped, Vcpus};
+use crate::attr::{GRP_CTRL, GRP_NR_IRQS, Stopped, Vcpus};
 use crate::lr::Lr;
 use crate::{
     Config, ICH_HCR_EOICOUNT_SHIFT, ICH_HCR_LRENPIE, ICH_HCR_NPIE, ICH_HCR_UIE, Kick,
@@ -108,8 +108,15 @@ impl Machine {
 
     /// The same, initialised and enabled, with all SPIs routed to vCPU 0.
     pub fn new(vcpus: usize) -> Machine {
+        Machine::with_irqs(vcpus, 256)
+    }
+
+    /// The same with so many INTIDs.
+    pub fn with_irqs(vcpus: usize, nr_irqs: u32) -> Machine {
         let machine = Machine::bare(vcpus);
         let memory = Memory(RefCell::new([0; 256]));
+        memory.write(0x1000, &nr_irqs.to_le_bytes()).unwrap();
+        machine.vgic.set_attr(GRP_NR_IRQS, 0, &memory, 0x1000, &machine).unwrap();
         machine.vgic.set_attr(GRP_CTRL, 0, &memory, 0, &machine).unwrap();
         machine.write(0, Region::Dist, 0, 3);
         machine.kicks.0.lock().unwrap().clear();

@@ -49,15 +49,18 @@ struct Pair {
     machine: Machine,
     spec: Spec,
     intid: u32,
+    /// vCPU 1 does what is done by MMIO: list registers stay as they are until
+    /// vCPU 0, kicked, exits.
+    remote: bool,
 }
 
 impl Pair {
-    fn new(edge: bool, intid: u32) -> Pair {
-        let machine = Machine::new(1);
+    fn new(edge: bool, intid: u32, remote: bool) -> Pair {
+        let machine = Machine::with_irqs(2, 64);
         if edge {
             machine.write(0, Region::Dist, 0xc08, 2);
         }
-        Pair { machine, spec: Spec { edge, ..Spec::default() }, intid }
+        Pair { machine, spec: Spec { edge, ..Spec::default() }, intid, remote }
     }
 
     fn registers(&self) -> (Region, u32, u32) {
@@ -70,6 +73,11 @@ impl Pair {
 
     fn write(&mut self, offset: u32) {
         let (region, base, mask) = self.registers();
+        if self.remote {
+            self.machine.write(1, region, base + offset, mask);
+            self.machine.enter(0);
+            return;
+        }
         if Vgic::needs_sync(region, base + offset) {
             self.machine.sync(0);
         }
@@ -142,9 +150,15 @@ impl Pair {
 #[test]
 fn all_short_stories() {
     const LENGTH: u32 = 5;
-    for (edge, intid) in [(true, 32), (false, 32), (false, 20)] {
+    for (edge, intid, remote) in [
+        (true, 32, false),
+        (false, 32, false),
+        (false, 20, false),
+        (true, 32, true),
+        (false, 32, true),
+    ] {
         for story in 0..(OPS.len() as u64).pow(LENGTH) {
-            let mut pair = Pair::new(edge, intid);
+            let mut pair = Pair::new(edge, intid, remote);
             // Enabled from the start: the interesting part comes sooner.
             pair.step(Op::Enable(true));
             let mut rest = story as usize;
@@ -163,10 +177,11 @@ proptest::proptest! {
     #[test]
     fn long_stories(
         edge: bool,
+        remote: bool,
         story in proptest::collection::vec(0usize..OPS.len(), 0..200),
         compare: u64,
     ) {
-        let mut pair = Pair::new(edge, 32);
+        let mut pair = Pair::new(edge, 32, remote);
         for (at, op) in story.into_iter().enumerate() {
             pair.step(OPS[op]);
             if compare >> (at % 64) & 1 != 0 {
