@@ -113,16 +113,20 @@ impl Machine {
         events.add_subscriber(Arc::new(StopWatch(control.clone())));
 
         let running = Running::start(self.vcpus, &self.bus, control)?;
-        while !control.stopping() {
+        loop {
+            // Before the wait: the signal may have come when nobody was waiting, and its event be taken.
+            if let Some(signal) = control::caught_signal() {
+                control.stop(Stop::Signal(signal));
+            }
+            if control.stopping() {
+                break;
+            }
             match events.run() {
                 Ok(_) => {}
                 Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => {}
                 Err(e) => {
-                    control.stop(Stop::Failed(Error::new(format!("waiting for events: {e}"))))
+                    control.stop(Stop::Failed(Error::new(format!("waiting for events: {e}"))));
                 }
-            }
-            if let Some(signal) = control::caught_signal() {
-                control.stop(Stop::Signal(signal));
             }
         }
         let stopped = running.stop();

@@ -4,7 +4,7 @@
 //! milliseconds later if no line end comes (a prompt), instead of with a system call each.
 
 use std::io::{self, ErrorKind, Write};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ const FULL: usize = 1024;
 
 /// How long a byte waits for a line end.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// How many times that the end of the program waits for the flusher.
+const DRAIN_TRIES: u32 = 400;
 
 struct State {
     bytes: Vec<u8>,
@@ -80,9 +83,19 @@ impl Output {
         }
     }
 
-    /// Writes out what is pending.
-    pub fn flush_now(&self) {
-        lock(&self.0.state).flush();
+    /// Waits until what is pending is written out, but not for a reader that has stopped reading.
+    pub fn drain(&self) {
+        for _ in 0..DRAIN_TRIES {
+            let drained = match self.0.state.try_lock() {
+                Ok(state) => state.bytes.is_empty(),
+                Err(TryLockError::Poisoned(state)) => state.get_ref().bytes.is_empty(),
+                Err(TryLockError::WouldBlock) => false,
+            };
+            if drained {
+                return;
+            }
+            thread::sleep(PATIENCE);
+        }
     }
 
     fn flusher(&self) {
@@ -129,6 +142,27 @@ pub(crate) mod tests {
         }
     }
 
+    /// A reader that has stopped reading.
+    struct Stuck;
+
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            loop {
+                thread::park();
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stuck_reader_does_not_keep_the_program_from_ending() {
+        let output = Output::new(Box::new(Stuck)).unwrap();
+        output.put(b"x");
+        output.drain();
+    }
+
     #[test]
     fn lines_at_once_and_prompts_soon() {
         let captured = Captured::default();
@@ -144,7 +178,7 @@ pub(crate) mod tests {
         }
         assert_eq!(*lock(&captured.0), b"one\n# ");
         output.put(b"x");
-        output.flush_now();
+        output.drain();
         assert_eq!(*lock(&captured.0), b"one\n# x");
     }
 }

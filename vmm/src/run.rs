@@ -37,7 +37,7 @@ pub fn run(run: &Run) -> Result<u8> {
     read_stdin(&around)?;
     let status = loop {
         let stop = machine.run(&around.control)?;
-        around.output.flush_now();
+        around.output.drain();
         if stop != Stop::Reset || run.no_reboot {
             break finish(stop, raw_mode);
         }

@@ -31,37 +31,27 @@ impl Trigger for Line {
 /// A 16550 on the bus: registers a byte wide and a byte apart.
 pub struct SerialDevice {
     uart: Mutex<Serial<Line, NoEvents, Output>>,
+    fifo_depth: usize,
     input: Option<Arc<Input>>,
 }
 
 impl SerialDevice {
     /// A UART that prints to `output` and, if it is the one that stdin feeds, reads `input`.
     pub fn new(irq: Arc<dyn Irq>, output: Output, input: Option<Arc<Input>>) -> SerialDevice {
-        SerialDevice { uart: Mutex::new(Serial::new(Line(irq), output)), input }
+        let uart = Serial::new(Line(irq), output);
+        SerialDevice { fifo_depth: uart.fifo_capacity(), uart: Mutex::new(uart), input }
     }
 
     /// Moves waiting input to the receive FIFO if that is empty.
     fn refill(&self, uart: &mut Serial<Line, NoEvents, Output>) {
         let Some(input) = &self.input else { return };
-        if uart.read_side_empty() {
+        if uart.fifo_capacity() == self.fifo_depth {
             input.take(|bytes| {
                 let n = bytes.len().min(uart.fifo_capacity());
                 let fits = bytes.get(..n).unwrap_or(&[]);
                 uart.enqueue_raw_bytes(fits).unwrap_or(0)
             });
         }
-    }
-}
-
-/// What vm-superio does not say itself.
-trait ReadSide {
-    fn read_side_empty(&self) -> bool;
-}
-
-impl ReadSide for Serial<Line, NoEvents, Output> {
-    fn read_side_empty(&self) -> bool {
-        // The FIFO's depth: vm-superio keeps it private.
-        self.fifo_capacity() == 64
     }
 }
 

@@ -125,10 +125,11 @@ impl Vm {
         })?;
         let (gic, gic_fd) = gic::create(&fd, run.gic, run.cpus)?;
         let vcpus = create_vcpus(&fd, run)?;
+        gic::init(&gic_fd, gic, run.cpus)?;
+        // The PMU's interrupt goes to the GIC, which has to be ready.
         if run.features.contains(&Feature::Pmu) {
             vcpus.iter().try_for_each(Vcpu::init_pmu)?;
         }
-        gic::init(&gic_fd, gic, run.cpus)?;
         let wanted = |facility| !run.without.contains(&facility);
         let vm = Vm {
             irqfd: wanted(Facility::Irqfd) && kvm.check_extension(Cap::Irqfd),

@@ -124,7 +124,7 @@ mod tests {
         ring.chain(&[(0x4000, 6, false), (0x5000, 6, false), (0x6000, 6, true)]);
         ring.chain(&[(u64::MAX, 6, false)]);
         ring.serve(&mut console, 1).unwrap();
-        output.flush_now();
+        output.drain();
         assert_eq!(*lock(&captured.0), b"hello world\n");
         assert_eq!(ring.used(), [0, 0]);
     }
