@@ -838,12 +838,17 @@ proptest! {
     fn no_argument_hurts(calls in prop::collection::vec((0..14u8, number(), number(), number(), any::<u32>(), 0..0x3_0000u32), 1..40)) {
         let _ram = sim::ram(64);
         let (space, _) = space();
+        let object: Arc<dyn VmObject> = Arc::new(File::new());
         map(&space, A, 64 * PAGE_SIZE, RW, ANON | MAP_FIXED).unwrap();
         map(&space, 1 << 40, 1 << 40, RW, ANON | MAP_FIXED | MAP_NORESERVE).unwrap();
         for (call, a, b, c, wild, tame) in calls {
             let _ = match call {
                 0 => map(&space, a, b, wild, tame).map(|_| ()),
-                1 => space.mmap(Map { addr: a, ..file(b, wild, tame & !MAP_ANONYMOUS, c, true) }).map(|_| ()),
+                1 => {
+                    let object = Some(MapObject { object: object.clone(), offset: c, may_write: true });
+                    let flags = tame & !MAP_ANONYMOUS;
+                    space.mmap(Map { addr: a, len: b, prot: wild, flags, object }).map(|_| ())
+                }
                 2 => space.munmap(a, b),
                 3 => space.mprotect(a, b, tame & 7),
                 4 => space.mprotect(a, b, wild),
@@ -858,7 +863,7 @@ proptest! {
                 _ => space.futex_key(a, false).map(|_| ()),
             };
         }
-        drop(space);
+        drop((space, object));
         nothing_left();
     }
 }

@@ -1,6 +1,7 @@
 //! What left a page table but may still be in a TLB.
 #![forbid(unsafe_code)]
 
+use crate::table::publish;
 use frame::{Frame, KernelPages};
 
 /// The TLBs of one address space: the kernel knows its ASID or VMID, and which
@@ -62,6 +63,8 @@ impl<'t> Gather<'t> {
     pub fn flush(&mut self) {
         if self.start < self.end {
             let len = self.end.wrapping_sub(self.start);
+            // The invalidation comes after the stores (D8.16.2).
+            publish();
             self.tlb.invalidate_range(self.start, len, self.last_level);
         }
         (self.start, self.end, self.last_level) = (u64::MAX, 0, true);
@@ -119,6 +122,7 @@ impl<'t> Gather<'t> {
 
     /// Invalidates one leaf at once, for break-before-make (D8.16.1).
     pub(crate) fn break_leaf(&self, start: u64, len: u64) {
+        publish();
         self.tlb.invalidate_range(start, len, true);
     }
 }

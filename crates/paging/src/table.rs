@@ -85,7 +85,7 @@ type Entries<'a> = &'a [AtomicU64];
 /// Makes stores to a table visible to table walks (D8.2.6): a walk that
 /// follows sees them.
 #[inline]
-fn publish() {
+pub fn publish() {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a barrier.
     unsafe {
@@ -362,7 +362,6 @@ impl<R: Regime> PageTable<R> {
         let next = walk.unmap(self.entries(), self.level, 0);
         let gone = walk.pages;
         self.pages = self.pages.wrapping_sub(gone);
-        publish();
         Ok(next?.wrapping_add(self.base()))
     }
 
@@ -379,6 +378,7 @@ impl<R: Regime> PageTable<R> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
         let mut walk = Walk { base: self.base(), from, to, gather, pages: 0 };
         let next = walk.protect::<R>(self.entries(), self.level, 0, &mut f)?;
+        // What wasn't valid before isn't in the gather.
         publish();
         Ok(next.wrapping_add(self.base()))
     }
@@ -492,7 +492,6 @@ fn split(slot: &AtomicU64, level: u8, start: u64, gather: &mut Gather<'_>) -> Re
         attributes(desc) | if desc & VALID != 0 { leaf(below) } else { leaf(below) & !VALID };
     if desc & VALID != 0 {
         slot.store(0, Ordering::Release);
-        publish();
         gather.break_leaf(start, span(level));
     }
     // SAFETY: nobody reads the entry until it is written again: this is under
@@ -563,7 +562,6 @@ impl Walk<'_, '_> {
                 let empty = entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 0);
                 if empty && desc & OWNED != 0 {
                     slot.store(0, Ordering::Release);
-                    publish();
                     // SAFETY: OWNED says that `grow` or `split` made the table
                     // from `into_raw`; the entry that kept it is cleared.
                     let table = unsafe { KernelPages::from_raw(address(desc)) };
@@ -575,7 +573,6 @@ impl Walk<'_, '_> {
                 continue;
             }
             slot.store(0, Ordering::Release);
-            publish();
             // SAFETY: the entry is cleared.
             match unsafe { take_frame(desc, level) } {
                 Some(frame) => {
