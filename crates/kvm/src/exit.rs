@@ -231,7 +231,10 @@ impl Vcpu {
                 None => 0,
             },
             Class::DcSetWay => {
-                todo = Todo::CleanAll;
+                // Loops over all sets and ways come by the first of them.
+                if written >> 4 == 0 {
+                    todo = Todo::CleanAll;
+                }
                 0
             }
             Class::IccSgi1r => self.sgi(snapshot, written, SgiKind::Sgi1),

@@ -200,8 +200,9 @@ impl Drop for VmMemory {
 
 impl MmuNotifier for VmMemory {
     fn invalidate(&self, start: u64, end: u64) {
-        let snapshot = self.snapshot();
-        for slot in snapshot.slots.iter() {
+        // Not the snapshot: the last reference to it may hold much more.
+        let slots = self.inner.lock().snapshot.slots.clone();
+        for slot in slots.iter() {
             if let Some((from, to)) = slot.gpas_of(start, end) {
                 self.unmap(from, to);
             }

@@ -9,7 +9,7 @@ use crate::vm::Vm;
 use alloc::sync::Arc;
 use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
 use core::sync::atomic::Ordering;
-use frame::{Fill, Frame, Size};
+use frame::Frame;
 use kvm_abi as abi;
 use kvm_abi::ioctl;
 use kvm_abi::run::{self as page, offset};
@@ -44,9 +44,8 @@ enum Ready {
 }
 
 impl Vcpu {
-    pub(crate) fn new(vm: Arc<Vm>, core: Arc<VcpuCore>) -> Result<Vcpu> {
-        let run = Frame::alloc(Size::Page, Fill::Zeroed)?;
-        Ok(Vcpu { vm, core, run })
+    pub(crate) fn new(vm: Arc<Vm>, core: Arc<VcpuCore>, run: Frame) -> Vcpu {
+        Vcpu { vm, core, run }
     }
 
     /// The page that mmap gives at offset 0: `struct kvm_run`.
@@ -177,6 +176,7 @@ impl Vcpu {
             let mut state = self.core.state.lock();
             state.features = Some(kept);
             state.reset(self.vm.facts(), self.core.mpidr());
+            self.update_ptimer(&mut state);
             state.ran
         };
         if ran && !self.vm.facts().stage2_fwb {
@@ -325,14 +325,25 @@ impl Vcpu {
                 // This thread has moved.
                 host.pull(regime, core);
             }
-            match self.ready(regime, snapshot) {
+            let mut ready = self.ready(regime, snapshot);
+            let mut state = core.state.lock();
+            if state.waiting && matches!(ready, Ready::Go) {
+                drop(state);
+                ready = self.idle();
+                state = core.state.lock();
+            }
+            match ready {
                 Ready::Go => {}
-                Ready::Wait if host.signal_pending() => return self.interrupted(),
-                Ready::Wait => return Ok(Done::Wait),
+                Ready::Wait => {
+                    drop(state);
+                    if host.signal_pending() {
+                        return self.interrupted();
+                    }
+                    return Ok(Done::Wait);
+                }
                 Ready::ToUser => return Ok(Done::Value(0)),
             }
             let memory = &self.vm.memory;
-            let mut state = core.state.lock();
             core.enter_mode(cpu);
             if core.has_requests() {
                 core.leave_mode();
@@ -399,18 +410,12 @@ impl Vcpu {
                 let mut state = core.state.lock();
                 if requests & request::TIMER != 0 {
                     self.timers(&mut state);
+                    core.about_to_flush();
                 }
                 self.flush(&mut state);
             }
         }
-        if core.power_raw() == kvm_abi::MP_STATE_RUNNABLE && !self.is_waiting() {
-            return Ready::Go;
-        }
-        self.idle()
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.core.state.lock().waiting
+        if core.power_raw() == kvm_abi::MP_STATE_RUNNABLE { Ready::Go } else { self.idle() }
     }
 
     /// Off, suspended, or in WFI.
@@ -439,6 +444,7 @@ impl Vcpu {
         self.host().pull(regime, &self.core);
         let mut state = self.core.state.lock();
         state.reset(self.vm.facts(), self.core.mpidr());
+        self.update_ptimer(&mut state);
         state.context.pc = start.entry;
         state.context.set_x(0, start.context_id);
     }

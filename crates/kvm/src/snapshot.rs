@@ -50,7 +50,7 @@ pub struct VmSnapshot {
     /// Grows with each change.
     pub generation: u64,
     /// Memory.
-    pub slots: Slots,
+    pub slots: Arc<Slots>,
     /// In the order of addresses.
     pub io_events: Vec<IoEvent>,
     /// The interrupt controller.
@@ -73,7 +73,7 @@ impl VmSnapshot {
         io_events.extend_from_slice(&self.io_events);
         Ok(VmSnapshot {
             generation: self.generation.wrapping_add(1),
-            slots: self.slots.try_clone()?,
+            slots: self.slots.clone(),
             io_events,
             vgic: self.vgic.clone(),
             policy: self.policy,

@@ -63,6 +63,8 @@ pub struct VcpuCore {
     fired: AtomicBool,
     wait: WaitQueue,
     owned: AtomicBool,
+    /// Somebody waits to own it.
+    contended: AtomicBool,
     /// The interrupt controller's part, if there is one.
     gic: Once<Arc<Cpu>>,
     start: Lock<Option<Start>>,
@@ -156,6 +158,7 @@ impl VcpuState {
         self.injected = None;
         self.debug = [[0; 16]; 4];
         self.os_lock = false;
+        // The timer's line falls at the next look: see `Vcpu::update_ptimer`.
     }
 
     /// The virtual timer, as far as memory has it.
@@ -217,6 +220,7 @@ impl VcpuCore {
             fired: AtomicBool::new(false),
             wait: WaitQueue::new(),
             owned: AtomicBool::new(false),
+            contended: AtomicBool::new(false),
             gic: Once::new(),
             start: Lock::new(RANK_START, None),
             state: Lock::new(rank::VCPU, state),
@@ -264,6 +268,18 @@ impl VcpuCore {
         self.requests.swap(0, Ordering::SeqCst)
     }
 
+    /// A flush follows that covers what was asked so far.
+    pub(crate) fn about_to_flush(&self) {
+        self.requests.fetch_and(!request::VGIC, Ordering::SeqCst);
+    }
+
+    /// Whether nobody is about to look at the requests: whoever owns the vCPU
+    /// does so before it enters the guest and after it gives the vCPU up.
+    #[inline]
+    fn is_unattended(&self) -> bool {
+        !self.owned.load(Ordering::SeqCst)
+    }
+
     /// Makes the vCPU leave the guest, if it is there; says whether it was (or
     /// is on its way out).
     #[inline]
@@ -281,7 +297,7 @@ impl VcpuCore {
 
     /// Makes the vCPU look at its requests, wherever it is.
     pub(crate) fn kick(&self, host: &dyn Host) {
-        if !self.kick_out(host) {
+        if !self.kick_out(host) && self.is_unattended() {
             self.wait.wake_all();
         }
     }
@@ -323,7 +339,9 @@ impl VcpuCore {
     /// by the kernel's timer queue; any context.
     pub fn timer_due(&self) {
         self.request(request::TIMER);
-        self.wait.wake_all();
+        if self.is_unattended() {
+            self.wait.wake_all();
+        }
     }
 
     pub(crate) fn take_fired(&self) -> bool {
@@ -379,10 +397,16 @@ impl VcpuCore {
     /// Takes the vCPU: one at a time runs it or looks at its registers. `EAGAIN`
     /// if it is taken; [`VcpuCore::wait_queue`] tells when it is free.
     pub(crate) fn own(&self) -> Result<Owned<'_>> {
-        match self.owned.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => Ok(Owned { core: self }),
-            Err(_) => Err(Errno::EAGAIN),
+        if self.try_own() {
+            return Ok(Owned { core: self });
         }
+        // Either the owner sees this, or we see that there is none.
+        self.contended.store(true, Ordering::SeqCst);
+        if self.try_own() { Ok(Owned { core: self }) } else { Err(Errno::EAGAIN) }
+    }
+
+    fn try_own(&self) -> bool {
+        self.owned.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
@@ -393,10 +417,12 @@ pub(crate) struct Owned<'a> {
 
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
-        self.core.owned.store(false, Ordering::Release);
-        // Few ever wait for their turn: the look is one load of a lock's word
-        // and a length.
-        if !self.core.wait.is_empty() {
+        self.core.owned.store(false, Ordering::SeqCst);
+        let contended = &self.core.contended;
+        let waited_for =
+            contended.load(Ordering::SeqCst) && contended.swap(false, Ordering::SeqCst);
+        // What was asked while it was owned woke nobody.
+        if waited_for || self.core.has_requests() {
             self.core.wait.wake_all();
         }
     }
@@ -510,7 +536,7 @@ impl Kick for Kicker {
     fn kick(&self, vcpu: usize) {
         if let Some(core) = self.vcpus.get(vcpu) {
             core.request(request::VGIC);
-            if !core.kick_out(&*self.host) {
+            if !core.kick_out(&*self.host) && core.is_unattended() {
                 self.vcpus.sleepers.store(true, Ordering::SeqCst);
             }
         }

@@ -14,6 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Lock, Result, UserMem, UserMemExt, rank};
 use core::sync::atomic::{AtomicBool, Ordering};
+use frame::{Fill, Frame, Size};
 use kvm_abi as abi;
 use kvm_abi::ioctl;
 use psci::Policy;
@@ -68,7 +69,7 @@ impl Vm {
         let [workaround_1, workaround_2, workaround_3] = facts.workarounds;
         let snapshot = VmSnapshot {
             generation: 1,
-            slots: Slots::new(),
+            slots: Arc::new(Slots::new()),
             io_events: Vec::new(),
             vgic: None,
             policy: Policy { workaround_1, workaround_2, workaround_3, ..Policy::new() },
@@ -219,9 +220,14 @@ impl Vm {
         }
     }
 
-    fn set_memory(&self, region: &abi::UserspaceMemoryRegion) -> Result<Done> {
+    pub(crate) fn set_memory(&self, region: &abi::UserspaceMemoryRegion) -> Result<Done> {
         let limit = self.memory.snapshot().ipa_limit;
-        let change = self.change(|new| new.slots.set(region, limit, USER_LIMIT))?;
+        let change = self.change(|new| {
+            let mut slots = new.slots.try_clone()?;
+            let change = slots.set(region, limit, USER_LIMIT)?;
+            new.slots = Arc::new(slots);
+            Ok(change)
+        })?;
         if let Change::Unmap { start, end } = change {
             // No new fault maps there: it would find the generation changed.
             self.memory.unmap(start, end);
@@ -251,6 +257,7 @@ impl Vm {
             return Err(Errno::EINVAL);
         }
         let id = id as u32;
+        let run = Frame::alloc(Size::Page, Fill::Zeroed)?;
         let core = {
             let _config = self.config.lock();
             let snapshot = self.memory.snapshot();
@@ -278,7 +285,7 @@ impl Vm {
             self.vcpus.push(core.clone())?;
             core
         };
-        Vcpu::new(self.clone(), core).map(Arc::new)
+        Ok(Arc::new(Vcpu::new(self.clone(), core, run)))
     }
 
     fn create_device(self: &Arc<Self>, args: abi::CreateDevice, at: u64) -> Result<Done> {

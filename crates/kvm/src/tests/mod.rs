@@ -571,7 +571,7 @@ fn a_fault_that_races_starts_over() {
         // On another CPU.
         let other = std::thread::spawn(move || {
             let gone = abi::UserspaceMemoryRegion::default();
-            deleter.change(|new| new.slots.set(&gone, 1 << 40, 1 << 48)).unwrap();
+            deleter.set_memory(&abi::UserspaceMemoryRegion { slot: 0, ..gone }).unwrap();
         });
         other.join().unwrap();
     }));
