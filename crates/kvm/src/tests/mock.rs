@@ -16,7 +16,11 @@ use traps::{GuestFeatures, IdRegs};
 type Race = Box<dyn FnOnce(&MockSpace) + Send>;
 pub type Script = Box<dyn FnMut(&mut VcpuState, &Entry<'_>) -> Exit + Send>;
 
+pub type Guest = Box<dyn Fn(&mut VcpuState, &Entry<'_>) -> Exit + Send + Sync>;
+
 pub struct MockHost {
+    /// What runs instead of a script, on many threads at once.
+    pub guest: std::sync::OnceLock<Guest>,
     pub facts: Facts,
     pub now: AtomicU64,
     pub signal: AtomicBool,
@@ -87,6 +91,7 @@ impl MockHost {
     pub fn new() -> Arc<MockHost> {
         set_lock_tracker(&Order);
         Arc::new(MockHost {
+            guest: std::sync::OnceLock::new(),
             facts: facts(),
             now: AtomicU64::new(1000),
             signal: AtomicBool::new(false),
@@ -136,6 +141,9 @@ impl Host for MockHost {
     }
     /// Runs the script; when it ends, a signal comes.
     fn enter(&self, _: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
+        if let Some(guest) = self.guest.get() {
+            return guest(state, entry);
+        }
         let step = self.script.lock().unwrap().pop_front();
         match step {
             Some(mut step) => step(state, entry),

@@ -943,6 +943,94 @@ fn suspended_vcpus_wake() {
     assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_MP_STATE, &bad), Err(Errno::EINVAL));
 }
 
+struct Unpark(std::thread::Thread);
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Two vCPUs on two threads send an SGI to and fro, each waiting in WFI. Any
+/// wake-up that gets lost stops it.
+#[test]
+fn no_wake_up_is_lost() {
+    const ROUNDS: u64 = 3000;
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpus = [vmm.ready(&vm, 0), vmm.ready(&vm, 1)];
+    let _gic = vmm.gic(&vm);
+    for vcpu in &vcpus {
+        vcpu.core().state.lock().open();
+    }
+    let vgic = vm.vgic().unwrap();
+    vgic.mmio_write(0, vgic::Region::Dist, 0, 4, 2);
+    let rounds = Arc::new(core::sync::atomic::AtomicU64::new(0));
+    let counted = rounds.clone();
+    let _ = vmm.host.guest.set(Box::new(move |state, entry| {
+        let mut send = 0;
+        if counted.load(Ordering::Relaxed) == 0 && entry.core.id == 0 {
+            counted.store(1, Ordering::Relaxed);
+            send = 1;
+        }
+        let used = state.lrs.in_use().len();
+        for lr in &mut state.lrs.lr[..used] {
+            if *lr & vgic::ICH_LR_PENDING != 0 {
+                // Acknowledged and ended.
+                *lr &= !(vgic::ICH_LR_PENDING | vgic::ICH_LR_ACTIVE);
+                send += 1;
+                if counted.fetch_add(1, Ordering::Relaxed) >= ROUNDS {
+                    return hvc(state, [0x8400_0008, 0, 0, 0]);
+                }
+            }
+        }
+        assert!(send <= 1, "one ball");
+        if send == 1 {
+            state.context.set_x(5, 3 << 24 | 2 >> entry.core.id);
+            state.context.esr_el2 = trap(SysReg::ICC_SGI1R_EL1, 5, false);
+            match fast(&mut state.context, entry) {
+                // There is more to do before WFI, as in an interrupt handler
+                // that is interrupted: WFI comes at the next entry.
+                Fast::Done => return Exit::Done,
+                Fast::Resume => {}
+                Fast::NeedsHost => panic!("SGIs are fast"),
+            }
+        }
+        if entry.core.has_requests() {
+            // The kick is taken before anything else.
+            return Exit::Interrupt;
+        }
+        state.context.esr_el2 = u64::from(ec::WFX) << 26 | IL;
+        Exit::Sync
+    }));
+    let threads = vcpus.map(|vcpu| {
+        let host = vmm.host.clone();
+        std::thread::spawn(move || {
+            let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+            let (mut regime, user) = (HostRegime::hosted(), User::new());
+            vcpu.wait_queue().register(&waker).unwrap();
+            let done = loop {
+                match vcpu.ioctl(&mut regime, &user, ioctl::RUN, 0) {
+                    Ok(Done::Wait) => std::thread::park_timeout(std::time::Duration::from_secs(20)),
+                    done => break done,
+                }
+            };
+            vcpu.wait_queue().unregister(&waker);
+            // The other is stopped: a signal ends it.
+            host.signal.store(true, Ordering::Relaxed);
+            for core in vcpu.vm().vcpus().iter() {
+                core.wait_queue().wake_all();
+            }
+            done.map(|_| ())
+        })
+    });
+    let begun = std::time::Instant::now();
+    let ends: Vec<_> = threads.map(|thread| thread.join().unwrap()).into_iter().collect();
+    assert!(ends.contains(&Ok(())) && ends.contains(&Err(Errno::EINTR)), "{ends:?}");
+    assert!(rounds.load(Ordering::Relaxed) > ROUNDS);
+    assert!(begun.elapsed().as_secs() < 15, "a wake-up was lost and the time-out saved it");
+}
+
 const REQUESTS: [u32; 36] = [
     ioctl::GET_API_VERSION,
     ioctl::CHECK_EXTENSION,
