@@ -6,7 +6,8 @@
 //!   [`fdtable::FdTable`] holds those.
 //! * File systems: [`tmpfs`] (also the root), devtmpfs ([`device`]), [`proc`]
 //!   and [`sysfs`] (both made of [`synth`]).
-//! * Things with descriptors only: [`pipe`], [`epoll`], [`eventfd`], [`timerfd`].
+//! * Things with descriptors only: [`pipe`], [`epoll`], [`eventfd`], [`timerfd`],
+//!   [`signalfd`], [`unix`] sockets.
 //!
 //! Nothing here blocks: see [`base::WaitQueue`]. Lock ranks, in the order they
 //! nest: `FD_TABLE` (tables of descriptors), `EPOLL` (interest lists),
@@ -38,11 +39,13 @@ pub mod ops;
 pub mod path;
 pub mod pipe;
 pub mod proc;
+pub mod signalfd;
 pub mod synth;
 pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;
 pub mod types;
+pub mod unix;
 
 #[cfg(test)]
 mod tests;

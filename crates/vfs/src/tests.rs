@@ -2,7 +2,7 @@
 
 use crate::abi::*;
 use crate::device::{self, DeviceRegistry};
-use crate::file::{Caller, OpenFile};
+use crate::file::{Caller, File as _, OpenFile};
 use crate::inode::Clock;
 use crate::ops::{Files, FsContext};
 use crate::path::*;
@@ -339,6 +339,21 @@ fn deleted_files_stay_open() {
 }
 
 #[test]
+fn lost_pages_leave_mappings() {
+    static LOST: std::sync::Mutex<Vec<(u64, u64)>> = std::sync::Mutex::new(Vec::new());
+    crate::tmpfs::set_unmap(|_, first, end| LOST.lock().unwrap().push((first, end)));
+    let w = World::new();
+    w.write("/f", &[1; 20_000]);
+    let file = w.open("/f", OpenFlags::RDWR).unwrap();
+    file.truncate(10_000).unwrap();
+    let _object = file.file().mmap().unwrap();
+    file.truncate(9000).unwrap();
+    file.truncate(5000).unwrap();
+    file.fallocate(3, 0, 4096).unwrap();
+    assert_eq!(*LOST.lock().unwrap(), [(2, u64::MAX), (0, 1)]);
+}
+
+#[test]
 fn frames_come_back() {
     let w = World::new();
     let before = frame::stats();
@@ -417,6 +432,52 @@ fn unpacks_an_initramfs() {
     assert_eq!(w.f().stat(b"/bin/sh", 0).unwrap().nlink, 2);
     crate::initramfs::ensure_node(&w.ns, b"/dev", b"console", 0o600, device::CONSOLE).unwrap();
     assert_eq!(w.f().stat(b"/dev/console", 0).unwrap().rdev, device::CONSOLE);
+}
+
+#[test]
+fn sockets_by_name() {
+    use crate::unix::{Address, Socket, SocketType};
+    let w = World::new();
+    let f = w.f();
+    let path = Address::Path(b"/sock"[..].into());
+    let server = Socket::new(SocketType::Stream, &w.caller);
+    let client = Socket::new(SocketType::Stream, &w.caller);
+    assert_eq!(client.connect(&path, &f, &w.caller), Err(Errno::ENOENT));
+    assert_eq!(server.listen(1), Err(Errno::EINVAL));
+    server.bind(path.clone(), &f).unwrap();
+    assert_eq!(f.stat(b"/sock", 0).unwrap().mode & S_IFMT, S_IFSOCK);
+    assert_eq!(client.bind(path.clone(), &f), Err(Errno::EADDRINUSE));
+    assert_eq!(client.connect(&path, &f, &w.caller), Err(Errno::ECONNREFUSED));
+    assert_eq!(err(w.open("/sock", OpenFlags::RDWR)), Errno::ENXIO);
+    server.listen(1).unwrap();
+    assert_eq!(err(server.accept()), Errno::EAGAIN);
+    client.connect(&path, &f, &w.caller).unwrap();
+    assert_eq!(client.connect(&path, &f, &w.caller), Err(Errno::EISCONN));
+    client.send(b"early", None, vec![]).unwrap();
+    let end = server.accept().unwrap();
+    let mut buf = [0; 8];
+    assert_eq!(end.receive(&mut buf, 0).unwrap().count, 5);
+    assert_eq!((end.name(), client.peer_name()), (path.clone(), Ok(path.clone())));
+    let others: Vec<_> = (0..3).map(|_| Socket::new(SocketType::Stream, &w.caller)).collect();
+    let results: Vec<_> = others.iter().map(|other| other.connect(&path, &f, &w.caller)).collect();
+    assert_eq!(results, [Ok(()), Ok(()), Err(Errno::EAGAIN)]);
+    drop(server);
+    assert!(others[0].poll().contains(crate::Events::HUP));
+    assert_eq!(others[2].connect(&path, &f, &w.caller), Err(Errno::ECONNREFUSED));
+    // Datagrams, by an abstract name.
+    let (a, b) = (
+        Socket::new(SocketType::Datagram, &w.caller),
+        Socket::new(SocketType::Datagram, &w.caller),
+    );
+    let name = Address::Abstract(b"box"[..].into());
+    a.bind(name.clone(), &f).unwrap();
+    b.bind(Address::Unnamed, &f).unwrap();
+    assert_eq!(b.send(b"x", None, vec![]), Err(Errno::ENOTCONN));
+    b.send(b"to", Some((&name, &f)), vec![]).unwrap();
+    let got = a.receive(&mut buf, 0).unwrap();
+    assert_eq!((got.count, &got.from), (2, &b.name()));
+    a.send(b"back", Some((&got.from, &f)), vec![]).unwrap();
+    assert_eq!(b.receive(&mut buf, 0).unwrap().count, 4);
 }
 
 /// Two processes: 1, with descriptors, and 5, a zombie.

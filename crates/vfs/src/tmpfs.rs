@@ -19,8 +19,9 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{Errno, Lock, PAGE_SIZE, Result, WaitQueue, rank};
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use frame::{Fill, Frame, Size};
+use spin::Once;
 
 /// TMPFS_MAGIC.
 const MAGIC: u64 = 0x0102_1994;
@@ -308,16 +309,17 @@ impl Tmpfs {
     }
 
     fn new_node(self: &Arc<Self>, new: &NewNode<'_>) -> Result<Arc<Node>> {
+        let ino = self.next_ino.fetch_add(1, Relaxed);
         let body = match new.kind {
             FileType::Dir => Body::Dir,
-            FileType::Regular => Body::File(Pages::new(self.quota.clone())),
+            FileType::Regular => Body::File(Pages::new(self.quota.clone(), (self.dev, ino))),
             FileType::Symlink => Body::Symlink(new.target.into()),
             FileType::Fifo => Body::Fifo(Pipe::new()),
             FileType::Socket => Body::Socket,
             kind @ (FileType::Char | FileType::Block) => Body::Device(kind, new.rdev),
         };
         self.quota.take_inode()?;
-        Ok(self.node_numbered(self.next_ino.fetch_add(1, Relaxed), new.mode & 0o7777, body))
+        Ok(self.node_numbered(ino, new.mode & 0o7777, body))
     }
 }
 
@@ -802,10 +804,24 @@ impl File for OpenDir {
     }
 }
 
+/// Takes pages `first..end` of a file (device, inode) out of all address spaces.
+pub type UnmapPages = fn(file: (DevId, u64), first: u64, end: u64);
+
+static UNMAP: Once<UnmapPages> = Once::new();
+
+/// Says how pages that a file loses leave the mappings of it; the first call
+/// wins. It is called with no lock held, after the file has lost them.
+pub fn set_unmap(unmap: UnmapPages) {
+    UNMAP.call_once(|| unmap);
+}
+
 /// A regular file's contents.
 pub struct Pages {
     state: Lock<PagesState>,
     quota: Arc<Quota>,
+    id: (DevId, u64),
+    /// Whether it was ever mapped.
+    mapped: AtomicBool,
 }
 
 struct PagesState {
@@ -816,9 +832,25 @@ struct PagesState {
 }
 
 impl Pages {
-    fn new(quota: Arc<Quota>) -> Arc<Pages> {
+    fn new(quota: Arc<Quota>, id: (DevId, u64)) -> Arc<Pages> {
         let state = PagesState { frames: BTreeMap::new(), size: 0, seals: 0 };
-        Arc::new(Pages { state: Lock::new(rank::INODE, state), quota })
+        let mapped = AtomicBool::new(false);
+        Arc::new(Pages { state: Lock::new(rank::INODE, state), quota, id, mapped })
+    }
+
+    fn map(self: &Arc<Self>) -> Arc<dyn VmObject> {
+        self.mapped.store(true, Relaxed);
+        self.clone()
+    }
+
+    /// Takes lost pages out of who has them mapped.
+    fn unmap(&self, first: u64, end: u64) {
+        if self.mapped.load(Relaxed)
+            && first < end
+            && let Some(unmap) = UNMAP.get()
+        {
+            unmap(self.id, first, end);
+        }
     }
 
     /// (size, pages)
@@ -890,12 +922,17 @@ impl Pages {
             }
             state.size = size;
         }
-        self.punch(size.div_ceil(PAGE_SIZE), u64::MAX);
+        // From here on faults past the size fail: what is mapped now is all.
+        let first = size.div_ceil(PAGE_SIZE);
+        if self.punch(first, u64::MAX) {
+            self.unmap(first, u64::MAX);
+        }
         Ok(())
     }
 
-    /// Frees the pages `from..to`.
-    fn punch(&self, from: u64, to: u64) {
+    /// Frees the pages `from..to`. Whether there were any.
+    fn punch(&self, from: u64, to: u64) -> bool {
+        let mut any = false;
         loop {
             // Freed after the lock is let go.
             let mut freed = Vec::new();
@@ -910,8 +947,9 @@ impl Pages {
                 }
             }
             if freed.is_empty() {
-                return;
+                return any;
             }
+            any = true;
             self.quota.give_pages(freed.len() as u64);
         }
     }
@@ -967,7 +1005,10 @@ impl Pages {
                         frame.fill_zero(0..end % PAGE_SIZE)?;
                     }
                 }
-                self.punch(offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
+                let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
+                if first < last && self.punch(first, last) {
+                    self.unmap(first, last);
+                }
                 Ok(())
             }
             _ => Err(Errno::EOPNOTSUPP),
@@ -1105,7 +1146,7 @@ impl File for OpenPages {
         Ok(self.node.stat())
     }
     fn mmap(&self) -> Result<Arc<dyn VmObject>> {
-        Ok(self.pages.clone())
+        Ok(self.pages.map())
     }
     fn truncate(&self, size: u64) -> Result<()> {
         self.pages.resize(size)?;
@@ -1145,6 +1186,8 @@ pub struct MemFd {
     born: Timespec,
 }
 
+/// The device of memfds: the kernel's own tmpfs.
+const MEMFD_DEV: DevId = DevId::new(0, 1);
 static NEXT_MEMFD: AtomicU64 = AtomicU64::new(2);
 
 impl MemFd {
@@ -1161,14 +1204,15 @@ impl MemFd {
             inodes: AtomicU64::new(1),
             inode_limit: AtomicU64::new(1),
         });
-        let pages = Pages::new(quota);
+        let ino = NEXT_MEMFD.fetch_add(1, Relaxed);
+        let pages = Pages::new(quota, (MEMFD_DEV, ino));
         if !allow_sealing {
             pages.state.lock().seals = seal::SEAL;
         }
         Arc::new(MemFd {
             pages,
             name: String::from_utf8_lossy(name).into(),
-            ino: NEXT_MEMFD.fetch_add(1, Relaxed),
+            ino,
             born: clock.realtime(),
             clock,
         })
@@ -1224,7 +1268,7 @@ impl File for MemFd {
         let (size, pages) = self.pages.usage();
         let now = self.clock.realtime();
         Ok(Stat {
-            dev: DevId::new(0, 1),
+            dev: MEMFD_DEV,
             ino: self.ino,
             mode: FileType::Regular.mode() | 0o777,
             nlink: 0,
@@ -1238,7 +1282,7 @@ impl File for MemFd {
         })
     }
     fn mmap(&self) -> Result<Arc<dyn VmObject>> {
-        Ok(self.pages.clone())
+        Ok(self.pages.map())
     }
     fn truncate(&self, size: u64) -> Result<()> {
         self.pages.resize(size)
