@@ -3,9 +3,10 @@
 use crate::abi::*;
 use crate::fault::{Access, Fault};
 use crate::map::{aligned, page_align};
+use crate::object::ObjectId;
 use crate::space::AddressSpace;
 use crate::vma::{Vma, VmaFlags};
-use base::{Errno, PAGE_SIZE, Result};
+use base::{Errno, PAGE_SHIFT, PAGE_SIZE, Result};
 
 impl AddressSpace {
     /// madvise(2). Areas are advised even if others in the range are missing;
@@ -103,6 +104,34 @@ impl AddressSpace {
             self.env.window();
         }
         self.check_mapped(start, end)
+    }
+
+    /// Pages `first..end` of an object are gone (a file was cut or got a hole):
+    /// unmaps them, private copies too, as Linux does.
+    pub fn unmap_object(&self, id: ObjectId, first: u64, end: u64) -> Result<()> {
+        let mut at = 0;
+        loop {
+            let mut locked = self.lock();
+            let Some(vma) = locked.vmas.find_or_above(at) else { return Ok(()) };
+            let pages =
+                vma.object.as_ref().filter(|(object, _)| object.id() == id).map(|(_, from)| {
+                    let here = |index: u64| {
+                        let pages = index.saturating_sub(*from).min(vma.len() >> PAGE_SHIFT);
+                        vma.start.wrapping_add(pages << PAGE_SHIFT)
+                    };
+                    (here(first).max(at), here(end))
+                });
+            let vma_end = vma.end;
+            at = match pages {
+                Some((from, to)) if from < to => match locked.zap_step(from, to)? {
+                    reached if reached < to => reached,
+                    _ => vma_end,
+                },
+                _ => vma_end,
+            };
+            drop(locked);
+            self.env.window();
+        }
     }
 
     fn populate_advised(&self, start: u64, end: u64, access: Access) -> Result<()> {

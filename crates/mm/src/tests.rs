@@ -347,6 +347,33 @@ fn files_are_private_or_shared() {
 }
 
 #[test]
+fn lost_pages_of_a_file_leave() {
+    let _ram = sim::ram(64);
+    let (space, _) = space();
+    let at = space.mmap(file(8 * PAGE_SIZE, RW, MAP_SHARED, 2 * PAGE_SIZE, true)).unwrap();
+    let other = map(&space, 0, PAGE_SIZE, RW, ANON).unwrap();
+    let resident = |addr: u64| {
+        let mut out = [0];
+        space.mincore(addr, &mut out).unwrap();
+        out[0] & 1 == 1
+    };
+    for page in 0..8 {
+        space.fault(at + page * PAGE_SIZE, Access::Read).unwrap();
+    }
+    space.fault(other, Access::Write).unwrap();
+    let id = ObjectId { dev: 7, ino: 42 };
+    space.unmap_object(ObjectId { dev: 7, ino: 43 }, 0, u64::MAX).unwrap();
+    space.unmap_object(id, 4, 6).unwrap();
+    space.unmap_object(id, 9, u64::MAX).unwrap();
+    space.unmap_object(id, 0, 2).unwrap();
+    let left: std::vec::Vec<bool> = (0..8).map(|page| resident(at + page * PAGE_SIZE)).collect();
+    assert_eq!(left, [true, true, false, false, true, true, true, false]);
+    assert!(resident(other));
+    drop(space);
+    nothing_left();
+}
+
+#[test]
 fn stacks_grow_and_the_break_moves() {
     let _ram = sim::ram(64);
     let (space, _) = space();
