@@ -58,6 +58,8 @@ fn leave() {
     syscall::futex::thread_exits(thread);
     clone::release_parent(thread);
 
+    // Once this thread isn't counted, another may free the page table.
+    space::activate(None);
     let runtime = super::runtime(&task);
     let last = {
         let mut threads = process.threads.lock();
@@ -95,6 +97,7 @@ fn end(process: &Arc<Process>) {
     let exe = process.parts.lock().exe.take();
     drop(exe);
     let mm = process.parts.lock().mm.take();
+    // Again: what came before may have slept, and switched back to it.
     space::activate(None);
     if let Some(mm) = mm
         && let Some(mm) = Arc::into_inner(mm)

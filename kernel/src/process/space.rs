@@ -78,7 +78,8 @@ impl MmEnv for Env {
 }
 
 static CONTEXTS: Once<Lock<Contexts>> = Once::new();
-/// The root in each CPU's TTBR0; 0 for the empty table.
+/// The id of the address space in each CPU's TTBR0; 0 for the empty table. Not
+/// the root: its page may come back as another's.
 static CURRENT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 fn contexts() -> &'static Lock<Contexts> {
@@ -92,12 +93,12 @@ fn contexts() -> &'static Lock<Contexts> {
 pub fn activate(mm: Option<&Mm>) {
     let index = cpu::index();
     let Some(current) = CURRENT.get(index) else { return };
-    let root = mm.map_or(0, |mm| mm.root);
+    let id = mm.map_or(0, |mm| mm.space.id());
     // A regime without EL0 never comes past this: TTBR0 is the kernel's there.
-    if current.load(Relaxed) == root {
+    if current.load(Relaxed) == id {
         return;
     }
-    current.store(root, Relaxed);
+    current.store(id, Relaxed);
     let value = match mm {
         None => memory::empty_table(),
         Some(mm) => {
