@@ -97,3 +97,45 @@ fn allow(allow: bool) {
         arch::host::allow_el0_fp(allow);
     }
 }
+
+/// The loaded guest's FP/SIMD registers. At most one vCPU is loaded on a CPU,
+/// so that one mark says it all.
+pub struct GuestFp;
+
+/// Never a token: they count up from 1.
+const GUEST: u64 = u64::MAX;
+
+const _: () = assert!(size_of::<FpState>() == size_of::<vcpu_context::FpState>());
+const _: () = assert!(
+    core::mem::offset_of!(FpState, fpcr) == core::mem::offset_of!(vcpu_context::FpState, fpcr)
+);
+
+impl GuestFp {
+    /// Whether the guest's registers are in the hardware.
+    #[inline]
+    pub fn is_loaded() -> bool {
+        cpu::this().fp_owner.load(Relaxed) == GUEST
+    }
+
+    /// In the guest's world: it touched FP that wasn't its own.
+    pub fn take(state: &mut vcpu_context::FpState) {
+        world_switch::vhe::allow_guest_fp(true);
+        arch::barrier::isb();
+        if !Self::is_loaded() {
+            // EL0's registers are those of the thread that runs the vCPU.
+            crate::sched::current_ref().fp.save();
+            // SAFETY: the layouts agree, see above.
+            unsafe { arch::fp::load(core::ptr::from_ref(state).cast()) };
+            cpu::this().fp_owner.store(GUEST, Relaxed);
+        }
+    }
+
+    /// In the host's world: somebody else needs the registers.
+    pub fn put(state: &mut vcpu_context::FpState) {
+        if Self::is_loaded() {
+            // SAFETY: the layouts agree, see above.
+            unsafe { arch::fp::save(core::ptr::from_mut(state).cast()) };
+            cpu::this().fp_owner.store(0, Relaxed);
+        }
+    }
+}

@@ -19,6 +19,9 @@ pub const SGI_RESCHEDULE: u32 = 0;
 /// SGI that stops a CPU for good.
 pub const SGI_STOP: u32 = 1;
 
+/// SGI that makes a CPU put the vCPU that is loaded there.
+pub const SGI_PUT: u32 = 2;
+
 const SPURIOUS: u32 = 1020;
 
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]

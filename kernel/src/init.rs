@@ -1,24 +1,55 @@
 //! The first task: what boot leads to.
 
 use crate::boot::BootPlan;
-use crate::{cpu, power, sched, task, time};
+use crate::machine::Machine;
+use crate::{cpu, fs, memory, power, process, sched, task, time};
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-/// Starts PID 1 from the initramfs.
-pub fn start(_plan: &'static BootPlan) {
-    without_user_space();
+/// Starts process 1 from the initramfs.
+pub fn start(plan: &'static BootPlan) {
+    let Some(machine) = memory::machine() else { power::hang() };
+    let namespace = fs::init(plan);
+    let arguments = &machine.arguments;
+    let bytes = |strings: &[String]| strings.iter().map(|s| s.clone().into_bytes()).collect();
+    let args: Vec<Vec<u8>> = bytes(&arguments.init_args);
+    let environment: Vec<Vec<u8>> = bytes(&arguments.init_env);
+    let programs = programs(machine);
+    if let Err(errno) = process::exec::start_init(namespace, programs, args, environment) {
+        crate::panic::fatal(format_args!("process 1 could not be made: {errno}"));
+    }
+}
+
+/// What may be process 1, in Linux's order (init/main.c's documented one):
+/// rdinit= or /init; then init=; then the usual places.
+fn programs(machine: &Machine) -> Vec<Vec<u8>> {
+    let arguments = &machine.arguments;
+    let mut programs: Vec<Vec<u8>> = Vec::new();
+    let first = arguments.rdinit.as_deref().unwrap_or("/init");
+    programs.push(first.as_bytes().to_vec());
+    match &arguments.init {
+        Some(init) => programs.push(init.as_bytes().to_vec()),
+        None => {
+            for path in ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"] {
+                programs.push(path.as_bytes().to_vec());
+            }
+        }
+    }
+    programs
 }
 
 /// There is no EL0 in this regime (EL2 with E2H=0): shows that CPUs and timers
 /// live, which is all that can be done before Type-1 is built.
 pub fn without_user_space() {
     let body = || {
-        for round in [10, 20, 30] {
+        for round in 1..=3 {
             sched::park_until(Some(time::now().saturating_add(10_000_000)));
-            log::info!("Timer: {round} ms");
+            log::info!("Timer: {} ms", round * 10);
         }
         for cpu in cpu::online() {
-            let (index, ticks) = (cpu.index.load(Ordering::Relaxed), cpu.ticks.load(Ordering::Relaxed));
+            let index = cpu.index.load(Ordering::Relaxed);
+            let ticks = cpu.ticks.load(Ordering::Relaxed);
             log::info!("CPU {index}: {ticks} timer interrupts");
         }
         log::info!("No virtual machines to run: powering off");

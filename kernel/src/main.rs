@@ -13,7 +13,7 @@ macro_rules! modules {
 }
 
 modules! {
-    boot clock console cpu fp gic heap init log machine memory panic power process random sched smp
+    boot clock console cpu fp fs gic heap init kvm log machine memory panic power process random sched smp
     symbols syscall task time timer trap tty user vcpu wait
 }
 

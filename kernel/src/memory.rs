@@ -6,7 +6,7 @@ use crate::machine::{Gic, Machine, Registers};
 use arch::map::{MapError, Mapper};
 use arch::mmio::Mmio;
 use arch::regime::{Attributes, Regime};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dtoolkit::fdt::Fdt;
 use frame::RamRange;
 use spin::Once;
@@ -158,6 +158,34 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
         None => {}
     }
     Ok(())
+}
+
+/// The initrd, in the linear map, until [`release_initrd`].
+pub fn initrd() -> Option<&'static [u8]> {
+    let range = machine()?.initrd?;
+    if INITRD_RELEASED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let start = phys_to_virt(range.start.get()) as usize;
+    // SAFETY: the boot loader put it there, `init` reserved its frames, and
+    // nobody writes to them until they are released; only boot calls this, and
+    // is done with it before.
+    Some(unsafe {
+        core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start), range.size as usize)
+    })
+}
+
+static INITRD_RELEASED: AtomicBool = AtomicBool::new(false);
+
+/// Gives the initrd's memory to the frame allocator. Boot calls it once it is
+/// done with what [`initrd`] gave.
+pub fn release_initrd() {
+    if let Some(range) = machine().and_then(|machine| machine.initrd)
+        && !INITRD_RELEASED.swap(true, Ordering::Relaxed)
+    {
+        // SAFETY: reserved at `init`, released once, unused from here on.
+        unsafe { frame::release(range) };
+    }
 }
 
 /// `mem=`: forget what lies beyond so many bytes.

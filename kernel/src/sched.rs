@@ -273,6 +273,9 @@ pub fn schedule() {
     };
     let ran = now.saturating_sub(previous.entity.started.load(Relaxed));
     previous.runtime.fetch_add(ran, Relaxed);
+    if !previous.stack_is_whole() {
+        crate::panic::fatal(format_args!("task {}: its kernel stack overflowed", previous.id));
+    }
     leave(&previous);
     let (from, to) = (previous.context(), next.context());
     // The run queue holds references to both: `previous` until `finish`, which

@@ -27,7 +27,7 @@ unsafe extern "C" {
 }
 
 /// Kernel stacks are 2^this pages.
-pub const STACK_ORDER: u8 = 2;
+pub const STACK_ORDER: u8 = 3;
 
 /// Brings up every CPU that the device tree names, one after the other, up to
 /// `maxcpus=`.

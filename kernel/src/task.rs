@@ -17,7 +17,10 @@ use frame::{Fill, KernelPages};
 use spin::Once;
 
 /// Kernel stacks are 2^this pages.
-pub const STACK_ORDER: u8 = 2;
+pub const STACK_ORDER: u8 = 3;
+
+/// What the lowest word of a stack holds.
+const CANARY: u64 = 0x6879_7068_6121_7374;
 
 /// Where a task is in its life. Changed under the rules in `sched`.
 pub mod state {
@@ -84,6 +87,8 @@ impl Task {
         let stack = KernelPages::alloc(STACK_ORDER, Fill::Stale)?;
         let bottom = stack.as_ptr().as_ptr() as u64;
         let top = bottom.wrapping_add(stack.len() as u64);
+        // SAFETY: fresh pages, ours; the word is the lowest of the stack.
+        unsafe { stack.as_ptr().cast::<u64>().write(CANARY) };
         // Room for the registers of EL0 at the very top.
         let start = top.wrapping_sub(size_of::<TrapFrame>() as u64);
         Ok(Arc::new(Task {
@@ -107,6 +112,13 @@ impl Task {
     pub fn stack(&self) -> (u64, u64) {
         let bottom = self.stack.as_ptr().as_ptr() as u64;
         (bottom, bottom.wrapping_add(self.stack.len() as u64))
+    }
+
+    /// Whether the stack was never used up: looked at on every switch.
+    pub fn stack_is_whole(&self) -> bool {
+        // SAFETY: the stack lives with the task; its lowest word is written by
+        // `new` and by an overflow only.
+        unsafe { self.stack.as_ptr().cast::<u64>().read_volatile() == CANARY }
     }
 
     /// Where the suspended context is kept, for the switch.

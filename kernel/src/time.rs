@@ -47,3 +47,9 @@ pub fn to_ticks(nanos: Nanos) -> u64 {
     };
     ticks.saturating_add(START.load(Ordering::Relaxed))
 }
+
+/// CLOCK_MONOTONIC at the counter's value `ticks`, rounded up; 0 if that was
+/// before boot.
+pub fn from_ticks(ticks: u64) -> Nanos {
+    to_nanos(ticks.saturating_sub(START.load(Ordering::Relaxed))).saturating_add(1)
+}

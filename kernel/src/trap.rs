@@ -168,17 +168,21 @@ pub fn interrupts() {
         match intid & 0x3ff {
             gic::SGI_RESCHEDULE => {}
             gic::SGI_STOP => power::hang(),
+            gic::SGI_PUT => vcpu::put_requested(),
             id if id == arch::timer::host_intid() => {
                 cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
                 timer::interrupt();
             }
             id if Some(id) == console::intid() => crate::tty::interrupt(),
-            // Stays active: the guest deactivates it.
-            id if vcpu::interrupt(id) => continue,
-            id => {
-                log::warn!("Interrupt {id} has no handler: disabled");
-                gic::disable(id);
-            }
+            id => match vcpu::interrupt(id) {
+                // Stays active: the guest deactivates it.
+                Some(true) => continue,
+                Some(false) => {}
+                None => {
+                    log::warn!("Interrupt {id} has no handler: disabled");
+                    gic::disable(id);
+                }
+            },
         }
         gic::deactivate(intid);
     }

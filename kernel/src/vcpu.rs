@@ -1,14 +1,452 @@
-//! The virtual CPU that is loaded on each CPU, if any.
+//! The virtual CPU that is loaded on each CPU, if any: entering the guest,
+//! loading and putting its registers.
+//!
+//! A vCPU stays loaded while its thread runs, in the guest, in the kernel or at
+//! EL0, and is put when the thread leaves the CPU.
+#![expect(unsafe_code, reason = "the world switch")]
 
+use crate::fp::GuestFp;
+use crate::memory;
 use crate::task::Task;
+use crate::timer::{self, Timer};
+use crate::{cpu, gic, sched, time};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::task::Wake;
+use base::{Lock, rank};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use core::task::Waker;
+use cpu::MAX_CPUS;
+use frame::Frame;
+use kvm::{Entry, Exit, Fast, VcpuCore, VcpuState};
+use paging::{Contexts, Id};
+use regime::HostRegime;
+use spin::Once;
+use vcpu_context::GuestContext;
+use world_switch::vhe::{self, World, gic as ich};
+
+/// The virtual timer's interrupt; the GIC's maintenance interrupt.
+pub const VTIMER_INTID: u32 = 27;
+const MAINTENANCE_INTID: u32 = 25;
+
+const NOWHERE: u32 = u32::MAX;
+
+/// Per CPU: the vCPU whose registers are in the hardware.
+static LOADED: [Lock<Option<Arc<VcpuCore>>>; MAX_CPUS] =
+    [const { Lock::new(rank::VM, None) }; MAX_CPUS];
+/// Per CPU: ICH_HCR_EL2 was cleared to quieten the maintenance interrupt.
+static QUIET: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+/// Per CPU: the guest's interrupts are enabled in the GIC.
+static READY: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+
+static CONTEXTS: Once<Lock<Contexts>> = Once::new();
+
+/// Prepares for guests.
+pub fn init() {
+    CONTEXTS.call_once(|| {
+        let bits = if arch::cpu::has_16_bit_vmids() { 16 } else { 8 };
+        Lock::new(rank::KERNEL_MAP, Contexts::new(bits, MAX_CPUS))
+    });
+}
+
+/// Runs `f` with the token that says that the CPU is in the host's regime.
+pub fn with_host_regime<R>(f: impl FnOnce(&mut HostRegime) -> R) -> R {
+    // SAFETY: only `enter` leaves the host's regime, and it is back in it when
+    // it returns; everything that can call this runs outside of it.
+    let mut regime = unsafe { HostRegime::assume() };
+    f(&mut regime)
+}
+
+fn loaded_here(core: &VcpuCore) -> bool {
+    core.live_in.load(Relaxed) == cpu::index() as u32
+}
+
+/// Runs the guest until it needs the host.
+pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
+    if !loaded_here(entry.core) {
+        load(entry, state);
+    }
+    if QUIET.get(cpu::index()).is_some_and(|quiet| quiet.swap(false, Relaxed)) {
+        // SAFETY: the loaded guest's value.
+        unsafe { ich::set_hcr(state.lrs.hcr) };
+    }
+    legalize(&mut state.context);
+    let fp = GuestFp::is_loaded();
+    let context: *mut GuestContext = &mut state.context;
+    // SAFETY: the context is loaded and `state` is locked by the caller;
+    // interrupts are masked in the kernel; `fast_exit` gets the entry that it
+    // expects, which outlives the run; nothing between enter and leave needs
+    // the host's regime.
+    let why = unsafe {
+        let world = World::enter(regime, &*context, fp);
+        let why = vhe::run(context, fast_exit, core::ptr::from_ref(entry).cast_mut().cast());
+        world.leave(&mut *context);
+        why
+    };
+    cpu::this().fp_allowed.store(false, Relaxed);
+    match why {
+        vhe::EXIT_IRQ => Exit::Interrupt,
+        vhe::EXIT_SERROR => Exit::SError(state.context.esr_el2),
+        DONE => Exit::Done,
+        _ => Exit::Sync,
+    }
+}
+
+const NEEDS_HOST: u64 = 1;
+const DONE: u64 = 2;
+
+/// What PSTATE says about the exception level may come from the VMM: nothing
+/// but EL0t, EL1t and EL1h in AArch64 is entered. Anything else becomes an
+/// illegal state, which the guest takes as an exception (Arm ARM D1.3.4).
+fn legalize(context: &mut GuestContext) {
+    const MODE: u64 = 0x1f;
+    const IL: u64 = 1 << 20;
+    const EL1H: u64 = 5;
+    if !matches!(context.pstate & MODE, 0 | 4 | EL1H) {
+        context.pstate = context.pstate & !MODE | EL1H | IL;
+    }
+}
+
+/// A synchronous exit, in the guest's HCR_EL2: 0 goes back to the guest.
+extern "C" fn fast_exit(context: *mut GuestContext, argument: *mut ()) -> u64 {
+    // SAFETY: `enter` passes its own context and entry, which nobody else uses
+    // until it returns.
+    let (context, entry) = unsafe { (&mut *context, &*argument.cast::<Entry<'_>>()) };
+    match context.esr_el2 >> 26 {
+        EC_HVC64 => {}
+        EC_FP => {
+            GuestFp::take(&mut context.fp);
+            return 0;
+        }
+        EC_IABT_LOWER | EC_DABT_LOWER => {
+            vhe::read_abort(context);
+            if needs_translation(context.esr_el2) {
+                // HPFAR_EL2 is UNKNOWN after a permission fault that isn't on a
+                // stage-1 walk (Arm ARM D24.2.63).
+                match vhe::translate_guest(context.far_el2) {
+                    Some(ipa) => context.hpfar_el2 = ipa >> 8,
+                    // Stage 1 has changed meanwhile: it faults again.
+                    None => return 0,
+                }
+            }
+        }
+        _ => {}
+    }
+    match kvm::fast(context, entry) {
+        Fast::Resume => 0,
+        Fast::Done => DONE,
+        Fast::NeedsHost => NEEDS_HOST,
+    }
+}
+
+const EC_FP: u64 = 0x07;
+const EC_HVC64: u64 = 0x16;
+const EC_IABT_LOWER: u64 = 0x20;
+const EC_DABT_LOWER: u64 = 0x24;
+
+/// A permission fault (DFSC 0b0011xx) with S1PTW, bit 7, clear.
+fn needs_translation(esr: u64) -> bool {
+    esr & 0x3c == 0x0c && esr & 1 << 7 == 0
+}
+
+/// VTCR_EL2 for a table of this shape: write-back, inner shareable walks, 4 KiB
+/// granule, 40 to 48 bits of output, 16-bit VMIDs where there are (VS), RES1.
+fn vtcr(tsz: u8, sl0: u8) -> u64 {
+    let ps: u64 = match arch::cpu::pa_bits() {
+        32 => 0,
+        36 => 1,
+        40 => 2,
+        42 => 3,
+        44 => 4,
+        _ => 5,
+    };
+    let vs = u64::from(arch::cpu::has_16_bit_vmids());
+    u64::from(tsz) | u64::from(sl0) << 6 | 1 << 8 | 1 << 10 | 3 << 12 | ps << 16 | vs << 19 | 1 << 31
+}
+
+fn load(entry: &Entry<'_>, state: &mut VcpuState) {
+    let index = cpu::index();
+    put_here();
+    let Some(contexts) = CONTEXTS.get() else { return };
+    let switch = contexts.lock().switch(index, entry.vmid);
+    if switch.flush_local {
+        vhe::flush_all_guests_local();
+    }
+    if READY.get(index).is_some_and(|ready| !ready.swap(true, Relaxed)) {
+        gic::enable(VTIMER_INTID);
+        gic::enable(MAINTENANCE_INTID);
+    }
+    state.context.vttbr_el2 = entry.stage2_root | u64::from(switch.id) << 48;
+    gic::set_active(VTIMER_INTID, state.load_plan(entry.core));
+    set_timer(entry.core, None);
+    // SAFETY: no vCPU is loaded here any more, and this one nowhere: its thread
+    // put it when it left its last CPU. The tables live as long as the VM,
+    // which releases its vCPUs before them.
+    unsafe {
+        vhe::load(&state.context, vtcr(entry.stage2_tsz, entry.stage2_sl0));
+        load_gic(state);
+    }
+    entry.core.live_in.store(index as u32, Relaxed);
+    if let Some(slot) = LOADED.get(index) {
+        *slot.lock() = Some(entry.core.clone());
+    }
+}
+
+/// How many list registers and active-priority registers this CPU has.
+fn gic_shape() -> (u8, u8) {
+    static SHAPE: AtomicU64 = AtomicU64::new(0);
+    let mut vtr = SHAPE.load(Relaxed);
+    if vtr == 0 {
+        // Bit 63 is RES0: a mark that it was read.
+        vtr = ich::vtr() | 1 << 63;
+        SHAPE.store(vtr, Relaxed);
+    }
+    let preemption_bits = (vtr >> 26 & 7).saturating_add(1);
+    let groups = match preemption_bits {
+        7.. => 4,
+        6 => 2,
+        _ => 1,
+    };
+    (((vtr & 31) as u8).saturating_add(1), groups)
+}
+
+/// # Safety
+/// The vCPU is being loaded on this CPU.
+unsafe fn load_gic(state: &VcpuState) {
+    let (lrs, groups) = gic_shape();
+    let [a0, a1, a2, a3] = state.lrs.ap0r.map(u64::from);
+    let [b0, b1, b2, b3] = state.lrs.ap1r.map(u64::from);
+    // SAFETY: the registers exist (`gic_shape`), the values are the guest's.
+    unsafe {
+        ich::set_vmcr(state.lrs.vmcr);
+        ich::set_ap0r0(a0);
+        ich::set_ap1r0(b0);
+        if groups > 1 {
+            ich::set_ap0r1(a1);
+            ich::set_ap1r1(b1);
+        }
+        if groups > 2 {
+            ich::set_ap0r2(a2);
+            ich::set_ap1r2(b2);
+            ich::set_ap0r3(a3);
+            ich::set_ap1r3(b3);
+        }
+        for (index, value) in (0..lrs).zip(state.lrs.lr) {
+            ich::write_lr(index, value);
+        }
+        ich::set_hcr(state.lrs.hcr);
+    }
+}
+
+fn save_gic(state: &mut VcpuState) {
+    let (_, groups) = gic_shape();
+    read_gic(state);
+    let [a0, a1, a2, a3] = &mut state.lrs.ap0r;
+    let [b0, b1, b2, b3] = &mut state.lrs.ap1r;
+    *a0 = ich::ap0r0() as u32;
+    *b0 = ich::ap1r0() as u32;
+    if groups > 1 {
+        *a1 = ich::ap0r1() as u32;
+        *b1 = ich::ap1r1() as u32;
+    }
+    if groups > 2 {
+        *a2 = ich::ap0r2() as u32;
+        *b2 = ich::ap1r2() as u32;
+        *a3 = ich::ap0r3() as u32;
+        *b3 = ich::ap1r3() as u32;
+    }
+    // SAFETY: no guest is loaded from here on: nothing to deliver.
+    unsafe { ich::set_hcr(0) };
+}
+
+/// What the guest may have changed of its CPU interface.
+fn read_gic(state: &mut VcpuState) {
+    let used = state.lrs.used;
+    for (index, slot) in (0..used).zip(&mut state.lrs.lr) {
+        *slot = ich::read_lr(index);
+    }
+    state.lrs.vmcr = ich::vmcr();
+    if !QUIET.get(cpu::index()).is_some_and(|quiet| quiet.load(Relaxed)) {
+        state.lrs.hcr = ich::hcr();
+    }
+}
+
+/// See `kvm::Host::read_live`.
+pub fn read_live(core: &VcpuCore, state: &mut VcpuState) {
+    if loaded_here(core) {
+        read_gic(state);
+        // SAFETY: it is loaded here.
+        unsafe { vhe::read_timer(&mut state.context) };
+    }
+}
+
+/// See `kvm::Host::write_live`.
+pub fn write_live(core: &VcpuCore, state: &VcpuState, write: u8, deactivate: bool) {
+    if !loaded_here(core) {
+        return;
+    }
+    for (index, value) in (0..write).zip(state.lrs.lr) {
+        // SAFETY: no more list registers than the machine said it has.
+        unsafe { ich::write_lr(index, value) };
+    }
+    // SAFETY: the loaded guest's value.
+    unsafe { ich::set_hcr(state.lrs.hcr) };
+    if let Some(quiet) = QUIET.get(cpu::index()) {
+        quiet.store(false, Relaxed);
+    }
+    if deactivate {
+        gic::set_active(VTIMER_INTID, false);
+    }
+}
+
+/// Puts what is loaded on this CPU. No vCPU's state may be locked by the
+/// caller, unless none is loaded or another's.
+fn put_here() {
+    let index = cpu::index();
+    let core = LOADED.get(index).and_then(|slot| slot.lock().take());
+    let Some(core) = core else { return };
+    let deadline = {
+        let mut state = core.state.lock();
+        GuestFp::put(&mut state.context.fp);
+        save_gic(&mut state);
+        // SAFETY: it is the one that is loaded.
+        unsafe { vhe::put(&mut state.context) };
+        let plan = state.put_plan(&core, arch::timer::counter());
+        if plan.deactivate {
+            gic::set_active(VTIMER_INTID, false);
+        }
+        plan.deadline
+    };
+    if let Some(quiet) = QUIET.get(index) {
+        quiet.store(false, Relaxed);
+    }
+    core.live_in.store(NOWHERE, Release);
+    if let Some(deadline) = deadline {
+        set_timer(&core, Some(deadline));
+    }
+}
 
 /// `task` leaves the CPU: its guest's registers go to memory.
-pub fn leave(_task: &Task) {}
+pub fn leave(_task: &Task) {
+    put_here();
+}
+
+/// Another CPU wants what is loaded here.
+pub fn put_requested() {
+    put_here();
+}
+
+/// See `kvm::Host::pull`: makes memory the truth.
+pub fn pull(_regime: &HostRegime, core: &Arc<VcpuCore>) {
+    loop {
+        let at = core.live_in.load(Acquire);
+        if at == NOWHERE {
+            return;
+        }
+        if at == cpu::index() as u32 {
+            put_here();
+        } else {
+            gic::send_sgi(at as usize, gic::SGI_PUT);
+            // Its CPU may want something of ours meanwhile.
+            sched::breathe();
+        }
+    }
+}
+
+/// A vCPU that another thread ran last may be loaded on that thread's CPU.
+pub fn come_home(core: &Arc<VcpuCore>) {
+    if !matches!(core.live_in.load(Acquire), NOWHERE) && !loaded_here(core) {
+        with_host_regime(|regime| pull(regime, core));
+    }
+}
 
 /// The FP registers are needed for EL0: a guest's go to memory.
-pub fn evict_fp() {}
+pub fn evict_fp() {
+    if !GuestFp::is_loaded() {
+        return;
+    }
+    let core = LOADED.get(cpu::index()).and_then(|slot| slot.lock().clone());
+    if let Some(core) = core {
+        GuestFp::put(&mut core.state.lock().context.fp);
+    }
+}
 
-/// Whether `intid` belongs to a guest, which will deactivate it.
-pub fn interrupt(_intid: u32) -> bool {
-    false
+/// An interrupt on this CPU that belongs to a guest: whether it stays active.
+pub fn interrupt(intid: u32) -> Option<bool> {
+    let core = || LOADED.get(cpu::index()).and_then(|slot| slot.lock().clone());
+    match intid {
+        VTIMER_INTID => match core() {
+            // The guest deactivates it, or we do when it leaves.
+            Some(core) => {
+                core.vtimer_fired();
+                Some(true)
+            }
+            None => Some(false),
+        },
+        MAINTENANCE_INTID => {
+            // List registers want attention, at the next entry. Until then the
+            // level-sensitive interrupt is kept quiet.
+            // SAFETY: `enter` and `write_live` restore it.
+            unsafe { ich::set_hcr(0) };
+            if let Some(quiet) = QUIET.get(cpu::index()) {
+                quiet.store(true, Relaxed);
+            }
+            if let Some(core) = core() {
+                core.timer_due();
+            }
+            Some(false)
+        }
+        _ => None,
+    }
+}
+
+/// A vCPU's deadline: wakes the vCPU.
+struct Due(Weak<VcpuCore>);
+
+impl Wake for Due {
+    fn wake(self: Arc<Self>) {
+        if let Some(core) = self.0.upgrade() {
+            core.timer_due();
+        }
+    }
+}
+
+/// The deadlines that are armed, by vCPU.
+static TIMERS: Lock<BTreeMap<usize, Timer>> = Lock::new(rank::TIMER, BTreeMap::new());
+
+/// See `kvm::Host::set_timer`.
+pub fn set_timer(core: &Arc<VcpuCore>, deadline: Option<u64>) {
+    let key = Arc::as_ptr(core).addr();
+    let old = TIMERS.lock().remove(&key);
+    if let Some(old) = old {
+        timer::cancel(old);
+    }
+    if let Some(ticks) = deadline {
+        let waker = Waker::from(Arc::new(Due(Arc::downgrade(core))));
+        let armed = timer::arm(time::from_ticks(ticks), waker);
+        TIMERS.lock().insert(key, armed);
+    }
+}
+
+/// See `kvm::Host::invalidate_stage2`.
+pub fn invalidate_stage2(vmid: &Id, start: u64, len: u64, last_level: bool) {
+    // Without a VMID it never ran.
+    let Some(vmid) = vmid.get() else { return };
+    let ours = vhe::vttbr();
+    // Only the VMID counts for invalidation.
+    // SAFETY: interrupts are masked, `ours` is what was there.
+    unsafe { vhe::flush_guest(u64::from(vmid) << 48, ours, start, len, last_level) };
+}
+
+/// See `kvm::Host::make_coherent`.
+pub fn make_coherent(frame: &Frame, fwb: bool) {
+    let start = memory::phys_to_virt(frame.addr().get()) as usize;
+    let len = frame.size().bytes() as usize;
+    // SAFETY: the linear map covers all frames.
+    unsafe {
+        if !fwb {
+            arch::cache::clean_to_poc(start, len);
+        }
+        arch::cache::sync_icache(start, len);
+    }
 }

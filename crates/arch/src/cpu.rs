@@ -49,3 +49,17 @@ pub fn has_16_bit_vmids() -> bool {
 pub fn hardware_id() -> u64 {
     mpidr_el1() & 0xff_00ff_ffff
 }
+
+/// A random word from the CPU (FEAT_RNG), if it has one to give.
+pub fn random() -> Option<u64> {
+    if field(id_aa64isar0_el1(), 60) == 0 {
+        return None;
+    }
+    let (value, flags): (u64, u64);
+    // SAFETY: RNDR exists; it sets NZCV to 0b0100 if it failed.
+    unsafe {
+        core::arch::asm!("mrs {}, S3_3_C2_C4_0", "mrs {}, nzcv", out(reg) value, out(reg) flags,
+                         options(nomem, nostack));
+    }
+    (flags & 1 << 30 == 0).then_some(value)
+}

@@ -20,6 +20,7 @@ pub mod cache;
 pub mod cpu;
 pub mod fp;
 pub mod gic;
+pub mod guest_facts;
 pub mod host;
 pub mod irq;
 pub mod map;

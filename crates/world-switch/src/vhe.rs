@@ -18,6 +18,9 @@ const _: () = assert!(vcpu_context::offset::ESR_EL2 == vcpu_context::offset::PST
 /// HCR_EL2 for the host: E2H, TGE, RW; AMO, IMO, FMO are as if set under TGE.
 pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 
+/// HCR_EL2.VSE: a virtual SError is pending.
+const HCR_VSE: u64 = 1 << 8;
+
 /// Answers an exit in the guest's HCR_EL2, interrupts masked: 0 resumes the
 /// guest, anything else goes back to the caller of [`run`].
 pub type Fast = extern "C" fn(context: *mut GuestContext, argument: *mut ()) -> u64;
@@ -98,6 +101,10 @@ impl World {
     pub unsafe fn leave(self, context: &mut GuestContext) {
         // SAFETY: the host's own values.
         unsafe {
+            if context.hcr_el2 & HCR_VSE != 0 {
+                // The CPU clears it once the guest has taken the SError.
+                context.hcr_el2 = read!("hcr_el2");
+            }
             write!("hcr_el2", HCR_HOST);
             write!("vbar_el2", arch::trap::vectors());
             arch::barrier::isb();
@@ -379,6 +386,13 @@ pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, la
         write!("vttbr_el2", restore);
         arch::barrier::isb();
     }
+}
+
+/// Forgets the translations of all guests on this CPU.
+pub fn flush_all_guests_local() {
+    // SAFETY: forgetting translations is always sound. ALLE1 is by regime, in
+    // any HCR_EL2.TGE.
+    unsafe { asm!("dsb nshst", "tlbi alle1", "dsb nsh", "isb", options(nostack)) }
 }
 
 /// What VTTBR_EL2 holds.

@@ -230,7 +230,7 @@ __stub_vectors:
 .balign 4096
 .global __boot_stack
 __boot_stack:
-    .space  16384
+    .space  65536
 .global __boot_stack_top
 __boot_stack_top:
     .space  16

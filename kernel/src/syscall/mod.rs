@@ -4,9 +4,13 @@
 //! each handler takes from them what the man-page says, with the width that it
 //! says (`int` arguments are the low 32 bits).
 
+pub mod fd;
 pub mod futex;
 mod identity;
+mod io;
 mod memory;
+pub mod path;
+mod poll;
 mod process;
 mod sched;
 pub mod signal;
@@ -51,6 +55,11 @@ impl Failure {
             Ended::Errno(errno) => Failure::Errno(errno),
         }
     }
+}
+
+/// A descriptor argument: an `int`.
+pub const fn fd_of(argument: u64) -> i32 {
+    argument as i32
 }
 
 /// EL0 executed SVC: x8 is the number, x0 to x5 the arguments; the result goes
@@ -173,7 +182,12 @@ fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
         nr::SYSLOG => system::syslog(a0 as u32, a1, a2 as i32),
         nr::REBOOT => system::reboot(a0 as u32, a1 as u32, a2 as u32),
 
-        _ => memory::dispatch(number, a).unwrap_or_else(|| unknown(number)),
+        _ => memory::dispatch(number, a)
+            .or_else(|| io::dispatch(number, a))
+            .or_else(|| path::dispatch(number, a))
+            .or_else(|| fd::dispatch(number, a))
+            .or_else(|| poll::dispatch(number, a))
+            .unwrap_or_else(|| unknown(number)),
     }
 }
 

@@ -1,0 +1,151 @@
+//! What stands behind KVM's file descriptors.
+
+use crate::syscall::{Failure, SysResult, path::install};
+use crate::user::CurrentUser;
+use crate::{process, sched, vcpu};
+use alloc::borrow::Cow;
+use alloc::sync::Arc;
+use base::{Errno, Result, UserMemExt};
+use core::any::Any;
+use core::task::Waker;
+use frame::Frame;
+use kvm::{Device, Done, Kvm, Vcpu, Vm};
+use signal::Restart;
+use vfs::{File, OpenFile, VmObject, abi::OpenFlags};
+
+/// /dev/kvm.
+pub struct KvmFile(pub Arc<Kvm>);
+
+/// KVM_CREATE_VM's.
+struct VmFile(Arc<Vm>);
+
+/// KVM_CREATE_VCPU's.
+struct VcpuFile(Arc<Vcpu>);
+
+/// KVM_CREATE_DEVICE's.
+struct DeviceFile(Arc<Device>);
+
+macro_rules! file {
+    ($kind:ident, $name:literal) => {
+        impl File for $kind {
+            fn as_any(&self) -> &dyn Any {
+                self
+            }
+            fn describe(&self) -> Cow<'static, str> {
+                Cow::Borrowed(concat!("anon_inode:", $name))
+            }
+        }
+    };
+}
+
+file!(KvmFile, "kvm");
+file!(VmFile, "kvm-vm");
+file!(DeviceFile, "[kvm-device]");
+
+impl File for VcpuFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed("anon_inode:kvm-vcpu")
+    }
+
+    fn mmap(&self) -> Result<Arc<dyn VmObject>> {
+        Ok(Arc::new(RunPage(self.0.clone())))
+    }
+}
+
+/// What mmap of a vCPU's descriptor gives: `struct kvm_run`. It keeps the
+/// vCPU, as on Linux.
+struct RunPage(Arc<Vcpu>);
+
+impl VmObject for RunPage {
+    fn frame(&self, index: u64, _for_write: bool) -> Result<Frame> {
+        if index == 0 { Ok(self.0.run_page().clone()) } else { Err(Errno::EFAULT) }
+    }
+
+    fn len(&self) -> u64 {
+        base::PAGE_SIZE
+    }
+}
+
+impl Drop for VmFile {
+    fn drop(&mut self) {
+        vcpu::with_host_regime(|regime| self.0.release(regime));
+    }
+}
+
+impl Drop for VcpuFile {
+    fn drop(&mut self) {
+        vcpu::with_host_regime(|regime| self.0.vm().release(regime));
+    }
+}
+
+impl Drop for DeviceFile {
+    fn drop(&mut self) {
+        vcpu::with_host_regime(|regime| self.0.vm().release(regime));
+    }
+}
+
+/// An ioctl, if `file` is one of KVM's.
+pub fn ioctl(file: &OpenFile, request: u32, arg: u64) -> Option<SysResult> {
+    let user = &CurrentUser;
+    let done = if let Some(vcpu) = file.downcast::<VcpuFile>() {
+        return Some(vcpu_ioctl(&vcpu.0, request, arg));
+    } else if let Some(vm) = file.downcast::<VmFile>() {
+        vcpu::with_host_regime(|regime| vm.0.ioctl(regime, user, request, arg))
+    } else if let Some(device) = file.downcast::<DeviceFile>() {
+        vcpu::with_host_regime(|regime| device.0.ioctl(regime, user, request, arg))
+    } else if let Some(kvm) = file.downcast::<KvmFile>() {
+        vcpu::with_host_regime(|regime| kvm.0.ioctl(regime, user, request, arg))
+    } else {
+        return None;
+    };
+    Some(done.map_err(Failure::Errno).and_then(finish))
+}
+
+/// An ioctl on a vCPU: the only kind that waits.
+fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
+    let attempt = || {
+        vcpu::come_home(vcpu.core());
+        vcpu::with_host_regime(|regime| vcpu.ioctl(regime, &CurrentUser, request, arg))
+    };
+    let mut done = attempt()?;
+    if matches!(done, Done::Wait) {
+        let waker = Waker::from(sched::current());
+        vcpu.wait_queue().register(&waker)?;
+        let result = loop {
+            done = match attempt() {
+                Ok(Done::Wait) => {
+                    if process::signal_pending() {
+                        break Err(Failure::Restart(Restart::Sys));
+                    }
+                    sched::park();
+                    continue;
+                }
+                Ok(done) => done,
+                Err(errno) => break Err(Failure::Errno(errno)),
+            };
+            break finish(done);
+        };
+        vcpu.wait_queue().unregister(&waker);
+        return result;
+    }
+    finish(done)
+}
+
+fn finish(done: Done) -> SysResult {
+    let open = |file: Arc<dyn File>| install(OpenFile::anonymous(file, OpenFlags::RDWR), true);
+    match done {
+        Done::Value(value) => Ok(value),
+        Done::Vm(vm) => open(Arc::new(VmFile(vm))),
+        Done::Vcpu(vcpu) => open(Arc::new(VcpuFile(vcpu))),
+        Done::Device { device, fd_at } => {
+            let fd = open(Arc::new(DeviceFile(device)))?;
+            CurrentUser.write_obj(fd_at, &(fd as u32))?;
+            Ok(0)
+        }
+        Done::Wait => Err(Errno::EAGAIN.into()),
+    }
+}

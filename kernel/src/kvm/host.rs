@@ -1,0 +1,283 @@
+//! What KVM asks of this kernel.
+
+use crate::syscall::fd;
+use crate::{cpu, gic, process, random, time, vcpu};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use arch::sysreg;
+use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
+use core::fmt::Arguments;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use frame::Frame;
+use kvm::{AddressSpace, Entry, EventFd, Exit, Facts, Host, HostFrame, VcpuCore, VcpuState};
+use paging::Id;
+use psci::Workaround;
+use regime::HostRegime;
+use traps::{GuestFeatures, IdRegs};
+use vfs::OpenFile;
+use vfs::eventfd::EventFd as File;
+
+/// HCR_EL2 for guests (Arm ARM D24.2.61): VM, SWIO, PTW, FMO, IMO, AMO, FB,
+/// BSU=inner, TWI, TID3, TSC, TIDCP, TACR, TSW, RW, E2H, TLOR.
+const HCR_GUEST: u64 = 1
+    | 1 << 1
+    | 1 << 2
+    | 7 << 3
+    | 1 << 9
+    | 1 << 10
+    | 1 << 13
+    | 1 << 18
+    | 1 << 19
+    | 1 << 20
+    | 1 << 21
+    | 1 << 22
+    | 1 << 31
+    | 1 << 34
+    | 1 << 35;
+const HCR_FWB: u64 = 1 << 46;
+
+/// What is true of this machine. The CPUs are taken to be alike: the boot CPU
+/// speaks for all.
+pub fn facts() -> Result<Facts, &'static str> {
+    if !arch::cpu::has_gicv3_registers() || !gic::is_v3() {
+        return Err("guests need a GICv3 on this build");
+    }
+    let pfr0 = sysreg::id_aa64pfr0_el1();
+    let fwb = arch::cpu::field(sysreg::id_aa64mmfr2_el1(), 40) != 0;
+    let features = GuestFeatures {
+        trap_cache_ids: false,
+        csv2_unaffected: false,
+        csv3_unaffected: false,
+        gicv3: true,
+    };
+    // CSV2, CSV3: what the ID registers say is all that is asked of them here.
+    let spectre_v2 = if arch::cpu::field(pfr0, 56) != 0 {
+        Workaround::NotRequired
+    } else {
+        Workaround::NotAvailable
+    };
+    let ssbs = if arch::cpu::field(sysreg::id_aa64pfr1_el1(), 4) != 0 {
+        Workaround::NotRequired
+    } else {
+        Workaround::NotAvailable
+    };
+    Ok(Facts {
+        id: IdRegs::new(id_registers()),
+        features,
+        midr: sysreg::midr_el1(),
+        revidr: sysreg::revidr_el1(),
+        aidr: arch::guest_facts::aidr_el1(),
+        ctr: sysreg::ctr_el0(),
+        clidr: sysreg::clidr_el1(),
+        actlr: 0,
+        ccsidr: arch::guest_facts::cache_sizes().collect::<Vec<_>>(),
+        vtimer_intid: vcpu::VTIMER_INTID as u16,
+        ich_vtr: Some(world_switch::vhe::gic::vtr()),
+        ipa_bits: arch::cpu::pa_bits().clamp(32, 48) as u8,
+        cpus: cpu::online().count() as u32,
+        hcr_el2: HCR_GUEST | if fwb { HCR_FWB } else { 0 },
+        stage2_fwb: fwb,
+        workarounds: [spectre_v2, ssbs, Workaround::NotAvailable],
+    })
+}
+
+fn id_registers() -> [u64; traps::id::COUNT] {
+    let mut values = [0; traps::id::COUNT];
+    for (crm, op2) in (1..8).flat_map(|crm| (0..8).map(move |op2| (crm, op2))) {
+        if let Some(value) = values.get_mut(traps::id::index(crm, op2)) {
+            *value = arch::guest_facts::id_register(crm, op2);
+        }
+    }
+    values
+}
+
+/// The kernel, for KVM.
+pub struct Machine {
+    facts: Facts,
+}
+
+impl Machine {
+    /// With what was found out at boot.
+    pub fn new(facts: Facts) -> Machine {
+        Machine { facts }
+    }
+}
+
+impl Host for Machine {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn now(&self) -> u64 {
+        arch::timer::counter()
+    }
+
+    fn entropy(&self) -> [u64; 3] {
+        [random::word(), random::word(), random::word()]
+    }
+
+    fn signal_pending(&self) -> bool {
+        process::signal_pending()
+    }
+
+    fn address_space(&self) -> Arc<dyn AddressSpace> {
+        // Only a process can open /dev/kvm; one that is ending has none left.
+        let space = process::current().and_then(|process| process.mm()).map(|mm| (**mm).clone());
+        match space {
+            Ok(space) => Arc::new(Space { space, adapters: Lock::new(rank::VM, Vec::new()) }),
+            Err(_) => Arc::new(NoSpace),
+        }
+    }
+
+    fn eventfd(&self, number: i32) -> Result<Arc<dyn EventFd>> {
+        let file = fd::get(number as u64)?;
+        file.downcast::<File>().ok_or(Errno::EINVAL)?;
+        Ok(Arc::new(Event(file)))
+    }
+
+    fn kick(&self, cpu: u32) {
+        gic::send_sgi(cpu as usize, gic::SGI_RESCHEDULE);
+    }
+
+    fn enter(&self, regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
+        vcpu::enter(regime, entry, state)
+    }
+
+    fn pull(&self, regime: &HostRegime, core: &Arc<VcpuCore>) {
+        vcpu::pull(regime, core);
+    }
+
+    fn read_live(&self, core: &VcpuCore, state: &mut VcpuState) {
+        vcpu::read_live(core, state);
+    }
+
+    fn write_live(&self, core: &VcpuCore, state: &VcpuState, write: u8, deactivate: bool) {
+        vcpu::write_live(core, state, write, deactivate);
+    }
+
+    fn this_cpu(&self) -> u32 {
+        cpu::index() as u32
+    }
+
+    fn window(&self, _regime: &mut HostRegime) {
+        crate::sched::breathe();
+    }
+
+    fn set_timer(&self, core: &Arc<VcpuCore>, deadline: Option<u64>) {
+        vcpu::set_timer(core, deadline);
+    }
+
+    fn invalidate_stage2(&self, vmid: &Id, start: u64, len: u64, last_level: bool) {
+        vcpu::invalidate_stage2(vmid, start, len, last_level);
+    }
+
+    fn make_coherent(&self, frame: &Frame) {
+        vcpu::make_coherent(frame, self.facts.stage2_fwb);
+    }
+
+    fn note(&self, _regime: &HostRegime, what: Arguments<'_>) {
+        if allowed(time::now()) {
+            log::warn!("KVM: pid {}: {what}", process::caller().pid);
+        }
+    }
+}
+
+/// At most ten lines a second: a guest must not flood the log.
+fn allowed(now: Nanos) -> bool {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    const GAP: Nanos = 100_000_000;
+    let last = LAST.load(Relaxed);
+    (last == 0 || now.saturating_sub(last) >= GAP)
+        && LAST.compare_exchange(last, now.max(1), Relaxed, Relaxed).is_ok()
+}
+
+/// A process's memory, for its VMs.
+struct Space {
+    space: Arc<mm::AddressSpace>,
+    /// Keeps the notifiers registered: memory management holds them weakly.
+    adapters: Lock<Vec<Arc<Adapter>>>,
+}
+
+/// Hands memory management's word on to KVM.
+struct Adapter(Weak<dyn kvm::MmuNotifier>);
+
+impl mm::MmuNotifier for Adapter {
+    fn invalidate(&self, start: u64, end: u64) {
+        if let Some(notifier) = self.0.upgrade() {
+            notifier.invalidate(start, end);
+        }
+    }
+}
+
+impl AddressSpace for Space {
+    fn id(&self) -> u64 {
+        self.space.id()
+    }
+
+    fn sequence(&self) -> u64 {
+        self.space.invalidate_seq()
+    }
+
+    fn is_current(&self, sequence: u64) -> bool {
+        self.space.is_current(sequence)
+    }
+
+    fn get_frame(&self, _regime: &HostRegime, addr: u64, write: bool) -> Result<HostFrame> {
+        let backing = self.space.get_frame(addr, write).map_err(|fault| fault.errno())?;
+        Ok(HostFrame { frame: backing.frame, writable: backing.writable })
+    }
+
+    fn register(&self, notifier: Weak<dyn kvm::MmuNotifier>) -> Result<()> {
+        let adapter = Arc::new(Adapter(notifier));
+        let weak: Weak<dyn mm::MmuNotifier> = Arc::<Adapter>::downgrade(&adapter);
+        self.space.register(weak)?;
+        self.adapters.lock().push(adapter);
+        Ok(())
+    }
+}
+
+/// The memory of a process that is ending.
+struct NoSpace;
+
+impl AddressSpace for NoSpace {
+    fn id(&self) -> u64 {
+        0
+    }
+
+    fn sequence(&self) -> u64 {
+        0
+    }
+
+    fn is_current(&self, _sequence: u64) -> bool {
+        false
+    }
+
+    fn get_frame(&self, _regime: &HostRegime, _addr: u64, _write: bool) -> Result<HostFrame> {
+        Err(Errno::EFAULT)
+    }
+
+    fn register(&self, _notifier: Weak<dyn kvm::MmuNotifier>) -> Result<()> {
+        Err(Errno::ESRCH)
+    }
+}
+
+/// An eventfd that KVM signals or listens to.
+struct Event(Arc<OpenFile>);
+
+static NOBODY: WaitQueue = WaitQueue::new();
+
+impl EventFd for Event {
+    fn signal(&self, count: u64) {
+        if let Some(event) = self.0.downcast::<File>() {
+            event.signal(count);
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.0.downcast::<File>().is_some_and(|event| event.take().is_some())
+    }
+
+    fn wait_queue(&self) -> &WaitQueue {
+        self.0.wait_queue().unwrap_or(&NOBODY)
+    }
+}

@@ -1,0 +1,312 @@
+//! Reading and writing through descriptors.
+//!
+//! Data goes through a kernel buffer, chunk by chunk: files never see user
+//! memory, and no lock is held while it is copied.
+
+use super::{Args, Failure, SysResult, fd_of};
+use crate::process;
+use crate::user::CurrentUser;
+use crate::wait;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
+use linux_raw_sys::general;
+use syscalls::nr;
+use signal::{Restart, SigInfo, Signal};
+use vfs::{Caller, OpenFile};
+
+/// How much is moved at a time.
+const CHUNK: usize = 64 << 10;
+/// The most one call moves (MAX_RW_COUNT).
+const MAX: u64 = 0x7fff_f000;
+/// The most ranges that readv() and friends take.
+const IOV_MAX: u64 = 1024;
+
+/// This group's calls.
+pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
+    let [fd, buf, len, x3, ..] = a;
+    Some(match number {
+        nr::READ => read(fd, &[(buf, len)], None),
+        nr::WRITE => write(fd, &[(buf, len)], None),
+        nr::READV => ranges(buf, len).and_then(|iov| read(fd, &iov, None)),
+        nr::WRITEV => ranges(buf, len).and_then(|iov| write(fd, &iov, None)),
+        nr::PREAD64 => read(fd, &[(buf, len)], Some(x3 as i64)),
+        nr::PWRITE64 => write(fd, &[(buf, len)], Some(x3 as i64)),
+        nr::PREADV => ranges(buf, len).and_then(|iov| read(fd, &iov, Some(x3 as i64))),
+        nr::PWRITEV => ranges(buf, len).and_then(|iov| write(fd, &iov, Some(x3 as i64))),
+        nr::PREADV2 => v2(a, read),
+        nr::PWRITEV2 => v2(a, write),
+        nr::LSEEK => seek(fd, buf as i64, len as u32),
+        nr::SENDFILE => sendfile(fd, buf, len, x3),
+        nr::COPY_FILE_RANGE => copy_file_range(a),
+        _ => return None,
+    })
+}
+
+/// preadv2() and pwritev2(): offset -1 is the file's own; no flags are known.
+fn v2(a: Args, op: fn(u64, &[(u64, u64)], Option<i64>) -> SysResult) -> SysResult {
+    let [fd, iov, count, offset, _, flags] = a;
+    if flags != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let offset = (offset as i64 != -1).then_some(offset as i64);
+    op(fd, &ranges(iov, count)?, offset)
+}
+
+/// An iovec array.
+fn ranges(iov: u64, count: u64) -> Result<Vec<(u64, u64)>, Failure> {
+    if count > IOV_MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    let raw: Vec<[u64; 2]> = CurrentUser.read_vec(iov, count as usize)?;
+    let mut total = 0u64;
+    for [_, len] in &raw {
+        total = total.checked_add(*len).filter(|t| *t <= i64::MAX as u64).ok_or(Errno::EINVAL)?;
+    }
+    Ok(raw.into_iter().map(|[base, len]| (base, len)).collect())
+}
+
+/// A file's read or write, waiting if it would block and may.
+pub fn blocking<T>(
+    file: &OpenFile,
+    nonblocking: bool,
+    mut op: impl FnMut() -> Result<T>,
+) -> Result<T, Failure> {
+    static NEVER: WaitQueue = WaitQueue::new();
+    let result = if nonblocking {
+        op().map_err(Failure::Errno)
+    } else {
+        wait::until(file.wait_queue().unwrap_or(&NEVER), None, op)
+            .map_err(|ended| Failure::from_wait(ended, Restart::Sys, Errno::EAGAIN))
+    };
+    match result {
+        // A terminal stopped us: after the signal, again.
+        Err(Failure::Errno(Errno::ERESTART)) => Err(Failure::Restart(Restart::Sys)),
+        other => other,
+    }
+}
+
+fn buffer(len: u64) -> Result<Vec<u8>> {
+    let len = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+    buffer.resize(len, 0);
+    Ok(buffer)
+}
+
+/// What was done counts, even if what follows fails.
+fn partial(done: u64, failure: Failure) -> SysResult {
+    if done > 0 { Ok(done as i64) } else { Err(failure) }
+}
+
+fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
+    let file = process::current()?.files()?.get(fd_of(fd))?;
+    let caller = process::caller();
+    let mut done = 0u64;
+    for &(mut base, len) in iov {
+        let mut left = len.min(MAX.saturating_sub(done));
+        if left == 0 && iov.len() == 1 {
+            // Even an empty read says whether it could be.
+            return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
+        }
+        let mut chunk = buffer(left)?;
+        while left > 0 {
+            let want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
+            let part = chunk.get_mut(..want).unwrap_or_default();
+            // Only the first piece waits.
+            let nonblocking = file.nonblocking() || done > 0;
+            let got = blocking(&file, nonblocking, || match at {
+                None => file.read(&caller, part),
+                Some(at) => file.read_at(&caller, at.saturating_add(done as i64), part),
+            });
+            let got = match got {
+                Ok(got) => got,
+                Err(failure) => return partial(done, failure),
+            };
+            if let Err(errno) = CurrentUser.write(base, chunk.get(..got).unwrap_or_default()) {
+                return partial(done, errno.into());
+            }
+            done = done.saturating_add(got as u64);
+            base = base.wrapping_add(got as u64);
+            left = left.saturating_sub(got as u64);
+            if got < want {
+                return Ok(done as i64);
+            }
+            crate::sched::breathe();
+        }
+    }
+    Ok(done as i64)
+}
+
+fn write(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
+    let file = process::current()?.files()?.get(fd_of(fd))?;
+    let caller = process::caller();
+    let mut done = 0u64;
+    for &(mut base, len) in iov {
+        let mut left = len.min(MAX.saturating_sub(done));
+        if left == 0 && iov.len() == 1 {
+            return file.write(&caller, &[]).map(|n| n as i64).map_err(Into::into);
+        }
+        let mut chunk = buffer(left)?;
+        while left > 0 {
+            let want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
+            let part = chunk.get_mut(..want).unwrap_or_default();
+            if let Err(errno) = CurrentUser.read(base, part) {
+                return partial(done, errno.into());
+            }
+            match write_all(&file, &caller, part, at, &mut done) {
+                Ok(true) => {}
+                Ok(false) => return Ok(done as i64),
+                Err(failure) => return partial(done, failure),
+            }
+            base = base.wrapping_add(want as u64);
+            left = left.saturating_sub(want as u64);
+            crate::sched::breathe();
+        }
+    }
+    Ok(done as i64)
+}
+
+/// Writes a chunk, waiting for room as long as it takes; false when a file
+/// that doesn't wait took less than all.
+fn write_all(
+    file: &Arc<OpenFile>,
+    caller: &Caller,
+    data: &[u8],
+    at: Option<i64>,
+    done: &mut u64,
+) -> Result<bool, Failure> {
+    let mut data = data;
+    loop {
+        let nonblocking = file.nonblocking();
+        let offset = *done;
+        let put = blocking(file, nonblocking, || match at {
+            None => file.write(caller, data),
+            Some(at) => file.write_at(caller, at.saturating_add(offset as i64), data),
+        });
+        let put = match put {
+            Ok(put) => put,
+            Err(Failure::Errno(Errno::EPIPE)) => {
+                broken_pipe(caller);
+                return Err(Errno::EPIPE.into());
+            }
+            Err(failure) => return Err(failure),
+        };
+        *done = done.saturating_add(put as u64);
+        data = data.get(put..).unwrap_or_default();
+        if data.is_empty() {
+            return Ok(true);
+        }
+        if nonblocking || put == 0 {
+            return Ok(false);
+        }
+    }
+}
+
+/// Whoever writes to a pipe that nobody reads gets SIGPIPE.
+fn broken_pipe(caller: &Caller) {
+    let info = SigInfo::user(Signal::SIGPIPE, 0, caller.pid, 0);
+    // It can't fail for a standard signal to oneself.
+    let _ = process::signals::send_thread(&crate::sched::current(), info);
+}
+
+fn seek(fd: u64, offset: i64, whence: u32) -> SysResult {
+    let file = process::current()?.files()?.get(fd_of(fd))?;
+    Ok(file.seek(offset, whence)? as i64)
+}
+
+/// One step of sendfile() or copy_file_range(), repeated until the count or the
+/// end of the input.
+fn copy(
+    from: &Arc<OpenFile>,
+    mut from_at: Option<i64>,
+    to: &Arc<OpenFile>,
+    mut to_at: Option<i64>,
+    count: u64,
+) -> Result<(u64, Option<i64>, Option<i64>), Failure> {
+    let caller = process::caller();
+    let count = count.min(MAX);
+    let mut chunk = buffer(count.max(1))?;
+    let mut done = 0u64;
+    let mut ended = Ok(());
+    while done < count {
+        let want = chunk.len().min(usize::try_from(count.saturating_sub(done)).unwrap_or(CHUNK));
+        let part = chunk.get_mut(..want).unwrap_or_default();
+        let nonblocking = from.nonblocking() || done > 0;
+        let got = blocking(from, nonblocking, || match from_at {
+            None => from.read(&caller, part),
+            Some(at) => from.read_at(&caller, at, part),
+        });
+        let got = match got {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(failure) => {
+                ended = Err(failure);
+                break;
+            }
+        };
+        let mut put = 0u64;
+        let base = to_at;
+        let result =
+            write_all(to, &caller, chunk.get(..got).unwrap_or_default(), base, &mut put);
+        done = done.saturating_add(put);
+        from_at = from_at.map(|at| at.saturating_add(put as i64));
+        to_at = to_at.map(|at| at.saturating_add(put as i64));
+        if put < got as u64 && from_at.is_none() {
+            // What was read and not written is read again next time.
+            let _ = from.seek((put as i64).saturating_sub(got as i64), vfs::abi::SEEK_CUR);
+        }
+        match result {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(failure) => {
+                ended = Err(failure);
+                break;
+            }
+        }
+        crate::sched::breathe();
+    }
+    match ended {
+        Err(failure) if done == 0 => Err(failure),
+        _ => Ok((done, from_at, to_at)),
+    }
+}
+
+fn sendfile(out: u64, input: u64, offset: u64, count: u64) -> SysResult {
+    let files = process::current()?.files()?;
+    let (to, from) = (files.get(fd_of(out))?, files.get(fd_of(input))?);
+    let at = if offset == 0 { None } else { Some(CurrentUser.read_obj::<i64>(offset)?) };
+    let (done, at, _) = copy(&from, at, &to, None, count)?;
+    if let Some(at) = at {
+        CurrentUser.write_obj(offset, &at)?;
+    }
+    Ok(done as i64)
+}
+
+fn copy_file_range(a: Args) -> SysResult {
+    let [input, in_offset, out, out_offset, count, flags] = a;
+    if flags != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let files = process::current()?.files()?;
+    let (to, from) = (files.get(fd_of(out))?, files.get(fd_of(input))?);
+    let is_regular = |file: &OpenFile| {
+        file.stat().is_ok_and(|stat| stat.mode & vfs::abi::S_IFMT == vfs::abi::S_IFREG)
+    };
+    if !is_regular(&to) || !is_regular(&from) {
+        return Err(Errno::EINVAL.into());
+    }
+    let read_offset = |at: u64| match at {
+        0 => Ok(None),
+        at => CurrentUser.read_obj::<i64>(at).map(Some),
+    };
+    let (from_at, to_at) = (read_offset(in_offset)?, read_offset(out_offset)?);
+    let (done, from_at, to_at) = copy(&from, from_at, &to, to_at, count)?;
+    if let Some(at) = from_at {
+        CurrentUser.write_obj(in_offset, &at)?;
+    }
+    if let Some(at) = to_at {
+        CurrentUser.write_obj(out_offset, &at)?;
+    }
+    Ok(done as i64)
+}
