@@ -1,7 +1,7 @@
 //! clone(), fork(), vfork(): new threads and processes.
 #![expect(unsafe_code, reason = "the registers that a new thread starts with")]
 
-use super::{Parts, Process, Thread, signals, table};
+use super::{Parts, Process, Thread, table};
 use crate::syscall::{Failure, SysResult};
 use crate::task::{self, Task};
 use crate::user::CurrentUser;
@@ -234,8 +234,7 @@ fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> 
     if has(flag::CLEAR_SIGHAND) {
         actions.clear_handlers();
     }
-    let signals = signals::ProcessSignals { actions, ..signals::ProcessSignals::default() };
-    let process = Process::new(pid, parts, signals);
+    let process = Process::new(pid, parts, actions);
     process.personality(parent.personality(u32::MAX));
     Ok(process)
 }

@@ -6,6 +6,7 @@ use super::{Parts, Process, Thread, clone, exit, signals, space, start_frame, ta
 use crate::syscall::{self, Failure};
 use crate::task::{self, Task};
 use crate::{random, sched, wait};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::trap::TrapFrame;
@@ -186,8 +187,9 @@ fn map_image(mm: &Mm, image: &Image, bias: u64, file: &Arc<OpenFile>, task_size:
                 mm.mmap(Map { addr, len, prot: prot(protection), flags, object: None })?;
             }
             LoadStep::Zero { addr, len, writable } => {
-                let zeros = [0; PAGE_SIZE as usize];
-                let zeros = zeros.get(..len as usize).ok_or(Errno::ENOEXEC)?;
+                // Not on the stack, which is small.
+                static ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+                let zeros = ZEROS.get(..len as usize).ok_or(Errno::ENOEXEC)?;
                 let cleared = mm.write(addr, zeros);
                 if writable {
                     cleared?;
@@ -435,9 +437,8 @@ pub fn start_init(
         limits: Limits::new(),
         credentials: Credentials::default(),
     };
-    let signals =
-        signals::ProcessSignals { unkillable: true, ..signals::ProcessSignals::default() };
-    let process = Arc::new(Process::new(pid, parts, signals));
+    let process = Arc::new(Process::new(pid, parts, Box::default()));
+    process.signals.lock().unkillable = true;
     let task = Task::new(pid, move || {
         let registers = first_program(&programs, &args, &environment);
         // What the closure owns is dropped here, since it does not return.

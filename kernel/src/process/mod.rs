@@ -23,6 +23,7 @@ pub mod wait;
 use crate::task::Task;
 use crate::syscall::Failure;
 use crate::{sched, time};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::trap::TrapFrame;
@@ -30,7 +31,7 @@ use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use credentials::{Credentials, Limits};
 use elf::StackLayout;
-use signal::{Restart, SigSet, ThreadSignals};
+use signal::{Actions, Restart, SigSet, ThreadSignals};
 use space::Mm;
 use vfs::{Caller, FdTable, FsContext, Namespace, Place};
 
@@ -152,7 +153,8 @@ const THREAD_SIGNALS: u8 = rank::SIGNAL + 1;
 const LEAF: u8 = rank::SIGNAL + 2;
 
 impl Process {
-    fn new(pid: u32, parts: Parts, signals: signals::ProcessSignals) -> Process {
+    fn new(pid: u32, parts: Parts, actions: Box<Actions>) -> Process {
+        let signals = signals::ProcessSignals { actions, ..signals::ProcessSignals::default() };
         Process {
             pid,
             parts: Lock::new(PARTS, parts),

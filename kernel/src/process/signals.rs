@@ -4,6 +4,7 @@ use super::{Fault, FaultKind, Process, Thread, exit, table};
 use crate::task::Task;
 use crate::user::CurrentUser;
 use crate::{cpu, gic, sched, task};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::trap::TrapFrame;
 use base::{Errno, Result, UserMem};
@@ -20,7 +21,8 @@ use super::credentials;
 #[derive(Default)]
 pub struct ProcessSignals {
     pub(super) pending: Pending,
-    pub(super) actions: Actions,
+    /// Too large for structures that are moved about on small stacks.
+    pub(super) actions: Box<Actions>,
     /// All threads stand still.
     pub(super) stopped: bool,
     /// All threads are to end, with this wait status.
