@@ -313,6 +313,10 @@ impl Vgic {
                 // seen.
                 let lines = cpu.lock_raw().line;
                 self.sync(cpu.index(), interface, lines);
+                if cpu.needs_flush() {
+                    // It must fill them again before its guest runs on.
+                    self.kick(cpu.index());
+                }
             }
         }
     }

@@ -307,7 +307,7 @@ impl Vgic {
             }
         }
         drop(bank);
-        self.poke_all(live, &pokes, n, by.vcpu(), true);
+        self.poke_all(live, &pokes, n, by.vcpu());
         u64::from(value)
     }
 

@@ -321,7 +321,7 @@ impl Vgic {
                 }
             }
             if let Some(other) = rerouted {
-                self.poke(live, other, n, Some(cpu.index()), true);
+                self.poke(live, other, n, Some(cpu.index()));
             }
         }
         banks

@@ -380,28 +380,25 @@ impl Vgic {
         self.map.get().into_iter().flat_map(Regions::frames)
     }
 
+    pub(crate) fn kick(&self, vcpu: usize) {
+        self.kick.kick(vcpu);
+    }
+
     /// Tells `cpu` that bank `n` may have something for it. `by` is the vCPU
     /// on whose behalf that happens: it looks by itself before it enters.
-    pub(crate) fn poke(&self, live: &Live, cpu: u16, n: usize, by: Option<usize>, kick: bool) {
+    pub(crate) fn poke(&self, live: &Live, cpu: u16, n: usize, by: Option<usize>) {
         let index = usize::from(cpu);
         if let Some(target) = live.cpu(index) {
             target.work.fetch_or(u64::from(bit(n)), Ordering::SeqCst);
-            if kick && by != Some(index) {
+            if by != Some(index) {
                 self.kick.kick(index);
             }
         }
     }
 
-    pub(crate) fn poke_all(
-        &self,
-        live: &Live,
-        pokes: &Pokes,
-        n: usize,
-        by: Option<usize>,
-        kick: bool,
-    ) {
+    pub(crate) fn poke_all(&self, live: &Live, pokes: &Pokes, n: usize, by: Option<usize>) {
         for &cpu in pokes.cpus.iter().take(pokes.count) {
-            self.poke(live, cpu, n, by, kick);
+            self.poke(live, cpu, n, by);
         }
     }
 
@@ -424,7 +421,7 @@ impl Vgic {
                 pokes.add(bank.cpu_of(i));
             }
         }
-        self.poke_all(live, &pokes, n, by, true);
+        self.poke_all(live, &pokes, n, by);
     }
 
     /// GICD_CTLR's group enables: every vCPU may have more, or less, to do.
@@ -449,12 +446,12 @@ impl Vgic {
             return Err(Errno::EINVAL);
         }
         let n = (intid >> 5) as usize;
-        let (cpu, rising) = {
+        let cpu = {
             let spi = n.wrapping_sub(1);
             let mut bank = live.spis.get(spi).ok_or(Errno::EINVAL)?.lock();
             move_line(&mut bank, (intid & 31) as usize, level, live.gate())
         };
-        self.poke(live, cpu, n, None, rising);
+        self.poke(live, cpu, n, None);
         Ok(())
     }
 
@@ -467,11 +464,11 @@ impl Vgic {
         if !(16..32).contains(&intid) {
             return Err(Errno::EINVAL);
         }
-        let (target, rising) = {
+        let target = {
             let mut bank = cpu.lock_private();
             move_line(&mut bank, intid as usize, level, live.gate())
         };
-        self.poke(live, target, 0, None, rising);
+        self.poke(live, target, 0, None);
         Ok(())
     }
 
@@ -572,20 +569,20 @@ impl Vgic {
     }
 }
 
-/// Moves a line in its bank: the vCPU to tell, and whether it must look at once.
-fn move_line(bank: &mut Bank, i: usize, level: bool, gate: Gate) -> (u16, bool) {
+/// Moves a line in its bank; says which vCPU to tell. One that falls is told,
+/// too: what waits in a list register is withdrawn, and the end of what is
+/// active there need not be heard of any more.
+fn move_line(bank: &mut Bank, i: usize, level: bool, gate: Gate) -> u16 {
     if !bank.set_line(i, level) {
-        return (NO_CPU, false);
+        return NO_CPU;
     }
     // Forwarded ones matter even where the guest has them disabled: the next
     // flush notes that a physical interrupt is held active.
     let matters = bank.inflight | bank.candidates(gate) | bank.forwarded;
     if matters & bit(i) == 0 {
-        return (NO_CPU, false);
+        return NO_CPU;
     }
-    // A line that falls need not interrupt the guest: what it withdraws could
-    // have been taken a moment earlier.
-    (bank.cpu_of(i), level)
+    bank.cpu_of(i)
 }
 
 /// MPIDR_EL1 to Aff3.Aff2.Aff1.Aff0, a byte each.

@@ -267,7 +267,9 @@ fn pending_and_active_survive_a_snapshot() {
     assert_eq!(m.ack(0), Some(32));
     let d = Device { machine: m, memory: d.memory };
     // Both are in list registers; the attributes see through them.
+    d.machine.kicked();
     assert_eq!(d.get(GRP_DIST_REGS, 0x304, 0), Ok(1));
+    assert_eq!(d.machine.kicked(), [0], "to fill them again");
     assert_eq!(d.get(GRP_DIST_REGS, 0x204, 0), Ok(2));
     // Restored elsewhere.
     let e = Device::new(1);
