@@ -240,6 +240,16 @@ impl Vcpu {
             Class::IccSgi1r => self.sgi(snapshot, written, SgiKind::Sgi1),
             Class::IccAsgi1r => self.sgi(snapshot, written, SgiKind::Asgi1),
             Class::IccSgi0r => self.sgi(snapshot, written, SgiKind::Sgi0),
+            Class::IccDir => {
+                // Trapped only while interrupts are active without a list
+                // register (ICH_HCR_EL2.TDIR).
+                self.sync(state);
+                if let Some(vgic) = &snapshot.vgic {
+                    vgic.deactivate(self.core.index, written as u32);
+                    self.look_at_gic();
+                }
+                0
+            }
             Class::IccSre => ICC_SRE,
             Class::Cntpct => self.host_now().wrapping_sub(state.counters.physical_offset()),
             Class::CntpTval => self.ptimer(state, TimerReg::Tval, access, written),

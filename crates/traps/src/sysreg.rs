@@ -154,6 +154,8 @@ pub enum Class {
     IccAsgi1r,
     /// ICC_SGI0R_EL1, written.
     IccSgi0r,
+    /// ICC_DIR_EL1, written: deactivate an interrupt.
+    IccDir,
     /// ICC_SRE_EL1.
     IccSre,
     /// CNTPCT_EL0 or CNTPCTSS_EL0, read.
@@ -238,6 +240,7 @@ pub const fn classify(access: SysAccess, gicv3: bool, lor: bool) -> Class {
         (3, 0, 9, 14, 6) => Class::RazWi,
 
         // The interrupt controller.
+        (3, 0, 12, 11, 1) if !read && gicv3 => Class::IccDir,
         (3, 0, 12, 11, 5) if !read && gicv3 => Class::IccSgi1r,
         (3, 0, 12, 11, 6) if !read && gicv3 => Class::IccAsgi1r,
         (3, 0, 12, 11, 7) if !read && gicv3 => Class::IccSgi0r,
