@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use virtio_queue::{Queue, Reader, Writer};
-use vm_memory::{ByteValued, Le32, Le64};
 
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
@@ -40,16 +39,21 @@ const S_UNSUPP: u8 = 2;
 const ID_LEN: usize = 20;
 
 /// The head of every request.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
 struct Request {
-    kind: Le32,
-    reserved: Le32,
-    sector: Le64,
+    kind: u32,
+    sector: u64,
 }
 
-// SAFETY: the fields are little-endian integers without padding between them, so every pattern of 16 bytes is a value.
-unsafe impl ByteValued for Request {}
+impl Request {
+    /// struct virtio_blk_req: type, reserved, sector.
+    fn read(reader: &mut Reader<'_>) -> io::Result<Request> {
+        let mut head = [0; 16];
+        reader.read_exact(&mut head)?;
+        let [a, b, c, d, _, _, _, _, sector @ ..] = head;
+        let kind = u32::from_le_bytes([a, b, c, d]);
+        Ok(Request { kind, sector: u64::from_le_bytes(sector) })
+    }
+}
 
 /// A disk.
 pub struct Block {
@@ -121,7 +125,7 @@ impl Block {
         let Ok(mut status_writer) = writer.split_at(data_len) else {
             return 0;
         };
-        let status = match reader.read_obj::<Request>() {
+        let status = match Request::read(&mut reader) {
             Ok(request) => self.execute(request, &mut reader, &mut writer),
             Err(_) => S_IOERR,
         };
@@ -139,8 +143,8 @@ impl Block {
         reader: &mut Reader<'_>,
         writer: &mut Writer<'_>,
     ) -> u8 {
-        let sector = request.sector.to_native();
-        let result = match request.kind.to_native() {
+        let sector = request.sector;
+        let result = match request.kind {
             T_IN => self.read(sector, writer),
             T_OUT if self.read_only => return S_IOERR,
             T_OUT => self.write(sector, reader),
