@@ -80,6 +80,11 @@ pub fn from_user(text: &[u8]) {
     log::info!("{}", text.escape_ascii());
 }
 
+/// Messages of a level below this reach the console.
+pub fn console_level() -> u8 {
+    CONSOLE_LEVEL.load(Ordering::Relaxed)
+}
+
 /// Sets which levels reach the console (syslog(2), SYSLOG_ACTION_CONSOLE_LEVEL).
 pub fn set_console_level(level: u8) {
     CONSOLE_LEVEL.store(level, Ordering::Relaxed);

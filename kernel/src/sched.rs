@@ -399,6 +399,17 @@ pub fn idle() -> ! {
     }
 }
 
+/// How long a CPU has been idle.
+pub fn idle_time(cpu: usize) -> Nanos {
+    let queue = queue(cpu);
+    let (Some(idle), Some(current)) = (&queue.idle, &queue.current) else { return 0 };
+    let before = idle.runtime.load(Relaxed);
+    if !Arc::ptr_eq(idle, current) {
+        return before;
+    }
+    before.saturating_add(time::now().saturating_sub(idle.entity.started.load(Relaxed)))
+}
+
 /// How many tasks are running or want to, for /proc/loadavg and /proc/stat.
 pub fn runnable() -> usize {
     cpu::online()

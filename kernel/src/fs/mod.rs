@@ -1,6 +1,7 @@
 //! The file tree: what boot puts into it, and which devices there are.
 
 mod kmsg;
+mod proc;
 
 use crate::boot::BootPlan;
 use crate::{clock, memory, random, time, timer, tty};
@@ -44,6 +45,7 @@ pub fn init(plan: &BootPlan) -> Arc<Namespace> {
         });
     }
     vfs::device::register_devtmpfs(&namespace, pages);
+    proc::register(&namespace);
     unpack(&namespace);
     namespace
 }

@@ -290,7 +290,7 @@ fn map_trampoline(mm: &Mm) -> Result<()> {
 
 /// AT_HWCAP and AT_HWCAP2 (Linux's Documentation/arch/arm64/elf_hwcaps.rst):
 /// what EL0 may use, and no more: no SVE, no pointer authentication yet.
-fn hwcaps() -> (u64, u64) {
+pub fn hwcaps() -> (u64, u64) {
     use arch::cpu::field;
     use arch::sysreg::*;
     let (isar0, isar1, pfr0) = (id_aa64isar0_el1(), id_aa64isar1_el1(), id_aa64pfr0_el1());

@@ -14,7 +14,7 @@ mod poll;
 mod process;
 mod sched;
 pub mod signal;
-mod system;
+pub mod system;
 pub mod time;
 
 use crate::process::with_thread;

@@ -39,6 +39,15 @@ pub fn hostname() -> Vec<u8> {
     names.host.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()
 }
 
+/// Sets it, by way of /proc/sys/kernel/hostname.
+pub fn set_hostname(name: &[u8]) -> Result<()> {
+    if name.len() >= FIELD {
+        return Err(Errno::EINVAL);
+    }
+    NAMES.lock().host = field(name);
+    Ok(())
+}
+
 pub fn uname(out: u64) -> SysResult {
     let (host, domain) = {
         let names = NAMES.lock();
