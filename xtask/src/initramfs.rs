@@ -11,6 +11,11 @@ use std::io::Write;
 use std::path::Path;
 
 const HOST_INIT: &[u8] = include_bytes!("../initramfs/host-init");
+/// Scripts for `hypha.run=`.
+const TESTS: &[(&str, &[u8])] = &[
+    ("kill-test", include_bytes!("../initramfs/kill-test")),
+    ("bad-input-test", include_bytes!("../initramfs/bad-input-test")),
+];
 const GUEST_INIT: &[u8] = include_bytes!("../initramfs/guest-init");
 
 /// What the host's initramfs holds besides busybox and /init.
@@ -23,6 +28,9 @@ pub struct Cargo {
 
 pub fn host(cargo: &Cargo) -> Result<Vec<u8>> {
     let mut archive = base(HOST_INIT)?;
+    for (name, script) in TESTS {
+        archive.file(&format!("hypha/tests/{name}"), 0o755, script);
+    }
     if let Some(vmm) = &cargo.vmm {
         archive.file("hypha/hypha-vmm", 0o755, vmm);
     }

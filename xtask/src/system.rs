@@ -133,6 +133,55 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.el0(Some(&bench.built.guest_image)),
     },
     SystemTest {
+        name: "vmm: bad input is refused",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.script("/hypha/tests/bad-input-test", None),
+    },
+    SystemTest {
+        name: "vmm: killed 10 times at random moments",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.script("/hypha/tests/kill-test,10,256", None),
+    },
+    SystemTest {
+        name: "vmm: killed 100 times at random moments",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.script("/hypha/tests/kill-test,100,256", None),
+    },
+    SystemTest {
+        name: "boot: 20 times in a row on max",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.repeat(&options()),
+    },
+    SystemTest {
+        name: "boot: 20 times in a row on neoverse-n1",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.repeat(&run::Args { cpu: "neoverse-n1".into(), ..options() }),
+    },
+    SystemTest {
+        name: "boot: 20 times in a row with 4 CPUs, guest with 4",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.repeat(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
+    },
+    SystemTest {
+        name: "linux: bad input is refused",
+        needs: Needs::Vmm,
+        long: true,
+        run: |bench| bench.script("/hypha/tests/bad-input-test", Some("debian")),
+    },
+    SystemTest {
+        name: "linux: hypha-vmm killed 10 times at random moments",
+        needs: Needs::Vmm,
+        long: true,
+        // Linux keeps more of its own.
+        run: |bench| bench.script("/hypha/tests/kill-test,10,16384", Some("debian")),
+    },
+    SystemTest {
         name: "linux: hypha-vmm runs the guest on Debian's kernel",
         needs: Needs::Vmm,
         long: false,
@@ -208,6 +257,39 @@ impl Bench<'_> {
             if nproc != args.guest_cpus.to_string() {
                 bail!("the guest has {nproc:?} CPUs instead of {}", args.guest_cpus);
             }
+        }
+        Ok(())
+    }
+
+    fn repeat(&self, args: &run::Args) -> Result<()> {
+        for round in 1..=20 {
+            self.boot(args).with_context(|| format!("boot {round} of 20"))?;
+            ui::note(format!("boot {round} of 20 succeeded"));
+        }
+        Ok(())
+    }
+
+    /// A script in the host's initramfs, instead of a guest.
+    fn script(&self, command: &str, image: Option<&str>) -> Result<()> {
+        let args = run::Args {
+            append: format!("hypha.run={command}"),
+            image: image.map(PathBuf::from),
+            ..options()
+        };
+        let machine = run::machine(&args, self.built)?;
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            console.expect("hypha-host: status ", Duration::from_secs(1200))?;
+            match console.wait_end(Some(Duration::from_secs(60))) {
+                Wait::Ended => Ok(()),
+                other => bail!("after the script: {other:?}"),
+            }
+        })?;
+        if !log.lines().any(|line| line == "hypha-host: status 0") {
+            let tail: Vec<_> = log.lines().rev().take(25).collect();
+            bail!(
+                "the script failed:\n  {}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n  ")
+            );
         }
         Ok(())
     }

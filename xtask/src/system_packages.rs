@@ -170,8 +170,9 @@ fn apt_get() -> Command {
     let mut command = if is_root() {
         Command::new("apt-get")
     } else {
+        // sudo drops the environment.
         let mut sudo = Command::new("sudo");
-        sudo.arg("apt-get");
+        sudo.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         sudo
     };
     command.env("DEBIAN_FRONTEND", "noninteractive");
@@ -234,7 +235,13 @@ fn install_qemu() -> Result<()> {
             if codename != "bookworm" {
                 bail!("this release has no QEMU {} or newer", qemu::MINIMUM);
             }
-            add_backports(&backports)?;
+            let known = proc::quiet("apt-get", &["indextargets", "--format", "$(CODENAME)"]);
+            if known.is_some_and(|text| text.lines().any(|line| line == backports)) {
+                ui::step("Updating apt's package lists");
+                proc::run(apt_get().args(["update", "-q"]))?;
+            } else {
+                add_backports(&backports)?;
+            }
         }
         release = Some(backports);
     }
