@@ -29,6 +29,9 @@ use world_switch::vhe::{self, World, gic as ich};
 pub const VTIMER_INTID: u32 = 27;
 const MAINTENANCE_INTID: u32 = 25;
 
+/// ICH_HCR_EL2.EOIcount: ends of interrupts that no list register holds.
+const EOICOUNT: u64 = 0x1f << 27;
+
 const NOWHERE: u32 = u32::MAX;
 
 /// Per CPU: the vCPU whose registers are in the hardware.
@@ -266,9 +269,8 @@ fn read_gic(state: &mut VcpuState) {
         *slot = ich::read_lr(index);
     }
     state.lrs.vmcr = ich::vmcr();
-    if !QUIET.get(cpu::index()).is_some_and(|quiet| quiet.load(Relaxed)) {
-        state.lrs.hcr = ich::hcr();
-    }
+    // Of what is in it only the count changes by itself.
+    state.lrs.hcr = state.lrs.hcr & !EOICOUNT | ich::hcr() & EOICOUNT;
 }
 
 /// See `kvm::Host::read_live`.
@@ -387,7 +389,7 @@ pub fn interrupt(intid: u32) -> Option<bool> {
             // List registers want attention, at the next entry. Until then the
             // level-sensitive interrupt is kept quiet.
             // SAFETY: `enter` and `write_live` restore it.
-            unsafe { ich::set_hcr(0) };
+            unsafe { ich::set_hcr(ich::hcr() & EOICOUNT) };
             if let Some(quiet) = QUIET.get(cpu::index()) {
                 quiet.store(true, Relaxed);
             }
