@@ -53,6 +53,8 @@ pub mod resource {
     pub const STACK: usize = 3;
     /// RLIMIT_NOFILE
     pub const NOFILE: usize = 7;
+    /// RLIMIT_AS
+    pub const AS: usize = 9;
     /// RLIMIT_SIGPENDING
     pub const SIGPENDING: usize = 11;
     /// RLIMIT_NPROC

@@ -7,10 +7,6 @@ use base::Nanos;
 use core::sync::atomic::Ordering::*;
 use signal::{SigInfo, Signal, code};
 
-/// What the terminal does when a session's leader ends: SIGHUP to its
-/// foreground group.
-pub static SESSION_ENDS: spin::Once<fn(u32)> = spin::Once::new();
-
 /// Clock ticks (USER_HZ, 100 a second) in `nanos`.
 pub fn ticks(nanos: Nanos) -> u64 {
     nanos / 10_000_000
@@ -97,6 +93,7 @@ fn end(process: &Arc<Process>) {
     let exe = process.parts.lock().exe.take();
     drop(exe);
     let mm = process.parts.lock().mm.take();
+    let pages = mm.as_ref().map_or(0, |mm| mm.size().1);
     // Again: what came before may have slept, and switched back to it.
     space::activate(None);
     if let Some(mm) = mm
@@ -107,10 +104,10 @@ fn end(process: &Arc<Process>) {
     }
 
     let session_leader = table::group_and_session(pid).is_ok_and(|(_, session)| session == pid);
-    if session_leader && let Some(hook) = SESSION_ENDS.get() {
-        hook(pid);
+    if session_leader {
+        crate::tty::session_ended(pid);
     }
-    let (parent, notice) = bury(process, status);
+    let (parent, notice) = bury(process, status, pages);
     if let Some((parent, info)) = parent.as_ref().zip(notice) {
         let _ = signals::send(parent, info);
     }
@@ -121,11 +118,16 @@ fn end(process: &Arc<Process>) {
 
 /// Hands the children to init, and makes the process a zombie, or nothing if
 /// nobody wants to know. The parent, and what to send it.
-fn bury(process: &Arc<Process>, status: i32) -> (Option<Arc<Process>>, Option<SigInfo>) {
+fn bury(
+    process: &Arc<Process>,
+    status: i32,
+    pages: u64,
+) -> (Option<Arc<Process>>, Option<SigInfo>) {
     let pid = process.pid;
     let runtime = process.runtime();
     let mut reaped = alloc::vec::Vec::new();
     let mut init_has_news = false;
+    let mut orphans = alloc::vec::Vec::new();
     let (parent, notice, init) = table::with(|table| {
         let children = match table.entry(pid) {
             Ok(entry) => core::mem::take(&mut entry.children),
@@ -136,6 +138,7 @@ fn bury(process: &Arc<Process>, status: i32) -> (Option<Arc<Process>>, Option<Si
                 entry.parent = 1;
                 entry.exit_signal = Signal::SIGCHLD.number();
                 init_has_news |= entry.zombie.is_some();
+                orphans.push(entry.process.clone());
             }
             if let Ok(init) = table.entry(1) {
                 init.children.insert(child);
@@ -145,6 +148,7 @@ fn bury(process: &Arc<Process>, status: i32) -> (Option<Arc<Process>>, Option<Si
         let Ok(entry) = table.entry(pid) else { return (None, None, init) };
         entry.zombie = Some(status);
         entry.own_time = runtime;
+        entry.pages = pages;
         let (parent, exit_signal) = (entry.parent, entry.exit_signal);
         let parent = table.entry(parent).ok().map(|entry| entry.process.clone());
         let Some(parent) = parent else {
@@ -171,6 +175,12 @@ fn bury(process: &Arc<Process>, status: i32) -> (Option<Arc<Process>>, Option<Si
         (Some(parent), notice, init)
     });
     drop(reaped);
+    for orphan in orphans {
+        let signal = orphan.parent_death_signal.load(Relaxed);
+        if let Ok(signal) = Signal::new(signal.into()) {
+            let _ = signals::send(&orphan, SigInfo::user(signal, code::SI_USER, pid, 0));
+        }
+    }
     if let Some(init) = init.filter(|_| init_has_news) {
         let info = SigInfo::kernel(Signal::SIGCHLD, code::SI_KERNEL);
         let _ = signals::send(&init, info);

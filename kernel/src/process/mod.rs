@@ -98,6 +98,8 @@ pub struct Process {
     /// ITIMER_REAL.
     pub alarm: Lock<crate::syscall::time::Alarm>,
     personality: AtomicU32,
+    /// PR_SET_PDEATHSIG: what it gets when its parent ends; 0: nothing.
+    pub parent_death_signal: AtomicU32,
 }
 
 /// What of a process can be replaced: by execve(), unshare() or exit.
@@ -166,6 +168,7 @@ impl Process {
             dead_runtime: AtomicU64::new(0),
             alarm: Lock::new(LEAF, crate::syscall::time::Alarm::default()),
             personality: AtomicU32::new(0),
+            parent_death_signal: AtomicU32::new(0),
         }
     }
 

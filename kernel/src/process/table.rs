@@ -33,6 +33,8 @@ pub(super) struct Entry {
     /// CPU time, of it if it is a zombie, and of children it waited for.
     pub own_time: u64,
     pub children_time: u64,
+    /// Pages it had in memory at its end.
+    pub pages: u64,
 }
 
 pub(super) struct Table {
@@ -124,6 +126,7 @@ pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) {
             ran_exec: false,
             own_time: 0,
             children_time: 0,
+            pages: 0,
         };
         table.processes.insert(pid, entry);
     });

@@ -47,6 +47,8 @@ pub struct Found {
     pub code: (i32, i32),
     /// CPU time it and its children used, in nanoseconds.
     pub time: u64,
+    /// Pages it had in memory at its end.
+    pub pages: u64,
 }
 
 /// Waits for a child of process `pid`: `ECHILD` if there is none to wait for,
@@ -93,7 +95,8 @@ fn look(
         any = true;
         if let Some(status) = entry.zombie {
             if options.exited {
-                news = Some(exited(child, status, entry.own_time.saturating_add(entry.children_time)));
+                let time = entry.own_time.saturating_add(entry.children_time);
+                news = Some(Found { time, pages: entry.pages, ..exited(child, status) });
             }
         } else if let Some(signal) = entry.stopped.filter(|_| options.stopped) {
             if !options.leave {
@@ -101,14 +104,14 @@ fn look(
             }
             let status = i32::from(signal);
             let code = (code::CLD_STOPPED, status);
-            news = Some(Found { pid: child, status: status << 8 | 0x7f, code, time: 0 });
+            news = Some(Found { pid: child, status: status << 8 | 0x7f, code, time: 0, pages: 0 });
         } else if entry.continued && options.continued {
             if !options.leave {
                 entry.continued = false;
             }
             let signal = i32::from(Signal::SIGCONT.number());
             let code = (code::CLD_CONTINUED, signal);
-            news = Some(Found { pid: child, status: 0xffff, code, time: 0 });
+            news = Some(Found { pid: child, status: 0xffff, code, time: 0, pages: 0 });
         }
         if news.is_some() {
             break;
@@ -130,11 +133,11 @@ fn look(
     Ok((found, buried))
 }
 
-fn exited(pid: u32, status: i32, time: u64) -> Found {
+fn exited(pid: u32, status: i32) -> Found {
     let code = match status & 0x7f {
         0 => (code::CLD_EXITED, status >> 8 & 0xff),
         signal if status & 0x80 != 0 => (code::CLD_DUMPED, signal),
         signal => (code::CLD_KILLED, signal),
     };
-    Found { pid, status, code, time }
+    Found { pid, status, code, time: 0, pages: 0 }
 }

@@ -3,6 +3,7 @@
 use super::{Args, SysResult};
 use crate::process::exec::FileObject;
 use crate::process::space::Mm;
+use crate::process::credentials::{INFINITY, resource};
 use crate::process::current;
 use crate::user::CurrentUser;
 use alloc::sync::Arc;
@@ -15,11 +16,14 @@ use syscalls::nr;
 pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
     let [a0, a1, a2, a3, a4, _] = a;
     Some(match number {
-        nr::BRK => with_mm(|mm| Ok(mm.brk(a0) as i64)),
+        nr::BRK => with_mm(|mm| brk(mm, a0)),
         nr::MMAP => mmap(a),
         nr::MUNMAP => with_mm(|mm| done(mm.munmap(a0, a1))),
         nr::MPROTECT => with_mm(|mm| done(mm.mprotect(a0, a1, a2 as u32))),
-        nr::MREMAP => with_mm(|mm| Ok(mm.mremap(a0, a1, a2, a3 as u32, a4)? as i64)),
+        nr::MREMAP => with_mm(|mm| {
+            check_limit(mm, a2.saturating_sub(a1))?;
+            Ok(mm.mremap(a0, a1, a2, a3 as u32, a4)? as i64)
+        }),
         nr::MADVISE => with_mm(|mm| done(mm.madvise(a0, a1, a2 as u32))),
         nr::MSYNC => with_mm(|mm| done(mm.msync(a0, a1, a2 as u32))),
         nr::MLOCK => with_mm(|mm| done(mm.mlock(a0, a1, 0))),
@@ -38,6 +42,22 @@ fn with_mm(f: impl FnOnce(&Arc<Mm>) -> Result<i64>) -> SysResult {
 
 fn done(result: Result<()>) -> Result<i64> {
     result.map(|()| 0)
+}
+
+/// RLIMIT_AS: `ENOMEM` if `more` bytes are too much.
+fn check_limit(mm: &Mm, more: u64) -> Result<()> {
+    let limit = current()?.limit(resource::AS);
+    let mapped = || mm.size().0.saturating_mul(PAGE_SIZE).saturating_add(more);
+    if limit != INFINITY && more != 0 && mapped() > limit { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
+fn brk(mm: &Mm, end: u64) -> Result<i64> {
+    let now = mm.brk(0);
+    match check_limit(mm, end.saturating_sub(now)) {
+        Ok(()) => Ok(mm.brk(end) as i64),
+        // As the call has it: the break stays where it is.
+        Err(_) => Ok(now as i64),
+    }
 }
 
 fn mmap([addr, len, prot, flags, fd, offset]: Args) -> SysResult {
@@ -59,7 +79,9 @@ fn mmap([addr, len, prot, flags, fd, offset]: Args) -> SysResult {
         let may_write = access.writable();
         Some(MapObject { object: FileObject::of(&file)?, offset, may_write })
     };
-    Ok(process.mm()?.mmap(Map { addr, len, prot, flags, object })? as i64)
+    let mm = process.mm()?;
+    check_limit(&mm, len)?;
+    Ok(mm.mmap(Map { addr, len, prot, flags, object })? as i64)
 }
 
 /// How many pages mincore() looks at between copies.

@@ -157,7 +157,7 @@ pub fn wait4(pid: i32, status: u64, options: u32, usage: u64) -> SysResult {
 }
 
 fn write_usage(at: u64, found: &Found) -> Result<()> {
-    if at == 0 { Ok(()) } else { CurrentUser.write_obj(at, &time::usage(found.time)) }
+    if at == 0 { Ok(()) } else { CurrentUser.write_obj(at, &time::usage(found.time, found.pages)) }
 }
 
 pub fn waitid(kind: u32, id: u32, info: u64, options: u32, usage: u64) -> SysResult {
@@ -250,8 +250,13 @@ pub fn prctl(operation: u32, a1: u64, a2: u64) -> SysResult {
             CurrentUser.write(a1, &name)?;
             Ok(0)
         }
+        pr::SET_PDEATHSIG if a1 <= 64 => {
+            current()?.parent_death_signal.store(a1 as u32, Relaxed);
+            Ok(0)
+        }
         pr::GET_PDEATHSIG => {
-            CurrentUser.write_obj(a1, &0u32)?;
+            let signal = current()?.parent_death_signal.load(Relaxed);
+            CurrentUser.write_obj(a1, &signal)?;
             Ok(0)
         }
         pr::GET_DUMPABLE => Ok(1),
@@ -269,8 +274,6 @@ pub fn prctl(operation: u32, a1: u64, a2: u64) -> SysResult {
             CurrentUser.write_obj(a1, &addr)?;
             Ok(0)
         }
-        // Sent to nobody: the parent of a VMM is a shell.
-        pr::SET_PDEATHSIG if a1 <= 64 => Ok(0),
         _ => Err(Failure::Errno(Errno::EINVAL)),
     }
 }

@@ -138,10 +138,13 @@ pub fn nanosleep(request: u64, remain: u64) -> SysResult {
 
 pub fn clock_nanosleep(clock: u32, flags: u32, request: u64, remain: u64) -> SysResult {
     match clock {
-        id::THREAD_CPUTIME => return Err(Errno::EINVAL.into()),
         id::REALTIME | id::MONOTONIC | id::BOOTTIME | id::TAI => {}
         id::REALTIME_ALARM | id::BOOTTIME_ALARM => {}
-        _ => return Err(Errno::EOPNOTSUPP.into()),
+        // Clocks that nobody can sleep on, and those that aren't.
+        clock => {
+            read_clock(clock)?;
+            return Err(Errno::EOPNOTSUPP.into());
+        }
     }
     let wanted = read_timespec(request)?;
     if flags & TIMER_ABSTIME == 0 {
@@ -195,23 +198,26 @@ pub fn times(out: u64) -> SysResult {
 }
 
 /// A struct rusage: all time counts as the user's, for nobody asks the
-/// kernel for its own.
-pub fn usage(time: Nanos) -> [u64; 18] {
+/// kernel for its own. `pages`: the most that were in memory.
+pub fn usage(time: Nanos, pages: u64) -> [u64; 18] {
     let [seconds, micros] = timeval(time);
     let mut usage = [0; 18];
     [usage[0], usage[1]] = [seconds, micros];
+    // ru_maxrss, in KiB, after utime and stime.
+    usage[4] = pages.saturating_mul(4);
     usage
 }
 
 pub fn getrusage(who: i32, out: u64) -> SysResult {
     let process = current()?;
-    let time = match who {
-        0 => process.runtime(),
-        -1 => table::children_time(process.pid),
-        1 => process::runtime(&sched::current_ref()),
+    let own_pages = || process.mm().map_or(0, |mm| mm.size().1);
+    let (time, pages) = match who {
+        0 => (process.runtime(), own_pages()),
+        -1 => (table::children_time(process.pid), 0),
+        1 => (process::runtime(&sched::current_ref()), own_pages()),
         _ => return Err(Errno::EINVAL.into()),
     };
-    CurrentUser.write_obj(out, &usage(time))?;
+    CurrentUser.write_obj(out, &usage(time, pages))?;
     Ok(0)
 }
 
