@@ -10,6 +10,7 @@ use core::any::Any;
 use core::task::Waker;
 use frame::Frame;
 use kvm::{Device, Done, Kvm, Vcpu, Vm};
+use kvm_abi::ioctl::RUN;
 use signal::Restart;
 use vfs::{File, OpenFile, VmObject, abi::OpenFlags};
 
@@ -52,17 +53,17 @@ impl File for VcpuFile {
     }
 
     fn mmap(&self) -> Result<Arc<dyn VmObject>> {
-        Ok(Arc::new(RunPage(self.0.clone())))
+        Ok(Arc::new(RunPage(self.0.run_page().clone())))
     }
 }
 
-/// What mmap of a vCPU's descriptor gives: `struct kvm_run`. It keeps the
-/// vCPU, as on Linux.
-struct RunPage(Arc<Vcpu>);
+/// What mmap of a vCPU's descriptor gives: `struct kvm_run`. It keeps the page,
+/// not the vCPU: that would close a circle with the memory that the VM maps.
+struct RunPage(Frame);
 
 impl VmObject for RunPage {
     fn frame(&self, index: u64, _for_write: bool) -> Result<Frame> {
-        if index == 0 { Ok(self.0.run_page().clone()) } else { Err(Errno::EFAULT) }
+        if index == 0 { Ok(self.0.clone()) } else { Err(Errno::EFAULT) }
     }
 
     fn len(&self) -> u64 {
@@ -111,23 +112,21 @@ fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
         vcpu::come_home(vcpu.core());
         vcpu::with_host_regime(|regime| vcpu.ioctl(regime, &CurrentUser, request, arg))
     };
-    let mut done = attempt()?;
+    let done = attempt()?;
     if matches!(done, Done::Wait) {
         let waker = Waker::from(sched::current());
         vcpu.wait_queue().register(&waker)?;
         let result = loop {
-            done = match attempt() {
-                Ok(Done::Wait) => {
-                    if process::signal_pending() {
-                        break Err(Failure::Restart(Restart::Sys));
-                    }
-                    sched::park();
-                    continue;
+            match attempt() {
+                // KVM_RUN answers a signal itself, with EINTR whatever the
+                // handler's SA_RESTART says; others wait for their turn only.
+                Ok(Done::Wait) if request != RUN && process::signal_pending() => {
+                    break Err(Failure::Restart(Restart::Sys));
                 }
-                Ok(done) => done,
+                Ok(Done::Wait) => sched::park(),
+                Ok(done) => break finish(done),
                 Err(errno) => break Err(Failure::Errno(errno)),
-            };
-            break finish(done);
+            }
         };
         vcpu.wait_queue().unregister(&waker);
         return result;
