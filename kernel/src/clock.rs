@@ -1,12 +1,21 @@
 //! The wall clock: CLOCK_REALTIME is CLOCK_MONOTONIC and an offset.
 
-use crate::time;
+use crate::{memory, time};
 use base::Nanos;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What is added to the time since boot. Until somebody sets the clock, boot
 /// was in 1970, as on Linux without a clock that keeps time.
 static OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// Sets the clock by the machine's own (PL031, Arm DDI 0224), if it has one.
+pub fn init() {
+    const RTCDR: u64 = 0;
+    if let Some(rtc) = memory::machine().and_then(|machine| machine.rtc) {
+        let seconds = memory::mmio(rtc).read32(RTCDR);
+        set_realtime(Nanos::from(seconds).saturating_mul(1_000_000_000));
+    }
+}
 
 /// CLOCK_REALTIME: nanoseconds since 1970.
 pub fn realtime() -> Nanos {

@@ -87,6 +87,8 @@ pub struct Machine {
     pub gic: Option<Gic>,
     /// The console.
     pub serial: Option<Serial>,
+    /// The real-time clock (`arm,pl031`).
+    pub rtc: Option<Registers>,
     /// The command line, raw.
     pub command_line: String,
     /// The command line, read.
@@ -182,6 +184,7 @@ impl Machine {
             psci: None,
             gic: None,
             serial: None,
+            rtc: None,
             arguments: BootArgs::parse(&command_line),
             command_line,
             rng_seed: chosen
@@ -244,6 +247,8 @@ impl Machine {
             if let [distributor, cpu, ..] = regs().as_slice() {
                 self.gic = Some(Gic::V2 { distributor: *distributor, cpu: *cpu });
             }
+        } else if compatible(node, "arm,pl031") {
+            self.rtc = regs().first().copied();
         } else if stdout.is_none_or(|path| path.trim_start_matches('/') == node.name()) {
             self.take_serial(node, address_cells, size_cells);
         }

@@ -141,6 +141,9 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
     if let Some(serial) = &machine.serial {
         device(&serial.registers)?;
     }
+    if let Some(rtc) = &machine.rtc {
+        device(rtc)?;
+    }
     match &machine.gic {
         Some(Gic::V3 { distributor, redistributors }) => {
             device(distributor)?;
