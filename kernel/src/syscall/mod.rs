@@ -14,6 +14,7 @@ mod poll;
 mod process;
 mod sched;
 pub mod signal;
+mod socket;
 pub mod system;
 pub mod time;
 
@@ -183,6 +184,7 @@ fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
         nr::REBOOT => system::reboot(a0 as u32, a1 as u32, a2 as u32),
 
         _ => memory::dispatch(number, a)
+            .or_else(|| socket::dispatch(number, a))
             .or_else(|| io::dispatch(number, a))
             .or_else(|| path::dispatch(number, a))
             .or_else(|| fd::dispatch(number, a))
