@@ -2,6 +2,8 @@
 //! process of its own with a time limit, so that a crash or a hang is a failed
 //! case and not the end of the run.
 
+pub mod util;
+
 use std::fmt;
 use std::io::Write;
 use std::panic::Location;

@@ -13,7 +13,8 @@ mod process;
 mod signals;
 mod threads;
 mod time;
-mod util;
+
+use el0_tests::util;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();

@@ -1,6 +1,6 @@
 //! Small things that several groups need.
 
-use el0_tests::{Errno, check_ret, sys};
+use crate::{Errno, check_ret, sys};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -161,8 +161,8 @@ pub fn poke(at: usize, v: u8) {
 }
 
 /// How a child ends that reads (or writes) at an address: by which signal.
-pub fn touch_signal(at: usize, write: bool) -> Result<el0_tests::End, Errno> {
-    let pid = el0_tests::fork(|| {
+pub fn touch_signal(at: usize, write: bool) -> Result<crate::End, Errno> {
+    let pid = crate::fork(|| {
         if write {
             poke(at, 1);
         } else {
@@ -170,7 +170,7 @@ pub fn touch_signal(at: usize, write: bool) -> Result<el0_tests::End, Errno> {
         }
         0
     })?;
-    el0_tests::wait(pid)
+    crate::wait(pid)
 }
 
 /// A handler with siginfo.

@@ -1,0 +1,313 @@
+//! A small machine to test with: a page of code, a page that guest and test
+//! speak through, and memory that the test plays with.
+
+use el0_tests::util::{Map, PAGE, gettid, handle, until};
+use el0_tests::{Errno, Fail, sys};
+use kvm_bindings::{KVM_ARM_VCPU_PSCI_0_2, kvm_userspace_memory_region, kvm_vcpu_init};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread::JoinHandle;
+
+/// Where the code is.
+pub const CODE: u64 = 0x4000_0000;
+/// Where the mailbox is.
+pub const MAIL: u64 = 0x4010_0000;
+/// Where the memory is.
+pub const RAM: u64 = 0x8000_0000;
+/// Where nothing is: accesses exit.
+pub const NOWHERE: u64 = 0x0900_0000;
+
+/// KVM's errors as ours.
+pub fn e(e: kvm_ioctls::Error) -> Errno {
+    Errno(e.errno())
+}
+
+core::arch::global_asm!(
+    r#"
+    .balign 4
+guest_code:
+    // Loads from x1, puts it into the mailbox at x2, counts at x2 + 8.
+guest_load:
+    ldr     x3, [x1]
+    str     x3, [x2]
+    add     x4, x4, #1
+    dmb     sy
+    str     x4, [x2, #8]
+    b       guest_load
+    // Stores a count to x1, and to the mailbox.
+guest_store:
+    add     x4, x4, #1
+    str     x4, [x1]
+    dmb     sy
+    str     x4, [x2, #8]
+    b       guest_store
+    // Nothing at all.
+guest_spin:
+    b       guest_spin
+    // A load, a store, a load of a byte and a store of a half from and to x1; then off.
+guest_mmio:
+    ldr     w5, [x1]
+    str     w5, [x1, #4]
+    ldrb    w6, [x1, #8]
+    strh    w6, [x1, #10]
+    str     xzr, [x1, #16]
+    mov     w0, #0x84000000
+    orr     w0, w0, #8
+    hvc     #0
+    b       .
+    // Stores 1, 2, 3, ... to x1, 32 bits.
+guest_notify:
+    add     w4, w4, #1
+    str     w4, [x1]
+    b       guest_notify
+    // Walks x3 bytes from x1 in pages, storing the address; again and again.
+guest_walk:
+    mov     x5, x1
+    add     x6, x1, x3
+1:  str     x5, [x5]
+    ldr     x7, [x5]
+    add     x5, x5, #4096
+    cmp     x5, x6
+    b.lo    1b
+    add     x4, x4, #1
+    str     x4, [x2, #8]
+    b       guest_walk
+guest_end:
+"#
+);
+
+macro_rules! program {
+    ($($(#[$doc:meta])* $name:ident, $label:ident;)+) => {$(
+        $(#[$doc])*
+        pub fn $name() -> u64 {
+            unsafe extern "C" {
+                fn $label();
+                fn guest_code();
+            }
+            CODE + ($label as *const () as u64 - guest_code as *const () as u64)
+        }
+    )+};
+}
+
+program! {
+    /// Loads and shows.
+    load_loop, guest_load;
+    /// Stores a count.
+    store_loop, guest_store;
+    /// Spins.
+    spin, guest_spin;
+    /// Accesses of several widths, then off.
+    mmio, guest_mmio;
+    /// Stores of a growing number.
+    notify, guest_notify;
+    /// Stores all over.
+    walk, guest_walk;
+}
+
+fn code() -> Vec<u8> {
+    unsafe extern "C" {
+        fn guest_code();
+        fn guest_end();
+    }
+    let (a, b) = (guest_code as *const () as usize, guest_end as *const () as usize);
+    (a..b).map(el0_tests::util::peek).collect()
+}
+
+/// The machine.
+pub struct Vm {
+    pub kvm: Kvm,
+    pub fd: VmFd,
+    pub mail: Map,
+    pub ram: Map,
+    code: Map,
+}
+
+impl Vm {
+    /// With so much memory, aligned to 2 MiB.
+    pub fn new(ram: usize) -> Result<Self, Fail> {
+        let kvm = Kvm::new().map_err(e)?;
+        let fd = kvm.create_vm().map_err(e)?;
+        let vm = Self {
+            kvm,
+            fd,
+            mail: Map::anon(PAGE)?,
+            ram: Map::aligned(ram)?,
+            code: Map::anon(PAGE)?,
+        };
+        for (i, b) in code().into_iter().enumerate() {
+            vm.code.set(i, b);
+        }
+        let _ = sys!(libc::SYS_madvise, vm.ram.at, vm.ram.len, libc::MADV_HUGEPAGE);
+        vm.slot(0, CODE, vm.code, 0)?;
+        vm.slot(1, MAIL, vm.mail, 0)?;
+        vm.slot(2, RAM, vm.ram, 0)?;
+        Ok(vm)
+    }
+
+    /// Sets a slot.
+    pub fn slot(&self, slot: u32, gpa: u64, m: Map, flags: u32) -> Result<(), Errno> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: m.len as u64,
+            userspace_addr: m.at as u64,
+        };
+        // SAFETY: the memory is the test's; what the guest does to it is the test.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(e)
+    }
+
+    /// A vCPU that will start at `pc` with x1, x2 and x3.
+    pub fn vcpu(&self, id: u64, pc: u64, x: [u64; 3]) -> Result<VcpuFd, Errno> {
+        let v = self.fd.create_vcpu(id).map_err(e)?;
+        let mut init = kvm_vcpu_init::default();
+        self.fd.get_preferred_target(&mut init).map_err(e)?;
+        init.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
+        v.vcpu_init(&init).map_err(e)?;
+        set(&v, core_reg(32), pc)?;
+        for (i, x) in x.into_iter().enumerate() {
+            set(&v, core_reg(i as u64 + 1), x)?;
+        }
+        Ok(v)
+    }
+
+    /// A vCPU that runs.
+    pub fn start(&self, id: u64, pc: u64, x: [u64; 3]) -> Result<Running, Fail> {
+        let v = self.vcpu(id, pc, x)?;
+        Ok(Running::new(v)?)
+    }
+
+    /// The mailbox's count.
+    pub fn count(&self) -> usize {
+        self.mail.word(8).load(SeqCst)
+    }
+
+    /// Waits until the guest has gone round twice: what it shows now, it saw since.
+    pub fn rounds(&self, r: &Running) -> Result<usize, Fail> {
+        let c = self.count();
+        if !until(|| self.count() >= c + 2 || r.fault() != 0) || r.fault() != 0 {
+            let why = format!("the guest stands still at {c}, KVM_RUN gave {:?}", Errno(r.fault()));
+            return Err(Fail::new(why));
+        }
+        Ok(self.mail.word(0).load(SeqCst))
+    }
+}
+
+/// The id of the core register at word `i` (of 64 bits) of kvm_regs.
+pub fn core_reg(i: u64) -> u64 {
+    0x6030_0000_0010_0000 | (i * 2)
+}
+
+/// Sets a 64-bit register.
+pub fn set(v: &VcpuFd, id: u64, value: u64) -> Result<(), Errno> {
+    v.set_one_reg(id, &value.to_le_bytes()).map(|_| ()).map_err(e)
+}
+
+/// Reads a 64-bit register.
+pub fn get(v: &VcpuFd, id: u64) -> Result<u64, Errno> {
+    let mut b = [0; 8];
+    v.get_one_reg(id, &mut b).map_err(e)?;
+    Ok(u64::from_le_bytes(b))
+}
+
+#[derive(Default)]
+struct Shared {
+    tid: AtomicUsize,
+    stop: AtomicBool,
+    resume: AtomicBool,
+    fault: AtomicI32,
+    interrupted: AtomicU64,
+    mmio: AtomicU64,
+    last_mmio: AtomicU64,
+}
+
+/// A vCPU in a thread of its own.
+pub struct Running {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<VcpuFd>>,
+}
+
+extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl Running {
+    fn new(mut v: VcpuFd) -> Result<Self, Errno> {
+        handle(libc::SIGUSR1, nothing, 0, &[])?;
+        let shared = Arc::new(Shared::default());
+        let s = shared.clone();
+        let thread = std::thread::spawn(move || {
+            s.tid.store(gettid(), SeqCst);
+            while !s.stop.load(SeqCst) {
+                let errno = match v.run() {
+                    Ok(VcpuExit::MmioRead(at, _) | VcpuExit::MmioWrite(at, _)) => {
+                        s.last_mmio.store(at, SeqCst);
+                        s.mmio.fetch_add(1, SeqCst);
+                        continue;
+                    }
+                    Ok(_) => continue,
+                    Err(e) => e.errno(),
+                };
+                if errno == libc::EINTR {
+                    s.interrupted.fetch_add(1, SeqCst);
+                    continue;
+                }
+                s.fault.store(errno, SeqCst);
+                while !s.resume.swap(false, SeqCst) && !s.stop.load(SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+            v
+        });
+        let r = Self { shared, thread: Some(thread) };
+        until(|| r.tid() != 0);
+        Ok(r)
+    }
+
+    fn tid(&self) -> usize {
+        self.shared.tid.load(SeqCst)
+    }
+
+    /// The errno that KVM_RUN ended with, for as long as the vCPU stands.
+    pub fn fault(&self) -> i32 {
+        self.shared.fault.load(SeqCst)
+    }
+
+    /// How often KVM_RUN was interrupted.
+    pub fn interrupted(&self) -> u64 {
+        self.shared.interrupted.load(SeqCst)
+    }
+
+    /// How many MMIO exits came, and the last one's address.
+    pub fn mmio(&self) -> (u64, u64) {
+        (self.shared.mmio.load(SeqCst), self.shared.last_mmio.load(SeqCst))
+    }
+
+    /// Waits until KVM_RUN fails with this.
+    pub fn faults_with(&self, errno: i32) -> bool {
+        until(|| self.fault() == errno)
+    }
+
+    /// Goes on after a failure.
+    pub fn resume(&self) {
+        self.shared.fault.store(0, SeqCst);
+        self.shared.resume.store(true, SeqCst);
+    }
+
+    /// Interrupts KVM_RUN.
+    pub fn kick(&self) {
+        let _ = sys!(libc::SYS_tgkill, std::process::id(), self.tid(), libc::SIGUSR1);
+    }
+
+    /// Ends it and gives the vCPU back.
+    pub fn stop(mut self) -> Result<VcpuFd, Fail> {
+        self.shared.stop.store(true, SeqCst);
+        let Some(thread) = self.thread.take() else {
+            return Err(Fail::new("stopped twice"));
+        };
+        while !thread.is_finished() {
+            self.kick();
+            std::thread::yield_now();
+        }
+        thread.join().map_err(|_| Fail::new("the vCPU's thread panicked"))
+    }
+}
