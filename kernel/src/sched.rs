@@ -192,7 +192,8 @@ pub fn park() {
     }
     drop(task);
     schedule();
-    current().woken.store(false, SeqCst);
+    // A swap, not a store: what the waker did before is seen after.
+    current().woken.swap(false, SeqCst);
 }
 
 /// Suspends the current task until woken or until `deadline` (CLOCK_MONOTONIC
@@ -262,6 +263,9 @@ pub fn schedule() {
         next.state.store(state::RUNNING, SeqCst);
         next.entity.started.store(now, Relaxed);
         if Arc::ptr_eq(&previous, &next) {
+            // Others may wait behind it: its slice has to end.
+            drop(queue);
+            timer::reprogram();
             return;
         }
         next.on_cpu.store(true, SeqCst);
