@@ -143,6 +143,8 @@ fn enqueue(task: Arc<Task>) {
     task.cpu.store(target as u32, Relaxed);
     queue(target).ready.push_back(task);
     if let Some(cpu) = cpu::get(target) {
+        // Taken: who wakes next finds another idle CPU.
+        cpu.idle.store(false, Relaxed);
         cpu.need_resched.store(true, SeqCst);
         if target != cpu::index() {
             gic::send_sgi(target, gic::SGI_RESCHEDULE);
