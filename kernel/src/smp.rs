@@ -83,6 +83,11 @@ fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static 
 extern "C" fn hypha_secondary_main(index: u64) -> ! {
     cpu::init(index as usize);
     trap::init();
+    if memory::phys_to_virt(0) != 0 {
+        // TTBR0 has the identity map that the CPU came up on. Its entries are
+        // global: left in the TLB, they would shadow those of processes.
+        memory::close_lower_half();
+    }
     gic::init_cpu();
     crate::secondary_main()
 }
