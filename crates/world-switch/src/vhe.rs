@@ -122,10 +122,12 @@ impl World {
 /// it at EL0 and EL1 (0b00; under TGE=0 0b01 would trap nothing).
 #[inline]
 pub fn allow_guest_fp(allow: bool) {
+    // TTA, TAM: trace units and activity monitors are the host's.
+    const TRAPS: u64 = 1 << 28 | 1 << 30;
     let fpen: u64 = if allow { 0b11 << 20 } else { 0 };
-    // SAFETY: the kernel itself is built soft-float; bits other than FPEN stay
-    // zero: SVE and SME trap (ZEN, SMEN = 0b00).
-    unsafe { write!("cpacr_el1", fpen) }
+    // SAFETY: the kernel itself is built soft-float; other bits stay zero: SVE
+    // and SME trap (ZEN, SMEN = 0b00).
+    unsafe { write!("cpacr_el1", TRAPS | fpen) }
 }
 
 /// FAR_EL2 and HPFAR_EL2 of the abort that just came from a guest.
@@ -204,8 +206,9 @@ vcpu_context::el1_registers!(define_el1_switch);
 const CNTHCTL_GUEST: u64 = 1 << 10 | 2;
 
 /// MDCR_EL2 bits for a guest: TDE is clear (its debug exceptions are its own),
-/// TDA, TDOSA, TDRA: its debug registers trap; TPM, TPMCR: so does the PMU.
-const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5;
+/// TDA, TDOSA, TDRA: its debug registers trap; TPM, TPMCR: so does the PMU;
+/// TPMS, TTRF: so do statistical profiling and trace filters.
+const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5 | 1 << 14 | 1 << 19;
 
 /// Makes the vCPU's EL1 registers, timers and stage 2 live in this CPU.
 ///

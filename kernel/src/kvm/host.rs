@@ -35,6 +35,8 @@ const HCR_GUEST: u64 = 1
     | 1 << 34
     | 1 << 35;
 const HCR_FWB: u64 = 1 << 46;
+/// TERR, TEA, with FEAT_RAS: the error records are the host's.
+const HCR_RAS: u64 = 1 << 36 | 1 << 37;
 
 /// What is true of this machine. The CPUs are taken to be alike: the boot CPU
 /// speaks for all.
@@ -44,6 +46,7 @@ pub fn facts() -> Result<Facts, &'static str> {
     }
     let pfr0 = sysreg::id_aa64pfr0_el1();
     let fwb = arch::cpu::field(sysreg::id_aa64mmfr2_el1(), 40) != 0;
+    let ras = arch::cpu::field(pfr0, 28) != 0;
     let features = GuestFeatures {
         trap_cache_ids: false,
         csv2_unaffected: false,
@@ -75,7 +78,7 @@ pub fn facts() -> Result<Facts, &'static str> {
         ich_vtr: Some(world_switch::vhe::gic::vtr()),
         ipa_bits: arch::cpu::pa_bits().clamp(32, 48) as u8,
         cpus: cpu::online().count() as u32,
-        hcr_el2: HCR_GUEST | if fwb { HCR_FWB } else { 0 },
+        hcr_el2: HCR_GUEST | (if fwb { HCR_FWB } else { 0 }) | (if ras { HCR_RAS } else { 0 }),
         stage2_fwb: fwb,
         workarounds: [spectre_v2, ssbs, Workaround::NotAvailable],
     })
