@@ -181,7 +181,9 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     }
     state.context.vttbr_el2 = entry.stage2_root | u64::from(switch.id) << 48;
     gic::set_active(VTIMER_INTID, state.load_plan(entry.core));
-    set_timer(entry.core, None);
+    // The virtual timer is live from here on; the physical one is emulated.
+    let physical = state.counters.physical_offset();
+    set_timer(entry.core, state.ptimer.fires_at(arch::timer::counter(), physical));
     // SAFETY: no vCPU is loaded here any more, and this one nowhere: its thread
     // put it when it left its last CPU. The tables live as long as the VM,
     // which releases its vCPUs before them.
