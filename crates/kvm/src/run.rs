@@ -322,8 +322,9 @@ impl Vcpu {
             let cpu = host.this_cpu();
             let live_in = core.live_in.load(Ordering::Relaxed);
             if live_in != cpu && live_in != u32::MAX {
-                // This thread has moved.
+                // This thread has moved. It may move again while it waits.
                 host.pull(regime, core);
+                continue;
             }
             let mut ready = self.ready(regime, snapshot);
             let mut state = core.state.lock();
