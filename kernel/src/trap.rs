@@ -12,6 +12,7 @@ pub fn init() {
     // SAFETY: the vectors of arch::trap, which call the functions below.
     unsafe { arch::host::set_vbar(arch::trap::vectors()) };
     arch::sysreg::reset_debug();
+    arch::timer::allow_el0();
     arch::barrier::isb();
 }
 

@@ -15,6 +15,17 @@ pub fn counter() -> u64 {
     value
 }
 
+/// At EL1, lets EL0 read the virtual counter (CNTKCTL_EL1.EL0VCTEN); under E2H,
+/// where that name is CNTHCTL_EL2's, boot has done so.
+pub fn allow_el0() {
+    if crate::sysreg::exception_level() == 1 {
+        // SAFETY: changes what EL0 may read only.
+        unsafe {
+            asm!("msr cntkctl_el1, {}", in(reg) 2u64, options(nomem, nostack, preserves_flags))
+        }
+    }
+}
+
 /// Arms the host's timer for `ticks` of [`counter`].
 #[inline(always)]
 pub fn arm(ticks: u64) {
