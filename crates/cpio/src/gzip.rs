@@ -1,16 +1,8 @@
-//! One gzip member (RFC 1952), inflated through a window of 32 KiB.
+//! One gzip member (RFC 1952), inflated piece by piece.
 
 use crate::Error;
 use crate::crc::Crc32;
-use alloc::boxed::Box;
-use alloc::vec;
-use base::Errno;
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
-
-/// Deflate's distances reach back 32 KiB at most; the inflater wants a power
-/// of two at least that big.
-const WINDOW: usize = 32 * 1024;
+use crate::inflate::inflate;
 
 const FHCRC: u8 = 2;
 const FEXTRA: u8 = 4;
@@ -23,32 +15,15 @@ pub fn member(
     input: &[u8],
     out: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<usize, Error> {
-    let mut rest = header(input)?;
-    let mut inflater = Box::<DecompressorOxide>::default();
-    let mut window = vec::Vec::new();
-    window.try_reserve_exact(WINDOW).map_err(|_| Error::Sink(Errno::ENOMEM))?;
-    window.resize(WINDOW, 0u8);
-    let mut at = 0usize;
+    let rest = header(input)?;
     let mut crc = Crc32::new();
     let mut size = 0u32;
-    loop {
-        // No flag for more input: all of it is there, so running dry is an error.
-        let (status, used, made) = decompress(&mut inflater, rest, &mut window, at, 0);
-        rest = rest.get(used..).ok_or(Error::Inflate)?;
-        let piece = window.get(at..at.saturating_add(made)).ok_or(Error::Inflate)?;
+    let used = inflate(rest, &mut |piece| {
         crc.update(piece);
-        size = size.wrapping_add(made as u32);
-        out(piece)?;
-        at = at.wrapping_add(made) % WINDOW;
-        match status {
-            TINFLStatus::Done => break,
-            TINFLStatus::HasMoreOutput => {}
-            TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => {
-                return Err(Error::Truncated);
-            }
-            _ => return Err(Error::Inflate),
-        }
-    }
+        size = size.wrapping_add(piece.len() as u32);
+        out(piece)
+    })?;
+    let rest = rest.get(used..).ok_or(Error::Truncated)?;
     let (trailer, rest) = rest.split_at_checked(8).ok_or(Error::Truncated)?;
     let (want_crc, want_size) = match *trailer {
         [a, b, c, d, e, f, g, h] => {

@@ -2,12 +2,12 @@
 //! with zero bytes between them (the format that Linux's
 //! Documentation/driver-api/early-userspace/buffer-format.rst describes).
 //!
-//! [`unpack`] streams: gzip is inflated 32 KiB at a time into the archive
+//! [`unpack`] streams: gzip is inflated piece by piece into the archive
 //! reader, which hands file contents to a [`Sink`] as they come. Nothing is
-//! held but that window, one header and one name. No locks are taken here.
+//! held but a window of 128 KiB, one header and one name. No locks are taken here.
 #![no_std]
 #![forbid(unsafe_code)]
-#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::unwrap_used))]
 
 extern crate alloc;
 #[cfg(test)]
@@ -15,6 +15,7 @@ extern crate std;
 
 mod crc;
 mod gzip;
+mod inflate;
 mod newc;
 
 use base::Errno;
