@@ -13,13 +13,14 @@ macro_rules! modules {
 }
 
 modules! {
-    boot clock console cpu fp fs gic heap init kvm log machine memory panic power process random sched smp
-    symbols syscall task time timer trap tty user vcpu wait
+    boot clock console cpu fp fs gic heap init kvm lock_order log machine memory panic
+    power process random sched smp symbols syscall task time timer trap tty user vcpu wait
 }
 
 /// The boot CPU, with everything but tasks in place.
 #[cfg(target_os = "none")]
 fn kernel_main(plan: &'static boot::BootPlan) -> ! {
+    lock_order::init();
     sched::adopt();
     if plan.regime.has_el0() {
         init::start(plan);

@@ -148,7 +148,7 @@ impl ProcSource for Facts {
             uids: [users.real, users.effective, users.saved, users.effective],
             gids: [groups.real, groups.effective, groups.saved, groups.effective],
             times: [time, 0, table::children_time(pid), 0],
-            priority: if rt_priority > 0 { -1i32 - i32::from(rt_priority) } else { nice.saturating_add(20) },
+            priority: if rt_priority > 0 { (-1i32).saturating_sub(i32::from(rt_priority)) } else { nice.saturating_add(20) },
             nice,
             rt_priority: u32::from(rt_priority),
             policy: match (rt_priority, round_robin) {

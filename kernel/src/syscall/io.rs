@@ -10,10 +10,9 @@ use crate::wait;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
-use linux_raw_sys::general;
 use syscalls::nr;
 use signal::{Restart, SigInfo, Signal};
-use vfs::{Caller, OpenFile};
+use vfs::{Caller, OpenFile, Position};
 
 /// How much is moved at a time.
 const CHUNK: usize = 64 << 10;
@@ -43,8 +42,11 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
     })
 }
 
+/// Reads or writes the ranges of user memory, at an offset or the file's own.
+type Transfer = fn(u64, &[(u64, u64)], Option<i64>) -> SysResult;
+
 /// preadv2() and pwritev2(): offset -1 is the file's own; no flags are known.
-fn v2(a: Args, op: fn(u64, &[(u64, u64)], Option<i64>) -> SysResult) -> SysResult {
+fn v2(a: Args, op: Transfer) -> SysResult {
     let [fd, iov, count, offset, _, flags] = a;
     if flags != 0 {
         return Err(Errno::EOPNOTSUPP.into());
@@ -108,6 +110,13 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
         if left == 0 && iov.len() == 1 {
             // Even an empty read says whether it could be.
             return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
+        }
+        // What leaves a pipe can't go back: not for a buffer that isn't there.
+        if left > 0
+            && file.file().position() == Position::Stream
+            && process::current()?.mm()?.get_frame(base, true).is_err()
+        {
+            return partial(done, Errno::EFAULT.into());
         }
         let mut chunk = buffer(left)?;
         while left > 0 {
