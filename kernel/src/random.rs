@@ -43,7 +43,7 @@ pub fn mix(data: &[u8]) {
     *GENERATOR.lock() = Some(ChaCha20Rng::from_seed(seed));
 }
 
-/// The boot loader's rng-seed, and the counter.
+/// The boot loader's rng-seed, the CPU's random numbers, and the counter.
 fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     let boot = memory::machine().map(|machine| machine.rng_seed.as_slice()).unwrap_or_default();
@@ -51,6 +51,10 @@ fn seed() -> [u8; 32] {
         if let Some(place) = seed.get_mut(at % 32) {
             *place ^= byte;
         }
+    }
+    for part in seed.chunks_mut(8) {
+        let word = arch::cpu::random().unwrap_or_default();
+        part.iter_mut().zip(word.to_le_bytes()).for_each(|(place, byte)| *place ^= byte);
     }
     for (place, byte) in seed.iter_mut().zip(time::now().to_le_bytes()) {
         *place ^= byte;
