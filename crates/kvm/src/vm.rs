@@ -205,8 +205,9 @@ impl Vm {
                 let offset: abi::ArmCounterOffset = user.read_obj(arg)?;
                 let stopped = self.stop_all()?;
                 self.counters.set_offset(offset.counter_offset, offset.reserved)?;
-                drop(stopped);
+                // Before one can run on with the old offset.
                 self.pull_all(regime);
+                drop(stopped);
                 Ok(Done::Value(0))
             }
             ioctl::ENABLE_CAP => self.enable_cap(&user.read_obj(arg)?).map(zero),
