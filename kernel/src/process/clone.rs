@@ -140,7 +140,8 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
     }
     // vfork(): the child uses the parent's stack, and its alternate one too.
     if flags & (flag::VM | flag::VFORK) != flag::VM {
-        thread.signals.lock().altstack = parent.signals.lock().altstack;
+        let altstack = parent.signals.lock().altstack;
+        thread.signals.lock().altstack = altstack;
     }
     let vfork = has(flag::VFORK)
         .then(|| Arc::new(Vfork { done: AtomicBool::new(false), queue: WaitQueue::new() }));
