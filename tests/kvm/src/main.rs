@@ -4,12 +4,16 @@
 #![cfg(all(target_os = "linux", target_arch = "aarch64"))]
 
 mod abi;
+mod interrupts;
 mod memory;
 mod run;
 mod vm;
 
 fn main() {
-    let cases: Vec<_> =
-        [abi::CASES, run::CASES, memory::CASES].into_iter().flatten().copied().collect();
+    let cases: Vec<_> = [abi::CASES, run::CASES, interrupts::CASES, memory::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     std::process::exit(el0_tests::main_of(&cases));
 }

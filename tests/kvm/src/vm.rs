@@ -73,6 +73,36 @@ guest_walk:
     add     x4, x4, #1
     str     x4, [x2, #8]
     b       guest_walk
+    // Opens the CPU interface, enables INTID 40 at the distributor (x1, configuration x3) and waits:
+    // counts what comes at x2 + 8, the last one's number at x2.
+guest_irq:
+    mov     w5, #0x12
+    str     w5, [x1]                    // GICD_CTLR: group 1, affinity routing
+    mov     w5, #0x100
+    str     w5, [x1, #0x84]             // GICD_IGROUPR1
+    str     w3, [x1, #0xc08]            // GICD_ICFGR2: level or edge
+    str     w5, [x1, #0x104]            // GICD_ISENABLER1
+    mrs     x5, S3_0_C12_C12_5          // ICC_SRE_EL1
+    orr     x5, x5, #1
+    msr     S3_0_C12_C12_5, x5
+    isb
+    mov     x5, #0xf0
+    msr     S3_0_C4_C6_0, x5            // ICC_PMR_EL1
+    mov     x5, #1
+    msr     S3_0_C12_C12_7, x5          // ICC_IGRPEN1_EL1
+    isb
+    str     x5, [x2, #16]               // Ready.
+1:  wfi
+    mrs     x5, S3_0_C12_C12_0          // ICC_IAR1_EL1
+    dsb     sy
+    cmp     w5, #1020
+    b.hs    1b
+    add     x4, x4, #1
+    str     x5, [x2]
+    str     x4, [x2, #8]
+    msr     S3_0_C12_C12_1, x5          // ICC_EOIR1_EL1
+    isb
+    b       1b
 guest_end:
 "#
 );
@@ -103,6 +133,8 @@ program! {
     notify, guest_notify;
     /// Stores all over.
     walk, guest_walk;
+    /// Waits for interrupts.
+    irq, guest_irq;
 }
 
 fn code() -> Vec<u8> {
@@ -231,7 +263,8 @@ pub struct Running {
 extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 impl Running {
-    fn new(mut v: VcpuFd) -> Result<Self, Errno> {
+    /// Starts a thread that runs it.
+    pub fn new(mut v: VcpuFd) -> Result<Self, Errno> {
         handle(libc::SIGUSR1, nothing, 0, &[])?;
         let shared = Arc::new(Shared::default());
         let s = shared.clone();
