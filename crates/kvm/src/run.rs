@@ -426,7 +426,8 @@ impl Vcpu {
             return Ready::Wait;
         }
         let mut state = self.core.state.lock();
-        self.host().read_live(&self.core, &mut state);
+        // Whether the timer's interrupt is still with the guest decides.
+        self.flush(&mut state);
         if !state.wakes(self.core.index, self.host().now()) {
             return Ready::Wait;
         }

@@ -183,6 +183,15 @@ impl VcpuState {
     /// When a vCPU leaves a CPU, after its registers were saved here.
     pub fn put_plan(&mut self, core: &VcpuCore, now: u64) -> PutPlan {
         let fired = core.fired.swap(false, Ordering::Relaxed);
+        // The guest may have ended the timer's interrupt since the last exit
+        // that looked: what is forwarded must be known, or a deadline is lost.
+        let line = self.vtimer().line_level(now, self.counters.virtual_offset());
+        let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
+        let mut fell = false;
+        if let VcpuState { vgic: Some(vgic), lrs, .. } = self {
+            let outcome = vgic.flush(core.index, lrs, if line { mask } else { 0 });
+            fell = outcome.deactivate & mask != 0;
+        }
         let forwarded = self.forwarded(core.index);
         let physical = self.ptimer.fires_at(now, self.counters.physical_offset());
         let virt = if forwarded {
@@ -195,7 +204,7 @@ impl VcpuState {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        PutPlan { deactivate: fired || forwarded, deadline }
+        PutPlan { deactivate: fired || forwarded || fell, deadline }
     }
 
     /// When a vCPU comes to a CPU, before its registers are written there:
