@@ -117,7 +117,7 @@ fn end(process: &Arc<Process>) {
 }
 
 /// Hands the children to init, and makes the process a zombie, or nothing if
-/// nobody wants to know. The parent, and what to send it.
+/// nobody wants to know. The parent, and what is still to be sent to it.
 fn bury(
     process: &Arc<Process>,
     status: i32,
@@ -171,6 +171,14 @@ fn bury(
                 by => (code::CLD_KILLED, by),
             };
             SigInfo::child(signal, code, (pid, 0), value, (ticks(runtime), 0))
+        });
+        // Who sees the zombie has SIGCHLD pending, and the other way round.
+        // Other signals may be news themselves, and need the table.
+        let notice = notice.filter(|info| {
+            if is_child {
+                let _ = signals::send(&parent, *info);
+            }
+            !is_child
         });
         (Some(parent), notice, init)
     });

@@ -111,7 +111,8 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
         }
         if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) && shared.stopped {
             shared.stopped = false;
-            continued = true;
+            // Only who goes on has news: the others end.
+            continued = signal == Signal::SIGCONT;
             alerted.extend(threads.iter().cloned());
         }
         // The one who is asked whether the signal matters.
