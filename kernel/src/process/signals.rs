@@ -25,6 +25,9 @@ pub struct ProcessSignals {
     pub(super) actions: Box<Actions>,
     /// All threads stand still.
     pub(super) stopped: bool,
+    /// A thread took a stop signal and is about to stop the process: SIGCONT
+    /// and SIGKILL call it off.
+    pub(super) stopping: bool,
     /// All threads are to end, with this wait status.
     pub(super) exiting: Option<i32>,
     /// All other threads are to end: this one calls execve().
@@ -108,6 +111,9 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
             for thread in threads.iter().filter_map(|task| task.thread.get()) {
                 thread.signals.lock().pending.flush(cancelled);
             }
+        }
+        if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) {
+            shared.stopping = false;
         }
         if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) && shared.stopped {
             shared.stopped = false;
@@ -274,7 +280,12 @@ fn step() -> Step {
     }
     let unkillable = shared.unkillable;
     match signal::next_action(&mut own, &mut shared.pending, &mut shared.actions, unkillable) {
-        Some((info, delivery)) => Step::Deliver(info, delivery),
+        Some((info, delivery)) => {
+            if matches!(delivery, Delivery::Stop) {
+                shared.stopping = true;
+            }
+            Step::Deliver(info, delivery)
+        }
         None => {
             own.restore_blocked();
             // The mask from before may let others through.
@@ -317,6 +328,9 @@ fn stop(signal: Signal) {
     }
     let first = {
         let mut signals = process.signals.lock();
+        if !core::mem::take(&mut signals.stopping) {
+            return;
+        }
         !core::mem::replace(&mut signals.stopped, true)
     };
     if first {
