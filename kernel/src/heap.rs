@@ -47,7 +47,7 @@ pub fn used() -> usize {
 
 impl Heap {
     fn grow(&self) -> bool {
-        let Ok(pages) = KernelPages::alloc(GROWTH_ORDER, Fill::Stale) else { return false };
+        let Ok(pages) = KernelPages::alloc_for_heap(GROWTH_ORDER) else { return false };
         let (start, len) = (pages.as_ptr(), pages.len());
         let _ = pages.into_raw();
         // SAFETY: fresh pages, given up for good.

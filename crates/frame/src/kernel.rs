@@ -18,11 +18,21 @@ pub struct KernelPages {
 }
 
 impl KernelPages {
-    /// Fresh pages; the kernel's reserve may be used up for them.
+    /// Fresh pages; half of the kernel's reserve may be used up for them.
     pub fn alloc(order: u8, fill: Fill) -> Result<KernelPages> {
+        Self::alloc_for(Owner::Kernel, order, fill)
+    }
+
+    /// Fresh pages for the heap, whose callers mostly can't be told no: the
+    /// last of the reserve is theirs.
+    pub fn alloc_for_heap(order: u8) -> Result<KernelPages> {
+        Self::alloc_for(Owner::Heap, order, Fill::Stale)
+    }
+
+    fn alloc_for(owner: Owner, order: u8, fill: Fill) -> Result<KernelPages> {
         let order = Some(order).filter(|order| *order <= MAX_ORDER).ok_or(Errno::ENOMEM)?;
         let word = meta::head(meta::KERNEL, order);
-        let addr = ram().ok_or(Errno::ENOMEM)?.take(order, Owner::Kernel, word)?;
+        let addr = ram().ok_or(Errno::ENOMEM)?.take(order, owner, word)?;
         let pages = KernelPages { addr, order };
         if fill == Fill::Zeroed {
             // SAFETY: the pages are mapped RAM (init's contract), fresh and ours.

@@ -26,4 +26,6 @@ pub mod sim;
 pub use buddy::MAX_ORDER;
 pub use handle::{Fill, Frame, Pieces, Size};
 pub use kernel::{KernelPages, entries_at};
-pub use ram::{RamRange, Stats, fail_allocation, init, phys_to_virt, release, set_reserve, stats};
+pub use ram::{
+    RamRange, Stats, fail_allocation, init, is_low, phys_to_virt, release, set_reserve, stats,
+};

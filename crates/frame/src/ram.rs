@@ -3,7 +3,7 @@
 use crate::buddy::{Buddy, Table, frames};
 use crate::meta;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use spin::Once;
 
 /// A range of physical memory.
@@ -126,7 +126,10 @@ impl Zones {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     User,
+    /// Stacks and page tables: who asks can be told no.
     Kernel,
+    /// The heap, whose callers mostly can't.
+    Heap,
 }
 
 struct Accounts {
@@ -298,6 +301,16 @@ pub fn fail_allocation(nth: u64) {
     FAIL.store(nth, Relaxed);
 }
 
+/// Whether memory is so short that what is left is the heap's: calls that make
+/// things should fail now, while small allocations still can't.
+#[inline]
+pub fn is_low() -> bool {
+    LOW.load(Relaxed)
+}
+
+/// See [`is_low`]; kept up to date under the allocator's lock.
+static LOW: AtomicBool = AtomicBool::new(false);
+
 /// What the memory is used for.
 pub fn stats() -> Stats {
     let Some(ram) = ram() else { return Stats::default() };
@@ -330,13 +343,18 @@ impl Ram {
         let size = frames(order);
         let index = {
             let mut accounts = self.accounts.lock();
-            let kept = if owner == Owner::User { accounts.reserve } else { 0 };
+            let kept = match owner {
+                Owner::User => accounts.reserve,
+                Owner::Kernel => accounts.reserve / 2,
+                Owner::Heap => 0,
+            };
             if accounts.buddy.free_frames() < size.saturating_add(kept) {
                 return Err(Errno::ENOMEM);
             }
             let index = accounts.buddy.take(order, word).ok_or(Errno::ENOMEM)?;
             let used = accounts.used(owner);
             *used = used.wrapping_add(size);
+            accounts.note();
             index
         };
         self.zones.addr(index).ok_or(Errno::ENOMEM)
@@ -348,14 +366,24 @@ impl Ram {
         let used = accounts.used(owner);
         *used = used.wrapping_sub(frames(order));
         accounts.buddy.give(index, order);
+        accounts.note();
     }
 }
 
 impl Accounts {
+    /// Keeps [`is_low`] true to the facts.
+    fn note(&self) {
+        let low = self.buddy.free_frames() < self.reserve / 2;
+        // A plain load first: the line is shared by all CPUs.
+        if LOW.load(Relaxed) != low {
+            LOW.store(low, Relaxed);
+        }
+    }
+
     fn used(&mut self, owner: Owner) -> &mut u64 {
         match owner {
             Owner::User => &mut self.user,
-            Owner::Kernel => &mut self.kernel,
+            Owner::Kernel | Owner::Heap => &mut self.kernel,
         }
     }
 }

@@ -81,9 +81,58 @@ pub fn enter(frame: &mut TrapFrame) {
     };
 }
 
+/// Whether a call makes things out of the kernel's heap. They are refused with
+/// ENOMEM when memory is so low that small allocations might fail, so that
+/// those which can't be refused never do; what gives memory back always works.
+const fn makes_things(number: u64) -> bool {
+    matches!(
+        number,
+        nr::CLONE
+            | nr::CLONE3
+            | nr::EXECVE
+            | nr::EXECVEAT
+            | nr::MMAP
+            | nr::MPROTECT
+            | nr::MREMAP
+            | nr::MADVISE
+            | nr::BRK
+            | nr::OPENAT
+            | nr::DUP
+            | nr::DUP3
+            | nr::FCNTL
+            | nr::PIPE2
+            | nr::EVENTFD2
+            | nr::EPOLL_CREATE1
+            | nr::EPOLL_CTL
+            | nr::TIMERFD_CREATE
+            | nr::TIMERFD_SETTIME
+            | nr::SIGNALFD4
+            | nr::MEMFD_CREATE
+            | nr::SOCKET
+            | nr::SOCKETPAIR
+            | nr::ACCEPT
+            | nr::ACCEPT4
+            | nr::SENDMSG
+            | nr::SENDTO
+            | nr::MKDIRAT
+            | nr::MKNODAT
+            | nr::LINKAT
+            | nr::SYMLINKAT
+            | nr::RENAMEAT
+            | nr::RENAMEAT2
+            | nr::MOUNT
+            | nr::IOCTL
+            | nr::SETITIMER
+            | nr::RT_SIGQUEUEINFO
+    )
+}
+
 /// Makes one call. `frame` is for those that change all registers.
 fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
     let [a0, a1, a2, a3, a4, _] = a;
+    if ::frame::is_low() && makes_things(number) {
+        return Err(Errno::ENOMEM.into());
+    }
     match number {
         nr::CLONE => process::clone(frame, a),
         nr::CLONE3 => process::clone3(frame, a0, a1),
