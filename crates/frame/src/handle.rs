@@ -437,15 +437,22 @@ mod tests {
         assert!(first.is_ok());
         assert_eq!(KernelPages::alloc(0, Fill::Stale).err(), Some(Errno::ENOMEM));
         assert!(KernelPages::alloc(0, Fill::Stale).is_ok());
-        set_reserve(3 * 4096);
+        set_reserve(4 * 4096);
         let mut all = Vec::new();
         while let Ok(page) = Frame::alloc(Size::Page, Fill::Stale) {
             all.push(page);
         }
-        assert_eq!(stats().free, 3 * 4096);
-        let kernel: Vec<_> = (0..3).map(|_| KernelPages::alloc(0, Fill::Zeroed).unwrap()).collect();
-        assert_eq!(stats().kernel, 3 * 4096);
+        assert_eq!(stats().free, 4 * 4096);
+        let kernel: Vec<_> = (0..2).map(|_| KernelPages::alloc(0, Fill::Zeroed).unwrap()).collect();
+        assert!(!crate::is_low());
+        // The other half of the reserve is the heap's alone.
         assert!(KernelPages::alloc(0, Fill::Zeroed).is_err());
+        let heap: Vec<_> = (0..2).map(|_| KernelPages::alloc_for_heap(0).unwrap()).collect();
+        assert!(crate::is_low());
+        assert_eq!(stats().kernel, 4 * 4096);
+        assert!(KernelPages::alloc_for_heap(0).is_err());
+        drop(heap);
+        assert!(!crate::is_low());
         set_reserve(0);
         drop((all, kernel, first));
         assert_eq!((stats().user, stats().kernel), (0, 0));
