@@ -361,6 +361,9 @@ impl Vcpu {
             };
             let exit = host.enter(regime, &entry, &mut state);
             core.leave_mode();
+            if state.lrs.used != 0 {
+                self.withdraw_timer(&mut state);
+            }
             let todo = match exit {
                 Exit::Sync => self.handle(&mut state, regime, snapshot),
                 Exit::Done => Ok(Todo::Resume),
@@ -489,6 +492,18 @@ impl Vcpu {
     fn lines(&self, state: &VcpuState) -> u32 {
         let up = state.vtimer().line_level(self.host().now(), state.counters.virtual_offset());
         if up { 1u32.checked_shl(state.vtimer_intid).unwrap_or(0) } else { 0 }
+    }
+
+    /// The virtual timer's line is level-sensitive: if it fell before the guest
+    /// took the interrupt, that is pending no more.
+    #[cold]
+    fn withdraw_timer(&self, state: &mut VcpuState) {
+        if state.forwarded(self.core.index) {
+            self.host().read_live(&self.core, state);
+            if self.lines(state) == 0 {
+                self.flush(state);
+            }
+        }
     }
 
     /// Fills the list registers anew.
