@@ -45,8 +45,14 @@ impl Entity {
 /// How long a task runs while others wait: 4 ms.
 const SLICE: Nanos = 4_000_000;
 
+/// How long a task runs before one that wakes may take its CPU: 2 ms. Without
+/// it, who tells others something would lose the CPU at every word.
+const STRETCH: Nanos = 2_000_000;
+
 struct RunQueue {
     ready: VecDeque<Arc<Task>>,
+    /// Somebody woke up and waits for the end of the current task's stretch.
+    urged: bool,
     current: Option<Arc<Task>>,
     idle: Option<Arc<Task>>,
     /// The task the last switch came from: its registers are saved now.
@@ -60,6 +66,7 @@ static QUEUES: [Lock<RunQueue>; MAX_CPUS] = [const {
         rank::RUN_QUEUE,
         RunQueue {
             ready: VecDeque::new(),
+            urged: false,
             current: None,
             idle: None,
             previous: None,
@@ -245,6 +252,32 @@ pub fn breathe() {
     }
 }
 
+/// On the way to EL0, when the current task should give the CPU up: it does,
+/// unless it has only just got it.
+pub fn preempt() {
+    if put_off() {
+        timer::reprogram();
+    } else {
+        schedule();
+    }
+}
+
+/// Whether others can wait for the end of the current task's stretch.
+fn put_off() -> bool {
+    let index = cpu::index();
+    let mut queue = queue(index);
+    let Some(entity) = queue.current.as_ref().map(|current| &current.entity) else { return false };
+    let may_stay = entity.affinity.load(Relaxed) & 1 << index != 0;
+    let young = time::now() < entity.started.load(Relaxed).saturating_add(STRETCH);
+    if !may_stay || !young {
+        return false;
+    }
+    queue.urged = true;
+    // Under the lock: who comes now sets it again.
+    cpu::this().need_resched.store(false, SeqCst);
+    true
+}
+
 /// Runs the next task; returns when the caller's turn comes again.
 pub fn schedule() {
     let index = cpu::index();
@@ -264,6 +297,7 @@ pub fn schedule() {
         let Some(next) = queue.ready.pop_front().or_else(|| queue.idle.clone()) else { return };
         next.state.store(state::RUNNING, SeqCst);
         next.entity.started.store(now, Relaxed);
+        queue.urged = false;
         if Arc::ptr_eq(&previous, &next) {
             // Others may wait behind it: its slice has to end.
             drop(queue);
@@ -331,7 +365,8 @@ pub fn slice_end() -> Option<Nanos> {
     }
     let queue = queue(cpu::index());
     let current = queue.current.as_ref()?;
-    (!queue.ready.is_empty()).then(|| current.entity.started.load(Relaxed).saturating_add(SLICE))
+    let slice = if queue.urged { STRETCH } else { SLICE };
+    (!queue.ready.is_empty()).then(|| current.entity.started.load(Relaxed).saturating_add(slice))
 }
 
 /// The timer went off: if the slice is over, somebody else's turn.

@@ -112,7 +112,7 @@ extern "C" fn hypha_el0_irq(frame: &mut TrapFrame) {
 fn exit_to_el0(frame: &mut TrapFrame) {
     loop {
         if sched::need_resched() {
-            sched::schedule();
+            sched::preempt();
         } else if process::has_work() {
             process::work(frame);
         } else {
