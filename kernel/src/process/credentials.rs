@@ -49,6 +49,8 @@ pub struct Credentials {
 
 /// Resources, as getrlimit(2) numbers them (asm-generic/resource.h).
 pub mod resource {
+    /// RLIMIT_FSIZE
+    pub const FSIZE: usize = 1;
     /// RLIMIT_STACK
     pub const STACK: usize = 3;
     /// RLIMIT_NOFILE

@@ -29,7 +29,10 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
         nr::FCNTL => fcntl(x0, x1 as u32, x2),
         nr::FLOCK => flock(x0, x1 as u32),
         nr::IOCTL => file_ioctl(x0, x1 as u32, x2),
-        nr::FTRUNCATE => on(x0, |file| file.truncate(x1 as i64)),
+        nr::FTRUNCATE => on(x0, |file| {
+            super::io::check_size(x1 as i64)?;
+            file.truncate(x1 as i64)
+        }),
         nr::FALLOCATE => on(x0, |file| file.fallocate(x1 as u32, x2 as i64, x3 as i64)),
         nr::FSYNC | nr::FDATASYNC => on(x0, |file| file.file().sync()),
         nr::FADVISE64 => on(x0, |_| Ok(())),

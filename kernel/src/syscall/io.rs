@@ -4,6 +4,7 @@
 //! memory, and no lock is held while it is copied.
 
 use super::{Args, Failure, SysResult, fd_of};
+use crate::process::credentials::{INFINITY, resource};
 use crate::process;
 use crate::user::CurrentUser;
 use crate::wait;
@@ -12,7 +13,7 @@ use alloc::vec::Vec;
 use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
 use syscalls::nr;
 use signal::{Restart, SigInfo, Signal};
-use vfs::{Caller, OpenFile, Position};
+use vfs::{Caller, OpenFile, OpenFlags, Position};
 
 /// How much is moved at a time.
 const CHUNK: usize = 64 << 10;
@@ -188,10 +189,11 @@ fn write_all(
     let mut data = data;
     loop {
         let nonblocking = file.nonblocking();
-        let offset = *done;
+        let at = at.map(|at| at.saturating_add(*done as i64));
+        let allowed = data.get(..room_for(file, at, data.len())?).unwrap_or(data);
         let put = blocking(file, nonblocking, || match at {
-            None => file.write(caller, data),
-            Some(at) => file.write_at(caller, at.saturating_add(offset as i64), data),
+            None => file.write(caller, allowed),
+            Some(at) => file.write_at(caller, at, allowed),
         });
         let put = match put {
             Ok(put) => put,
@@ -202,14 +204,56 @@ fn write_all(
             Err(failure) => return Err(failure),
         };
         *done = done.saturating_add(put as u64);
+        let limited = put == allowed.len();
         data = data.get(put..).unwrap_or_default();
         if data.is_empty() {
             return Ok(true);
         }
-        if nonblocking || put == 0 {
+        if nonblocking || put == 0 || limited {
             return Ok(false);
         }
     }
+}
+
+/// How many of `len` bytes RLIMIT_FSIZE lets be written, at `at` or where the
+/// file is; SIGXFSZ and `EFBIG` if none.
+fn room_for(file: &OpenFile, at: Option<i64>, len: usize) -> Result<usize, Failure> {
+    let limit = process::current()?.limit(resource::FSIZE);
+    if limit == INFINITY || len == 0 {
+        return Ok(len);
+    }
+    let stat = file.stat()?;
+    if stat.mode & vfs::abi::S_IFMT != vfs::abi::S_IFREG {
+        return Ok(len);
+    }
+    let position = match at {
+        _ if file.flags().contains(OpenFlags::APPEND) => stat.size,
+        Some(at) => u64::try_from(at).map_err(|_| Errno::EINVAL)?,
+        None => file.seek(0, vfs::abi::SEEK_CUR)?,
+    };
+    match limit.saturating_sub(position) {
+        0 => {
+            too_large();
+            Err(Errno::EFBIG.into())
+        }
+        room => Ok(usize::try_from(room).unwrap_or(len).min(len)),
+    }
+}
+
+/// Whether RLIMIT_FSIZE lets a file be made `size` long; SIGXFSZ and `EFBIG`
+/// if not.
+pub fn check_size(size: i64) -> Result<()> {
+    if u64::try_from(size).is_ok_and(|size| process::current().is_ok_and(|p| size > p.limit(resource::FSIZE))) {
+        too_large();
+        return Err(Errno::EFBIG);
+    }
+    Ok(())
+}
+
+fn too_large() {
+    let info = SigInfo::kernel(Signal::SIGXFSZ, signal::code::SI_KERNEL);
+    // It can't fail for a standard signal to oneself.
+    let _ = process::signals::send_thread(&crate::sched::current(), info);
 }
 
 /// Whoever writes to a pipe that nobody reads gets SIGPIPE.

@@ -46,7 +46,10 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
             done(on_fd(x0, |f| f.chown(b"", x1 as u32, x2 as u32, AT_EMPTY_PATH)))
         }
         nr::UTIMENSAT => utimensat(x0, x1, x2, x3 as u32),
-        nr::TRUNCATE => done(path(x0).and_then(|p| at(None, |f| f.truncate(&p, x1 as i64)))),
+        nr::TRUNCATE => done(path(x0).and_then(|p| {
+            super::io::check_size(x1 as i64)?;
+            at(None, |f| f.truncate(&p, x1 as i64))
+        })),
         nr::CHDIR => done(path(x0).and_then(|p| chdir(at(None, |f| f.find_dir(&p))?))),
         nr::FCHDIR => done(fchdir(x0)),
         nr::CHROOT => done(chroot(x0)),
