@@ -76,12 +76,14 @@ pub fn kill_pending() -> bool {
 /// Makes a thread look at what there is to do, wherever it is.
 pub(super) fn alert(task: &Arc<Task>) {
     if let Some(thread) = task.thread.get() {
-        thread.attention.store(true, Release);
+        thread.attention.store(true, SeqCst);
     }
+    // Who isn't running now looks when it is.
+    let running = task.state.load(SeqCst) == task::state::RUNNING;
     sched::wake(task);
     // In EL0 or in a guest on another CPU, it has to come to the kernel.
     let cpu = task.cpu.load(Relaxed) as usize;
-    if task.state.load(SeqCst) == task::state::RUNNING && cpu != cpu::index() {
+    if running && cpu != cpu::index() {
         gic::send_sgi(cpu, gic::SGI_RESCHEDULE);
     }
 }
@@ -118,8 +120,10 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
         if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) && shared.stopped {
             shared.stopped = false;
             // Only who goes on has news: the others end.
-            continued = signal == Signal::SIGCONT;
-            alerted.extend(threads.iter().cloned());
+            if signal == Signal::SIGCONT {
+                continued = true;
+                alerted.extend(threads.iter().cloned());
+            }
         }
         // The one who is asked whether the signal matters.
         let first = target.or(threads.first());
