@@ -109,6 +109,12 @@ pub const TESTS: &[SystemTest] = &[
         },
     },
     SystemTest {
+        name: "boot: without an initramfs, a panic that names functions",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.panic(),
+    },
+    SystemTest {
         name: "shell: commands on the console",
         needs: Needs::UserSpace,
         long: false,
@@ -290,6 +296,25 @@ impl Bench<'_> {
                 "the script failed:\n  {}",
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n  ")
             );
+        }
+        Ok(())
+    }
+
+    /// There is no init to run: registers or reason, a backtrace with names, and
+    /// the reboot that panic=-1 asks for.
+    fn panic(&self) -> Result<()> {
+        let kernel = self.built.image.as_deref().context("no kernel")?;
+        let machine = Machine { initrd: None, ..plain(kernel, PathBuf::new()) };
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            match console.wait_end(Some(Duration::from_secs(60))) {
+                Wait::Trouble => Ok(()),
+                other => bail!("no panic: {other:?}"),
+            }
+        })?;
+        says(&log, "Kernel panic")?;
+        let mut backtrace = log.lines().skip_while(|line| !line.contains("Backtrace of CPU"));
+        if !backtrace.any(|line| line.contains("+0x")) {
+            bail!("the backtrace names no function");
         }
         Ok(())
     }
