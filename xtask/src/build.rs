@@ -122,6 +122,19 @@ fn vmm(toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// A bare-metal guest as an Image.
+pub fn bare_guest(package: &str) -> Result<PathBuf> {
+    let toolchain = Toolchain::find()?;
+    ui::step(format!("Building {package}"));
+    proc::run(toolchain.cargo_bare("build")?.args(["--release", "-p", package]))?;
+    let elf = std::fs::read(paths::target().join(BARE).join("release").join(package))?;
+    let flat = image::flatten(&elf)?;
+    image::check_header(&flat)?;
+    let file = paths::hypha().join("guest").join(format!("{package}.Image"));
+    proc::write_if_changed(&file, &flat)?;
+    Ok(file)
+}
+
 /// A static arm64 Linux program of the workspace, for tests.
 pub fn linux_program(package: &str) -> Result<PathBuf> {
     cargo_program(&Toolchain::find()?, package, &[("CARGO_PROFILE_RELEASE_LTO", "off")])

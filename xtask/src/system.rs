@@ -25,8 +25,8 @@ pub enum Needs {
 }
 
 /// How far the kernel has come: tests of what it cannot do yet are not listed.
-const HAS_USER_SPACE: bool = false;
-const HAS_KVM: bool = false;
+const HAS_USER_SPACE: bool = true;
+const HAS_KVM: bool = true;
 
 pub struct SystemTest {
     pub name: &'static str,
@@ -137,6 +137,30 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Nothing,
         long: true,
         run: |bench| bench.el0(Some(&bench.built.guest_image)),
+    },
+    SystemTest {
+        name: "guest: conformance",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", None),
+    },
+    SystemTest {
+        name: "guest: attack",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", None),
+    },
+    SystemTest {
+        name: "linux: guest conformance",
+        needs: Needs::Vmm,
+        long: true,
+        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", Some("debian")),
+    },
+    SystemTest {
+        name: "linux: guest attack",
+        needs: Needs::Vmm,
+        long: true,
+        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", Some("debian")),
     },
     SystemTest {
         name: "vmm: bad input is refused",
@@ -273,6 +297,25 @@ impl Bench<'_> {
             ui::note(format!("boot {round} of 20 succeeded"));
         }
         Ok(())
+    }
+
+    /// A guest without an operating system, which says what it found.
+    fn bare_guest(&self, package: &str, verdict: &str, image: Option<&str>) -> Result<()> {
+        let args = run::Args {
+            kernel: Some(build::bare_guest(package)?),
+            // None: the guest is its kernel alone.
+            initrd: Some("/dev/null".into()),
+            image: image.map(PathBuf::from),
+            ..options()
+        };
+        let machine = run::machine(&args, self.built)?;
+        let log =
+            self.watched(&machine, Keyboard::Nobody, |console| run::watch(console, &args, false))?;
+        let failures: Vec<_> = log.lines().filter(|line| line.starts_with("FAIL ")).collect();
+        if !failures.is_empty() {
+            bail!("{} cases failed\n  {}", failures.len(), failures.join("\n  "));
+        }
+        says(&log, verdict)
     }
 
     /// A script in the host's initramfs, instead of a guest.
