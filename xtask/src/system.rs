@@ -96,7 +96,7 @@ pub const TESTS: &[SystemTest] = &[
         long: false,
         run: |bench| {
             let log = bench.no_kvm(&run::Args { mode: Mode::None, ..shell() })?;
-            says(&log, "kvm-arm.mode=none")
+            says(&log, "asked for by kvm-arm.mode=")
         },
     },
     SystemTest {
@@ -109,7 +109,7 @@ pub const TESTS: &[SystemTest] = &[
         },
     },
     SystemTest {
-        name: "boot: without an initramfs, a panic that names functions",
+        name: "boot: without an initramfs, a panic that says why, and the reboot",
         needs: Needs::UserSpace,
         long: false,
         run: |bench| bench.panic(),
@@ -343,8 +343,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// There is no init to run: registers or reason, a backtrace with names, and
-    /// the reboot that panic=-1 asks for.
+    /// There is no init to run: the reason, and the reboot that panic=-1 asks for.
     fn panic(&self) -> Result<()> {
         let kernel = self.built.image.as_deref().context("no kernel")?;
         let machine = Machine { initrd: None, ..plain(kernel, PathBuf::new()) };
@@ -354,12 +353,8 @@ impl Bench<'_> {
                 other => bail!("no panic: {other:?}"),
             }
         })?;
-        says(&log, "Kernel panic")?;
-        let mut backtrace = log.lines().skip_while(|line| !line.contains("Backtrace of CPU"));
-        if !backtrace.any(|line| line.contains("+0x")) {
-            bail!("the backtrace names no function");
-        }
-        Ok(())
+        says(&log, "Kernel panic: no init found")?;
+        says(&log, "rebooting")
     }
 
     fn no_kvm(&self, args: &run::Args) -> Result<String> {
