@@ -142,7 +142,7 @@ impl FutexTable {
         if bitset == 0 {
             return Err(Errno::EINVAL);
         }
-        let mut walk = Walk::new(key, self.next_ticket.load(Ordering::Relaxed));
+        let mut walk = Walk::new(key, &self.next_ticket);
         let mut woken = 0usize;
         while woken < count && !walk.done {
             let mut out = Removed::new();
@@ -171,7 +171,7 @@ impl FutexTable {
         requeue: usize,
         check: impl FnOnce() -> Result<bool>,
     ) -> Result<(usize, usize)> {
-        let mut walk = Walk::new(from, self.next_ticket.load(Ordering::Relaxed));
+        let mut walk = Walk::new(from, &self.next_ticket);
         let mut check = Some(check);
         let (mut woken, mut moved) = (0usize, 0usize);
         while !walk.done {
@@ -215,8 +215,8 @@ impl FutexTable {
         second_count: usize,
         op: impl FnOnce() -> Result<bool>,
     ) -> Result<usize> {
-        let limit = self.next_ticket.load(Ordering::Relaxed);
-        let (mut walk, mut walk_second) = (Walk::new(first, limit), Walk::new(second, limit));
+        let tickets = &self.next_ticket;
+        let (mut walk, mut walk_second) = (Walk::new(first, tickets), Walk::new(second, tickets));
         let (mut out, mut out_second) = (Removed::new(), Removed::new());
         let also = {
             let mut pair = self.lock_pair(first, second);
@@ -301,30 +301,38 @@ impl Pair<'_> {
 
 /// A walk along the line of one futex, which may let go of the lock between
 /// steps. Only those who stood in line when it began are visited, so it ends.
-struct Walk {
+struct Walk<'t> {
     key: Key,
     from: Bound<u64>,
-    limit: u64,
+    tickets: &'t AtomicU64,
+    limit: Option<u64>,
     done: bool,
 }
 
-impl Walk {
-    fn new(key: Key, limit: u64) -> Walk {
-        Walk { key, from: Bound::Included(0), limit, done: false }
+impl Walk<'_> {
+    fn new(key: Key, tickets: &AtomicU64) -> Walk<'_> {
+        Walk { key, from: Bound::Included(0), tickets, limit: None, done: false }
     }
 
-    fn range(&self) -> (Bound<Place>, Bound<Place>) {
+    /// Who came later isn't looked at. Fixed at the first look, under the
+    /// bucket's lock: read before it, it could miss who is in line already.
+    fn limit(&mut self) -> u64 {
+        *self.limit.get_or_insert_with(|| self.tickets.load(Ordering::Relaxed))
+    }
+
+    fn range(&mut self) -> (Bound<Place>, Bound<Place>) {
         let from = match self.from {
             Bound::Excluded(ticket) => Bound::Excluded((self.key, ticket)),
             _ => Bound::Included((self.key, 0)),
         };
-        (from, Bound::Excluded((self.key, self.limit)))
+        (from, Bound::Excluded((self.key, self.limit())))
     }
 
     /// Takes the next waiter out of the bucket.
     fn next(&mut self, bucket: &mut Bucket) -> Option<Arc<Waiter>> {
         // With `from` at the limit the range would be upside down.
-        let past = matches!(self.from, Bound::Excluded(ticket) if ticket >= self.limit);
+        let limit = self.limit();
+        let past = matches!(self.from, Bound::Excluded(ticket) if ticket >= limit);
         let place = if past { None } else { bucket.range(self.range()).next() };
         let Some((&place, _)) = place else {
             self.done = true;
@@ -341,7 +349,8 @@ impl Walk {
                 self.done = true;
                 return;
             }
-            let past = matches!(self.from, Bound::Excluded(ticket) if ticket >= self.limit);
+            let limit = self.limit();
+            let past = matches!(self.from, Bound::Excluded(ticket) if ticket >= limit);
             let next = if past { None } else { bucket.range(self.range()).next() };
             let Some((&place, waiter)) = next else {
                 self.done = true;
@@ -520,7 +529,9 @@ mod tests {
                                 Err(state) => state,
                             };
                         while state != 0 {
-                            if state == 2 || word.swap(2, Ordering::SeqCst) != 0 {
+                            let waited_for =
+                                word.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst);
+                            if state == 2 || waited_for != Err(0) {
                                 let check = || Ok(word.load(Ordering::SeqCst) == 2);
                                 if let Ok(waiter) = table.enqueue(key(4), MATCH_ANY, &waker, check)
                                 {
