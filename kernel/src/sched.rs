@@ -1,5 +1,6 @@
 //! The scheduler's mechanism: run queues, wake-ups, switching. Which task is
-//! next is decided by the policy in `crates/sched`.
+//! next is first in, first out: the policy in `crates/sched` (fair share, nice,
+//! real time) is not wired in yet, so that nice and priorities change nothing.
 //!
 //! The kernel is not preempted: a task runs in the kernel until it parks,
 //! yields or returns to EL0 (or a guest), where `need_resched` is honoured.
