@@ -4,6 +4,7 @@
 use crate::boot::BootPlan;
 use crate::machine::Machine;
 use crate::{cpu, gic, memory, power, time, trap};
+use crate::task::STACK_ORDER;
 use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
 use frame::{Fill, KernelPages};
@@ -25,9 +26,6 @@ static SLOT: BootSlot = BootSlot(UnsafeCell::new(SecondaryBoot { plan: 0, stack_
 unsafe extern "C" {
     fn __secondary_entry();
 }
-
-/// Kernel stacks are 2^this pages.
-pub const STACK_ORDER: u8 = 3;
 
 /// Brings up every CPU that the device tree names, one after the other, up to
 /// `maxcpus=`.

@@ -20,7 +20,6 @@ pub fn init() {
 mod ec {
     pub const FP: u64 = 0x07;
     pub const SVC64: u64 = 0x15;
-    pub const MSR_MRS: u64 = 0x18;
     pub const IABORT_LOWER: u64 = 0x20;
     pub const IABORT_CURRENT: u64 = 0x21;
     pub const PC_ALIGNMENT: u64 = 0x22;
@@ -79,9 +78,7 @@ extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
                 ec::BRK64 => FaultKind::Breakpoint,
                 ec::BREAKPOINT_LOWER | ec::STEP_LOWER | ec::WATCHPOINT_LOWER => FaultKind::Trace,
                 ec::FP_EXCEPTION => FaultKind::FloatingPoint,
-                ec::MSR_MRS if emulate_id_register(frame, esr) => {
-                    return exit_to_el0(frame);
-                }
+                // ID registers too: HWCAP_CPUID isn't offered.
                 _ => FaultKind::IllegalInstruction,
             };
             let address = match class {
@@ -92,13 +89,6 @@ extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
         }
     }
     exit_to_el0(frame);
-}
-
-/// EL0 may read MIDR_EL1 and its kin as Linux's HWCAP_CPUID has it; it isn't
-/// offered in AT_HWCAP, so only CTR_EL0-like reads of unknown programs come
-/// here: they get SIGILL.
-fn emulate_id_register(_frame: &mut TrapFrame, _esr: u64) -> bool {
-    false
 }
 
 #[unsafe(no_mangle)]

@@ -104,7 +104,6 @@ fn ppoll(fds: u64, count: u64, timeout: u64, mask: u64, mask_size: u64) -> SysRe
         return Err(Errno::EINVAL.into());
     }
     let mut list: Vec<PollFd> = CurrentUser.read_vec(fds, count as usize)?;
-    let started = time::now();
     let deadline = deadline_at(timeout)?;
     let files = process.files()?;
     let mut items = Vec::new();
@@ -124,7 +123,7 @@ fn ppoll(fds: u64, count: u64, timeout: u64, mask: u64, mask_size: u64) -> SysRe
         let deadline = if bad > 0 { Some(0) } else { deadline };
         Ok(wait_for(&mut items, deadline)? as i64)
     });
-    put_remaining(timeout, started, deadline);
+    put_remaining(timeout, deadline);
     let ready = result?;
     for (entry, item) in list.iter_mut().zip(&items) {
         entry.revents |= item.revents.bits() as u16;
@@ -135,7 +134,7 @@ fn ppoll(fds: u64, count: u64, timeout: u64, mask: u64, mask_size: u64) -> SysRe
 }
 
 /// Linux writes back what was left of the time-out.
-fn put_remaining(at: u64, _started: Nanos, deadline: Option<Nanos>) {
+fn put_remaining(at: u64, deadline: Option<Nanos>) {
     if let (Some(end), true) = (deadline, at != 0) {
         let left = Timespec::from_nanos(end.saturating_sub(time::now()));
         let _ = CurrentUser.write_obj(at, &left);
@@ -166,7 +165,6 @@ fn pselect6(a: Args) -> SysResult {
             (mask, size)
         }
     };
-    let started = time::now();
     let deadline = deadline_at(timeout)?;
     let addresses = [read, write, except];
     let mut items: Vec<PollItem> = Vec::new();
@@ -187,7 +185,7 @@ fn pselect6(a: Args) -> SysResult {
     }
     let result =
         with_mask(mask, mask_size, || Ok(wait_for(&mut items, deadline)? as i64));
-    put_remaining(timeout, started, deadline);
+    put_remaining(timeout, deadline);
     result?;
     let mut total = 0i64;
     for (set, (address, events)) in addresses.iter().zip(SETS).enumerate() {
