@@ -41,6 +41,16 @@ pub fn host(cargo: &Cargo) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
+/// The measuring programs and what runs them.
+pub fn bench(files: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut archive = base(HOST_INIT)?;
+    archive.file("hypha/bench/run", 0o755, include_bytes!("../initramfs/bench-run"));
+    for (name, contents) in files {
+        archive.file(name, 0o755, contents);
+    }
+    Ok(archive.finish())
+}
+
 pub fn guest(modules: &[Module]) -> Result<Vec<u8>> {
     let mut archive = base(GUEST_INIT)?;
     let mut order = String::new();

@@ -1,5 +1,6 @@
 //! The front door behind `./x`.
 
+mod bench;
 mod build;
 mod check;
 mod console;
@@ -41,6 +42,8 @@ enum Subcommand_ {
     Run(run::Args),
     /// Run the checks and tests; ends with `N passed, N failed`
     Test(test::Args),
+    /// Count what each exit costs, on Hypha and on Linux
+    Bench(bench::Args),
     /// Say what this machine has and what it lacks
     Doctor(doctor::Args),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Subcommand_::Build(args) => build::run(args),
         Subcommand_::Run(args) => run::run(args),
         Subcommand_::Test(args) => test::run(args),
+        Subcommand_::Bench(args) => bench::run(args),
         Subcommand_::Doctor(args) => doctor::run(args),
     };
     match result {

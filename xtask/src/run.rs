@@ -28,7 +28,7 @@ pub enum Mode {
 
 impl Mode {
     /// The kernel parameter that asks for it, as on Linux.
-    fn parameter(self) -> Option<&'static str> {
+    pub fn parameter(self) -> Option<&'static str> {
         match self {
             Mode::Vhe => None,
             Mode::Nvhe => Some("kvm-arm.mode=nvhe"),
@@ -38,8 +38,18 @@ impl Mode {
         }
     }
 
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Vhe => "vhe",
+            Mode::Nvhe => "nvhe",
+            Mode::Protected => "protected",
+            Mode::Type1 => "type1",
+            Mode::None => "none",
+        }
+    }
+
     /// The modes that Hypha has today.
-    fn is_built(self) -> bool {
+    pub fn is_built(self) -> bool {
         matches!(self, Mode::Vhe | Mode::None)
     }
 }

@@ -145,6 +145,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", None),
     },
     SystemTest {
+        name: "bench: no exit costs more than is recorded",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| crate::bench::gate::check(bench.built),
+    },
+    SystemTest {
         name: "guest: attack",
         needs: Needs::Kvm,
         long: true,

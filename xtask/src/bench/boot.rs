@@ -1,0 +1,129 @@
+//! One boot of a kernel with the measuring programs on it.
+
+use super::operation;
+use super::record::{Kernel, Record};
+use crate::console::{Console, Keyboard, Wait};
+use crate::machine::Machine;
+use crate::run::Mode;
+use crate::{build, initramfs, paths, proc};
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What all boots have in common, byte for byte.
+pub struct Kit {
+    pub hypha: PathBuf,
+    pub linux: PathBuf,
+    pub initramfs: PathBuf,
+}
+
+impl Kit {
+    pub fn new(built: &build::Built) -> Result<Self> {
+        let read = |file: &PathBuf| {
+            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+        };
+        let vmm = built.vmm.as_ref().context("this tree has no hypha-vmm")?;
+        let files = [
+            ("hypha/hypha-vmm", read(vmm)?),
+            ("hypha/bench/measure", read(&build::bare_guest("guest-measure")?)?),
+        ];
+        let file = paths::hypha().join("bench/initramfs.cpio.gz");
+        initramfs::write(&file, initramfs::bench(&files)?)?;
+        Ok(Self {
+            hypha: built.image.clone().context("this tree has no kernel")?,
+            linux: built.guest_image.clone(),
+            initramfs: file,
+        })
+    }
+}
+
+/// A kernel in a mode on a CPU model.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subject {
+    pub kernel: Kernel,
+    pub mode: Mode,
+    pub cpu: String,
+}
+
+impl Subject {
+    pub fn title(&self) -> String {
+        format!("{} {}", self.kernel.name(), self.mode.name())
+    }
+
+    fn machine(&self, kit: &Kit, ops: &[String]) -> Result<Machine> {
+        let kernel = match self.kernel {
+            Kernel::Linux => kit.linux.clone(),
+            Kernel::Hypha => kit.hypha.clone(),
+            Kernel::Xen => bail!("Xen does not boot this way"),
+        };
+        let mut words = vec!["console=ttyAMA0".to_string(), "quiet".into(), "panic=-1".into()];
+        words.extend(self.mode.parameter().map(String::from));
+        let mut run = "hypha.run=/hypha/bench/run".to_string();
+        if !ops.is_empty() {
+            run += &format!(",op={}", ops.join("+"));
+        }
+        words.push(run);
+        // One virtual nanosecond an instruction, idle time skipped, and nothing
+        // by the real clock: the same run again is the same run.
+        let extra =
+            ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
+        Ok(Machine {
+            cpu: self.cpu.clone(),
+            gic: 3,
+            smp: 2,
+            mem: 2048,
+            el2: true,
+            gdb: false,
+            kernel,
+            initrd: Some(kit.initramfs.clone()),
+            append: words.join(" "),
+            extra: extra.map(String::from).into(),
+        })
+    }
+
+    /// Boots it and takes down what the programs say. No operations: all.
+    pub fn measure(&self, kit: &Kit, ops: &[String]) -> Result<Vec<Record>> {
+        let machine = self.machine(kit, ops)?;
+        let mut console = Console::start(&machine, Keyboard::Nobody, false)?;
+        let end = match console.wait_for("hypha-host: status ", Duration::from_secs(900)) {
+            Wait::Seen => console.wait_end(Some(Duration::from_secs(60))),
+            other => other,
+        };
+        let log = console.log();
+        let trouble = console.trouble();
+        drop(console);
+        let name = format!("bench/{}-{}-{}.log", self.kernel.name(), self.mode.name(), self.cpu);
+        let file = paths::hypha().join(name);
+        proc::write_whole(&file, log.as_bytes())?;
+        let ok = end == Wait::Ended && log.lines().any(|line| line == "hypha-host: status 0");
+        if !ok {
+            let tail: Vec<_> = log.lines().rev().take(15).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            bail!(
+                "{} on {}: {end:?} {}\n  {}\n  machine: {}",
+                self.title(),
+                self.cpu,
+                trouble.unwrap_or_default(),
+                tail.join("\n  "),
+                proc::show(&machine.command())
+            );
+        }
+        Ok(self.records(&log))
+    }
+
+    /// The lines `name: number` of known operations.
+    fn records(&self, log: &str) -> Vec<Record> {
+        let record = |line: &str| {
+            let (op, value) = line.split_once(": ")?;
+            operation::find(op)?;
+            Some(Record {
+                op: op.into(),
+                kernel: self.kernel,
+                mode: self.mode.name().into(),
+                cpu: self.cpu.clone(),
+                value: value.trim().parse().ok()?,
+            })
+        };
+        log.lines().filter_map(record).collect()
+    }
+}

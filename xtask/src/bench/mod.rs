@@ -1,0 +1,98 @@
+//! `./x bench`: what each exit costs, side by side with Linux.
+
+mod boot;
+pub mod gate;
+mod operation;
+mod record;
+mod table;
+
+use crate::run::Mode;
+use crate::system_packages::{For, ensure};
+use crate::{build, ui};
+use anyhow::{Result, bail};
+use boot::{Kit, Subject};
+use clap::ValueEnum;
+use record::Kernel;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+#[command(after_help = operation::help())]
+pub struct Args {
+    /// Only these kernels
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kernel: Vec<Kernel>,
+    /// Only these modes
+    #[arg(long, value_enum, value_delimiter = ',')]
+    mode: Vec<Mode>,
+    /// QEMU's CPU models; instructions are exact on max (its counter runs at 1 GHz)
+    #[arg(long, value_delimiter = ',', default_value = "max")]
+    cpu: Vec<String>,
+    /// Only these operations
+    #[arg(long, value_delimiter = ',')]
+    op: Vec<String>,
+    /// Write one record for each operation, kernel, mode and CPU model
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write Hypha's counts to xtask/bench-counts.txt, which `./x test bench` compares with
+    #[arg(long)]
+    update: bool,
+}
+
+/// Linux's modes that Hypha has or will have.
+const MODES: [Mode; 3] = [Mode::Vhe, Mode::Nvhe, Mode::Protected];
+
+/// Hypha's modes with a /dev/kvm.
+fn hypha_modes() -> Vec<Mode> {
+    MODES.into_iter().filter(|mode| mode.is_built()).collect()
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    for op in &args.op {
+        if operation::find(op).is_none() {
+            bail!("there is no operation {op}; --help lists them");
+        }
+    }
+    ensure(For::Run)?;
+    let built = build::build(&build::Args::default())?;
+    if args.update {
+        return gate::update(&built);
+    }
+    let kit = Kit::new(&built)?;
+    let mut records = Vec::new();
+    for subject in subjects(args) {
+        ui::step(format!("Measuring {} on {}", subject.title(), subject.cpu));
+        records.extend(subject.measure(&kit, &args.op)?);
+    }
+    for cpu in &args.cpu {
+        println!("\n{cpu}, instructions:\n\n{}", table::markdown(&records, cpu));
+    }
+    if let Some(file) = &args.json {
+        record::write(file, &records)?;
+        ui::note(format!("{} records in {}", records.len(), file.display()));
+    }
+    if records.is_empty() {
+        bail!("nothing was measured: no kernel, mode and operation fits");
+    }
+    Ok(())
+}
+
+fn subjects(args: &Args) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    for cpu in &args.cpu {
+        for mode in MODES {
+            for kernel in Kernel::value_variants() {
+                let exists = match kernel {
+                    Kernel::Linux => true,
+                    Kernel::Hypha => mode.is_built(),
+                    Kernel::Xen => false,
+                };
+                let wanted = (args.kernel.is_empty() || args.kernel.contains(kernel))
+                    && (args.mode.is_empty() || args.mode.contains(&mode));
+                if exists && wanted {
+                    subjects.push(Subject { kernel: *kernel, mode, cpu: cpu.clone() });
+                }
+            }
+        }
+    }
+    subjects
+}

@@ -1,0 +1,112 @@
+//! What is measured, and from where to where.
+
+/// One operation.
+pub struct Operation {
+    pub name: &'static str,
+    pub from: &'static str,
+    pub to: &'static str,
+    pub unit: Unit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    Instructions,
+    #[expect(dead_code)]
+    Kib,
+}
+
+const fn operation(name: &'static str, from: &'static str, to: &'static str) -> Operation {
+    Operation { name, from, to, unit: Unit::Instructions }
+}
+
+/// In the order of the table.
+pub const OPERATIONS: &[Operation] = &[
+    operation(
+        "hypercall_null",
+        "HVC of a function that doesn't exist",
+        "its return, loop included",
+    ),
+    operation("smccc_version", "HVC of SMCCC_VERSION", "its return, loop included"),
+    operation("psci_version", "HVC of PSCI_VERSION", "its return, loop included"),
+    operation(
+        "mmio_user_read",
+        "a load from a PL031 register in the VMM",
+        "the next instruction, loop included",
+    ),
+    operation(
+        "mmio_user_write",
+        "a store to a PL031 register in the VMM",
+        "the next instruction, loop included",
+    ),
+    operation(
+        "ioeventfd_write",
+        "a store to a virtio queue's notify register",
+        "the next instruction, loop included",
+    ),
+    operation("vgic_read", "a load of GICD_TYPER", "the next instruction, loop included"),
+    operation(
+        "sgi_self",
+        "writing ICC_SGI1R_EL1 for the own CPU",
+        "the handler's third instruction (its time stamp)",
+    ),
+    operation(
+        "sgi_other",
+        "writing ICC_SGI1R_EL1, the sender then in WFE",
+        "the handler's time stamp on a CPU that computes",
+    ),
+    operation(
+        "sgi_asleep",
+        "writing ICC_SGI1R_EL1, the sender then in WFE",
+        "the handler's time stamp on a CPU that was in WFI",
+    ),
+    operation("eoi", "writing ICC_EOIR1_EL1", "the next instruction"),
+    operation(
+        "timer",
+        "the virtual timer's deadline, the vCPU computing",
+        "the handler's time stamp",
+    ),
+    operation(
+        "timer_wfi",
+        "the virtual timer's deadline, the vCPU in WFI",
+        "the handler's time stamp",
+    ),
+    operation(
+        "s2_fault_2m",
+        "the first store to 2 MiB that nobody touched",
+        "the next instruction, loop included",
+    ),
+];
+
+/// The operation with this name.
+pub fn find(name: &str) -> Option<&'static Operation> {
+    OPERATIONS.iter().find(|operation| operation.name == name)
+}
+
+/// The table of endpoints in Markdown, as docs/bench.md has it.
+#[cfg(test)]
+pub fn endpoints() -> String {
+    let mut text = String::from("| operation | from | to |\n| --- | --- | --- |\n");
+    for Operation { name, from, to, .. } in OPERATIONS {
+        text += &format!("| `{name}` | {from} | {to} |\n");
+    }
+    text
+}
+
+/// The same for `--help`.
+pub fn help() -> String {
+    let mut text = String::from("Operations, from and to:\n");
+    for Operation { name, from, to, .. } in OPERATIONS {
+        text += &format!("  {name:<16} {from} → {to}\n");
+    }
+    text + "\ndocs/bench.md says how they are counted."
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn documented() {
+        let file = crate::paths::root().join("docs/bench.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.contains(&super::endpoints()), "docs/bench.md lacks:\n{}", super::endpoints());
+    }
+}

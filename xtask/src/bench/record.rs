@@ -1,0 +1,58 @@
+//! What was measured, as JSON has it.
+
+use super::operation::{self, Unit};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Whose exits.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kernel {
+    Linux,
+    Hypha,
+    Xen,
+}
+
+impl Kernel {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernel::Linux => "linux",
+            Kernel::Hypha => "hypha",
+            Kernel::Xen => "xen",
+        }
+    }
+}
+
+/// One operation on one kernel in one mode on one CPU model.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub op: String,
+    pub kernel: Kernel,
+    pub mode: String,
+    pub cpu: String,
+    /// Instructions, or KiB where the operation's unit says so.
+    pub value: u64,
+}
+
+impl Record {
+    fn json(&self) -> Value {
+        let unit = operation::find(&self.op).map_or(Unit::Instructions, |found| found.unit);
+        let mut map = Map::new();
+        map.insert("op".into(), json!(self.op));
+        map.insert("kernel".into(), json!(self.kernel.name()));
+        map.insert("mode".into(), json!(self.mode));
+        map.insert("cpu".into(), json!(self.cpu));
+        let key = match unit {
+            Unit::Instructions => "instructions",
+            Unit::Kib => "kib",
+        };
+        map.insert(key.into(), json!(self.value));
+        Value::Object(map)
+    }
+}
+
+/// One record a line, in an array.
+pub fn write(file: &Path, records: &[Record]) -> Result<()> {
+    let lines: Vec<_> = records.iter().map(|record| format!("  {}", record.json())).collect();
+    crate::proc::write_whole(file, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())
+}

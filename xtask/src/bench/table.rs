@@ -1,0 +1,124 @@
+//! The table that people read.
+
+use super::operation::{OPERATIONS, Unit};
+use super::record::{Kernel, Record};
+use std::collections::BTreeSet;
+
+/// Operation × kernel and mode for one CPU model, in Markdown; Hypha's columns
+/// have their ratio to Linux in the same mode beside them.
+pub fn markdown(records: &[Record], cpu: &str) -> String {
+    let here: Vec<_> = records.iter().filter(|record| record.cpu == cpu).collect();
+    let value = |op: &str, kernel: Kernel, mode: &str| {
+        let found = here.iter().find(|r| r.op == op && r.kernel == kernel && r.mode == mode);
+        found.map(|record| record.value)
+    };
+    let rank = |mode: &str| ["vhe", "nvhe", "protected", "type1"].iter().position(|m| *m == mode);
+    let columns: BTreeSet<_> =
+        here.iter().map(|r| (rank(&r.mode), r.kernel, r.mode.as_str())).collect();
+    let mut rows = vec![vec!["operation".to_string()]];
+    for (_, kernel, mode) in &columns {
+        rows[0].push(format!("{} {mode}", kernel.name()));
+        if *kernel == Kernel::Hypha {
+            rows[0].push("ratio".into());
+        }
+    }
+    for operation in OPERATIONS {
+        if !here.iter().any(|record| record.op == operation.name) {
+            continue;
+        }
+        let mut row = vec![operation.name.to_string()];
+        for (_, kernel, mode) in &columns {
+            let own = value(operation.name, *kernel, mode);
+            row.push(own.map_or(String::new(), |n| match operation.unit {
+                Unit::Instructions => grouped(n),
+                Unit::Kib => format!("{} KiB", grouped(n)),
+            }));
+            if *kernel == Kernel::Hypha {
+                let linux = value(operation.name, Kernel::Linux, mode);
+                row.push(match (own, linux) {
+                    (Some(own), Some(linux)) if linux > 0 => {
+                        format!("{:.2}", own as f64 / linux as f64)
+                    }
+                    _ => String::new(),
+                });
+            }
+        }
+        rows.push(row);
+    }
+    align(&rows)
+}
+
+fn align(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column).unwrap_or(0);
+            text += &if column == 0 {
+                format!("| {cell:<width$} ")
+            } else {
+                format!("| {cell:>width$} ")
+            };
+        }
+        text += "|\n";
+        if number == 0 {
+            for column in 0..row.len() {
+                let dashes = "-".repeat(width(column).unwrap_or(1).max(2));
+                text += &if column == 0 {
+                    format!("| {dashes} ")
+                } else {
+                    format!("| {}: ", &dashes[1..])
+                };
+            }
+            text += "|\n";
+        }
+    }
+    text
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(op: &str, kernel: Kernel, value: u64) -> Record {
+        Record { op: op.into(), kernel, mode: "vhe".into(), cpu: "max".into(), value }
+    }
+
+    #[test]
+    fn ratio_and_absence() {
+        let records = [
+            record("hypercall_null", Kernel::Linux, 1000),
+            record("hypercall_null", Kernel::Hypha, 100),
+            record("eoi", Kernel::Hypha, 21),
+        ];
+        let text = markdown(&records, "max");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "| operation      | linux vhe | hypha vhe | ratio |");
+        assert_eq!(lines[2], "| hypercall_null |     1,000 |       100 |  0.10 |");
+        assert_eq!(lines[3], "| eoi            |           |        21 |       |");
+        assert_eq!(lines.len(), 4);
+        assert!(markdown(&records, "cortex-a72").lines().count() <= 2);
+    }
+
+    #[test]
+    fn thousands() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1000), "1,000");
+        assert_eq!(grouped(12_345_678), "12,345,678");
+    }
+}
