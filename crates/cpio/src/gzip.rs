@@ -1,8 +1,8 @@
 //! One gzip member (RFC 1952), inflated piece by piece.
 
 use crate::Error;
-use crate::crc::Crc32;
 use crate::inflate::inflate;
+use crc32fast::Hasher;
 
 const FHCRC: u8 = 2;
 const FEXTRA: u8 = 4;
@@ -16,7 +16,7 @@ pub fn member(
     out: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<usize, Error> {
     let rest = header(input)?;
-    let mut crc = Crc32::new();
+    let mut crc = Hasher::new();
     let mut size = 0u32;
     let used = inflate(rest, &mut |piece| {
         crc.update(piece);
@@ -31,7 +31,7 @@ pub fn member(
         }
         _ => return Err(Error::Truncated),
     };
-    if crc.value() != want_crc || size != want_size {
+    if crc.finalize() != want_crc || size != want_size {
         return Err(Error::Checksum);
     }
     Ok(input.len().saturating_sub(rest.len()))

@@ -13,7 +13,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod crc;
 mod gzip;
 mod inflate;
 mod newc;

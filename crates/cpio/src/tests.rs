@@ -87,9 +87,7 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut out = [0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3, b'x', 0].to_vec();
     out.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
-    let mut crc = crc::Crc32::new();
-    crc.update(data);
-    out.extend_from_slice(&crc.value().to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(data).to_le_bytes());
     out.extend_from_slice(&(data.len() as u32).to_le_bytes());
     out
 }
@@ -116,6 +114,15 @@ fn plain_gzip_and_both_after_another() {
     assert_eq!(tree.files[&b"third"[..]], b"3");
     assert_eq!(tree.links[0], (b"bin/sh".to_vec(), b"busybox".to_vec()));
     assert!(tree.others.contains(&(b"dev/console".to_vec(), 0o020_600)));
+}
+
+#[test]
+fn more_than_a_window_and_far_back_references() {
+    let noise: Vec<u8> = (0..30_000u32).map(|i| (i.wrapping_mul(i) >> 5) as u8).collect();
+    let big: Vec<u8> = noise.iter().copied().cycle().take(1 << 20).collect();
+    let mut tree = Tree::default();
+    assert_eq!(unpack(&gzip(&archive(&[("big", &big)])), &mut tree), Ok(4));
+    assert!(tree.files[&b"big"[..]] == big);
 }
 
 #[test]
