@@ -10,7 +10,6 @@ use crate::machine::{Gic, Machine, Registers};
 use crate::memory;
 use arch::gic as icc;
 use arch::mmio::Mmio;
-use base::{Lock, rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
 
@@ -31,8 +30,6 @@ enum Controller {
 }
 
 static CONTROLLER: Once<Controller> = Once::new();
-/// Read-modify-write of shared distributor registers.
-static DISTRIBUTOR: Lock<()> = Lock::new(rank::LOG, ());
 
 // Distributor registers (GICv3 12.9).
 const GICD_CTLR: u64 = 0x0;
@@ -44,7 +41,6 @@ const GICD_ISACTIVER: u64 = 0x300;
 const GICD_ICACTIVER: u64 = 0x380;
 const GICD_IPRIORITYR: u64 = 0x400;
 const GICD_ITARGETSR: u64 = 0x800;
-const GICD_ICFGR: u64 = 0xc00;
 const GICD_SGIR: u64 = 0xf00;
 const GICD_IROUTER: u64 = 0x6000;
 /// A redistributor's second 64 KiB frame has the distributor's layout for the
@@ -261,23 +257,6 @@ impl Controller {
         let registers = if intid < 32 { self.private() } else { *distributor };
         let at = register.wrapping_add(u64::from(intid / 32).wrapping_mul(4));
         registers.write32(at, 1 << (intid % 32));
-    }
-
-    /// Sets a shared interrupt's trigger.
-    fn set_edge(&self, intid: u32, edge: bool) {
-        let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
-        let at = GICD_ICFGR.wrapping_add(u64::from(intid / 16).wrapping_mul(4));
-        let bit = 2u32 << ((intid % 16).wrapping_mul(2));
-        let _guard = DISTRIBUTOR.lock();
-        let old = distributor.read32(at);
-        distributor.write32(at, if edge { old | bit } else { old & !bit });
-    }
-}
-
-/// Makes a shared interrupt edge-triggered or level-sensitive.
-pub fn set_trigger(intid: u32, edge: bool) {
-    if let (Some(controller), 32..) = (CONTROLLER.get(), intid) {
-        controller.set_edge(intid, edge);
     }
 }
 

@@ -95,11 +95,6 @@ pub fn tail(max: usize) -> Vec<u8> {
     RING_LOCK.lock().tail(max)
 }
 
-/// How many bytes were ever written.
-pub fn written() -> u64 {
-    RING_LOCK.lock().total
-}
-
 /// How large the ring is.
 pub const fn size() -> usize {
     RING

@@ -32,17 +32,6 @@ pub fn array<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Mixes more in: writes to /dev/urandom, interrupt timing.
-pub fn mix(data: &[u8]) {
-    let mut seed: [u8; 32] = array();
-    for (at, byte) in data.iter().enumerate() {
-        if let Some(place) = seed.get_mut(at % 32) {
-            *place = place.rotate_left(3) ^ byte;
-        }
-    }
-    *GENERATOR.lock() = Some(ChaCha20Rng::from_seed(seed));
-}
-
 /// The boot loader's rng-seed, the CPU's random numbers, and the counter.
 fn seed() -> [u8; 32] {
     let mut seed = [0; 32];

@@ -39,6 +39,9 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
 fn banner(plan: &BootPlan) {
     let facts = &plan.facts;
     ::log::info!("Hypha {} (rustc, Apache-2.0 OR MIT)", env!("CARGO_PKG_VERSION"));
+    if let Some(machine) = memory::machine().filter(|machine| !machine.model.is_empty()) {
+        ::log::info!("Machine: {}", machine.model);
+    }
     let has = if facts.cpu_has_vhe { "has" } else { "has no" };
     let hidden = if facts.vhe_hidden { ", hidden by id_aa64mmfr1.vh=0" } else { "" };
     let res1 = if facts.e2h_is_res1 { ", and only E2H=1" } else { "" };

@@ -59,8 +59,6 @@ pub mod resource {
     pub const AS: usize = 9;
     /// RLIMIT_SIGPENDING
     pub const SIGPENDING: usize = 11;
-    /// RLIMIT_NPROC
-    pub const NPROC: usize = 6;
     /// How many there are.
     pub const COUNT: usize = 16;
 }

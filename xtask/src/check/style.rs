@@ -25,8 +25,7 @@ pub fn clippy_bare(toolchain: &Toolchain, members: &[Package]) -> Result<()> {
     for package in members.iter().filter(|p| p.room == Room::Bare) {
         command.args(["-p", &package.name]);
     }
-    // Parts of the kernel land before what uses them.
-    proc::run(command.args(["--", "-D", "warnings", "-A", "dead_code"]))
+    proc::run(command.args(["--", "-D", "warnings"]))
 }
 
 /// Clippy on arm64 Linux programs that are nothing on the developer's machine.
