@@ -71,7 +71,7 @@ fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static 
         if time::now() > deadline {
             return Err("it did not come up within a second");
         }
-        core::hint::spin_loop();
+        arch::barrier::yield_hint();
     }
     Ok(())
 }

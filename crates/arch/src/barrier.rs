@@ -31,6 +31,14 @@ pub fn dsb_sy() {
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) }
 }
 
+/// YIELD: for loops that wait for another CPU, which hardware threads and
+/// emulators may run in place of this one meanwhile.
+#[inline(always)]
+pub fn yield_hint() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) }
+}
+
 /// Waits for an event (WFE): a hint to a spinning CPU.
 #[inline(always)]
 pub fn wfe() {
