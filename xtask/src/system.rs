@@ -123,20 +123,32 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "parity: busybox prints what it prints on Linux",
         needs: Needs::UserSpace,
-        long: true,
+        long: false,
         run: |bench| bench.parity(None),
     },
     SystemTest {
         name: "el0: programs get what they may expect of Linux",
         needs: Needs::UserSpace,
         long: true,
-        run: |bench| bench.el0(None),
+        run: |bench| bench.program("el0-tests", None),
+    },
+    SystemTest {
+        name: "kvm: programs get what VMMs may expect",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.program("kvm-tests", None),
+    },
+    SystemTest {
+        name: "linux: kvm-tests on Debian's kernel",
+        needs: Needs::Nothing,
+        long: true,
+        run: |bench| bench.program("kvm-tests", Some(&bench.built.guest_image)),
     },
     SystemTest {
         name: "linux: el0-tests on Debian's kernel",
         needs: Needs::Nothing,
         long: true,
-        run: |bench| bench.el0(Some(&bench.built.guest_image)),
+        run: |bench| bench.program("el0-tests", Some(&bench.built.guest_image)),
     },
     SystemTest {
         name: "guest: conformance",
@@ -412,9 +424,7 @@ impl Bench<'_> {
         };
         initramfs::write(&initrd, initramfs::parity(&read("init")?, &read("parity.sh")?)?)?;
         let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
-        // One CPU: with more, busybox's shell may miss a child's death message
-        // (it polls for children between commands).
-        let machine = Machine { smp: 1, ..plain(kernel, initrd) };
+        let machine = plain(kernel, initrd);
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("=== parity end ===", Duration::from_secs(420))?;
             match console.wait_end(Some(Duration::from_secs(60))) {
@@ -432,10 +442,10 @@ impl Bench<'_> {
         compare(&expected.lines().collect::<Vec<_>>(), &got)
     }
 
-    /// tests/el0 as PID 1: named cases, each in a process of its own.
-    fn el0(&self, linux: Option<&Path>) -> Result<()> {
-        let program = build::linux_program("el0-tests")?;
-        let initrd = paths::hypha().join("tests/el0.cpio.gz");
+    /// tests/el0 or tests/kvm as PID 1: named cases, each in a process of its own.
+    fn program(&self, package: &str, linux: Option<&Path>) -> Result<()> {
+        let program = build::linux_program(package)?;
+        let initrd = paths::hypha().join(format!("tests/{package}.cpio.gz"));
         initramfs::write(&initrd, initramfs::program(&std::fs::read(program)?))?;
         let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
         let machine = plain(kernel, initrd);

@@ -51,6 +51,8 @@ impl Core {
             }
             c::FPSR => (Core::Fpsr, reg::SIZE_U32),
             c::FPCR => (Core::Fpcr, reg::SIZE_U32),
+            // Past the end of struct kvm_regs, in 32-bit words.
+            216.. => return Err(Errno::ENOENT),
             _ => return Err(Errno::EINVAL),
         };
         if id & reg::SIZE_MASK == size { Ok(core) } else { Err(Errno::EINVAL) }
