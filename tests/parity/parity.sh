@@ -59,12 +59,12 @@ true | false; echo "$?"
 ! true; echo "$?"
 set -o pipefail; false | true; echo "$?"; set +o pipefail
 yes | head -n 3
-yes "long line of text" | head -n 100000 | md5sum
-seq 1 200000 | md5sum
-seq 1 200000 | cat | cat | cat | wc
+yes "long line of text" | head -n 20000 | md5sum
+seq 1 40000 | md5sum
+seq 1 40000 | cat | cat | cat | wc
 dd if=/dev/zero bs=65536 count=64 2>/dev/null | cat | md5sum
 (echo out; echo err >&2) 2>&1 | sort
-{ seq 1 50000; seq 50001 100000; } | awk '{ s += $1 } END { print s, NR }'
+{ seq 1 10000; seq 10001 20000; } | awk '{ s += $1 } END { print s, NR }'
 seq 3 | while read n; do echo "n$n"; done
 echo 'a b c' | { read x y; echo "$y/$x"; }
 yes | head -c 1000000 | wc -c
@@ -132,14 +132,16 @@ sh -c 'set -u; echo $UNSET_VARIABLE' 2>/dev/null; echo $?
 sh -c 'echo "$0" "$1"' zero one
 
 s background
+# What wait says of a signal ("Killed") stays out: the shell says it only if the
+# job still runs when wait begins, which is a race on any kernel with two CPUs.
 sleep 0.05 & p=$!; wait $p; echo $?
 (exit 5) & wait $!; echo $?
 sh -c 'exit 6' & p1=$!; sh -c 'exit 7' & p2=$!; wait $p2; echo $?; wait $p1; echo $?
 for i in 1 2 3 4 5 6 7 8; do (echo "job $i" > bg.$i) & done; wait; cat bg.1 bg.2 bg.3 bg.4 bg.5 bg.6 bg.7 bg.8
-sleep 100 & p=$!; kill $p; wait $p; echo $?
-sleep 100 & p=$!; kill -9 $p; wait $p; echo $?
-sleep 100 & p=$!; kill -STOP $p; kill -CONT $p; kill -HUP $p; wait $p; echo $?
-sleep 100 & p=$!; kill -STOP $p; sleep 0.2; awk '{ print $3 }' /proc/$p/stat; kill -KILL $p; wait $p; echo $?
+sleep 100 & p=$!; kill $p; wait $p 2>/dev/null; echo $?
+sleep 100 & p=$!; kill -9 $p; wait $p 2>/dev/null; echo $?
+sleep 100 & p=$!; kill -STOP $p; kill -CONT $p; kill -HUP $p; wait $p 2>/dev/null; echo $?
+sleep 100 & p=$!; kill -STOP $p; sleep 0.2; awk '{ print $3 }' /proc/$p/stat; kill -KILL $p; wait $p 2>/dev/null; echo $?
 kill -0 $$ && echo alive
 kill -0 $p 2>/dev/null; echo "gone $?"
 wait; echo "all $?"
@@ -154,7 +156,7 @@ sh -c 'trap "echo got INT; exit 4" INT; kill -INT $$; echo not reached'; echo $?
 sh -c 'trap "" TERM; kill -TERM $$; echo ignored'
 sh -c 'trap "echo x" TERM; trap - TERM; kill -TERM $$; echo not reached'; echo $?
 sh -c 'trap "echo usr1" USR1; (sleep 0.1; kill -USR1 $$) & sleep 1 & wait $!; echo "wait $?"; kill %2 2>/dev/null; exit 0' | head -n 2
-sh -c 'trap "echo T; exit 0" TERM; while :; do sleep 0.05; done' & p=$!; sleep 0.5; kill $p; wait $p; echo $?
+sh -c 'trap "echo T; exit 0" TERM; : > ready; while :; do sleep 0.05; done' & p=$!; until [ -e ready ]; do sleep 0.05; done; kill $p; wait $p; echo $?
 sh -c 'trap "" INT; sh -c "kill -INT \$\$; echo inherited"'
 sh -c 'trap "echo hup" HUP; trap' | sed 's/SIG//'
 
@@ -163,7 +165,7 @@ timeout 0.3 sleep 10; echo $?
 timeout 10 true; echo $?
 timeout 10 sh -c 'exit 33'; echo $?
 timeout -s KILL 0.3 sleep 10; echo $?
-timeout -s INT 0.3 sh -c 'trap "echo interrupted; exit 9" INT; while :; do sleep 0.05; done'; echo $?
+timeout -s INT 1 sh -c 'trap "echo interrupted; exit 9" INT; while :; do sleep 0.05; done'; echo $?
 
 s xargs
 seq 1 10 | xargs echo
@@ -223,7 +225,7 @@ awk 'BEGIN { printf "%.4f %.6g %d %s\n", 10 / 3, 1e10 / 7, 2 ^ 40, 1e300 * 1e10 
 awk 'BEGIN { print length("hello"), substr("hello", 2, 3), index("hello", "l"), toupper("abc"); s = "aXbXc"; n = split(s, p, "X"); print n, p[3]; gsub(/X/, "-", s); print s }'
 awk 'BEGIN { while (("echo piped" | getline l) > 0) print l; system("exit 3"); print "out" | "cat" }'
 awk 'function f(n) { return n < 2 ? n : f(n - 1) + f(n - 2) } BEGIN { print f(20) }'
-awk 'BEGIN { s = 0; for (i = 1; i <= 200000; i++) s += i * 0.5; print s }'
+awk 'BEGIN { s = 0; for (i = 1; i <= 40000; i++) s += i * 0.5; print s }'
 
 s files
 mkdir -p fs/a/b/c; mkdir fs/a 2>/dev/null; echo $?; mkdir -m 750 fs/m; stat -c '%A %n' fs/m
@@ -266,12 +268,12 @@ gzip -c ar/big > big.gz; [ "$(stat -c %s big.gz)" -lt "$(stat -c %s ar/big)" ] &
 cp ar/big b2; gzip b2; ls b2.gz; gunzip b2.gz; cmp b2 ar/big && echo "in place"; echo junk | gunzip 2>/dev/null; echo $?
 bzip2 -c ar/big | bunzip2 | md5sum
 (cd ar && find . | sort | cpio -o -H newc 2>/dev/null) > ar.cpio; mkdir ex3; (cd ex3 && cpio -id 2>/dev/null < ../ar.cpio); diff -r ar ex3 && echo "cpio equal"
-seq 1 300000 | gzip | gunzip | md5sum
+seq 1 30000 | gzip | gunzip | md5sum
 rm -rf ar ex ex2 ex3
 
 s fifo
 mkfifo p; echo through > p & cat p; wait
-(seq 1 50000 > p) & md5sum < p; wait
+(seq 1 10000 > p) & md5sum < p; wait
 mkfifo q; (read x < p; echo "reply to $x" > q) & echo question > p; cat q; wait; rm p q
 
 s stat
@@ -300,7 +302,7 @@ ls /proc/self/fd | head -n 3; readlink /proc/self/fd/1 | sed 's/[0-9]//g'
 awk '{ print NF }' /proc/loadavg /proc/uptime; yn grep -q '^cpu ' /proc/stat; yn grep -q ^processor /proc/cpuinfo; yn grep -q . /proc/version
 cut -d' ' -f1 /proc/version; [ "$(nproc)" -ge 1 ] && echo "nproc ok"; [ "$(grep -c ^processor /proc/cpuinfo)" = "$(nproc)" ] && echo "cpuinfo agrees"
 ps | awk '$1 == 1 { print $1, $2 } NR == 1 { print $1, $2 }'; ps -o pid,comm | awk '$1 == 1'
-sleep 50 & p=$!; pidof sleep | grep -q -w $p && echo found; kill $p; wait $p; echo $?
+sleep 50 & p=$!; until pidof sleep | grep -q -w $p; do :; done; echo found; kill $p; wait $p 2>/dev/null; echo $?
 cat /proc/sys/kernel/ostype; yn grep -q . /proc/sys/kernel/osrelease; yn test -s /proc/version; yn test -r /proc/cmdline; grep -c tmpfs /proc/filesystems | sed 's/[1-9]/some/'
 killall nosuchprocess 2>&1
 
