@@ -182,6 +182,17 @@ impl Process {
         self.parts.lock().files.clone().ok_or(Errno::ESRCH)
     }
 
+    /// Descriptors of its own, if it shares them with another process.
+    pub fn unshare_files(&self) -> Result<()> {
+        let shared = self.files()?;
+        // Two: the process's and this one.
+        if Arc::strong_count(&shared) > 2 {
+            let own = Arc::new(shared.duplicate()?);
+            self.parts.lock().files = Some(own);
+        }
+        Ok(())
+    }
+
     /// Its root, working directory and umask; `ESRCH` once it has ended.
     pub fn fs(&self) -> Result<Arc<Lock<FsContext>>> {
         self.parts.lock().fs.clone().ok_or(Errno::ESRCH)

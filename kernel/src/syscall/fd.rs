@@ -30,10 +30,17 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
         nr::FLOCK => flock(x0, x1 as u32),
         nr::IOCTL => file_ioctl(x0, x1 as u32, x2),
         nr::FTRUNCATE => on(x0, |file| {
-            super::io::check_size(x1 as i64)?;
+            super::io::check_size(|| Ok(file.stat()?.size), x1 as i64)?;
             file.truncate(x1 as i64)
         }),
-        nr::FALLOCATE => on(x0, |file| file.fallocate(x1 as u32, x2 as i64, x3 as i64)),
+        nr::FALLOCATE => on(x0, |file| {
+            // As Linux: what keeps the size is held to the limit too.
+            if x1 as u32 & general::FALLOC_FL_PUNCH_HOLE == 0 {
+                let end = (x2 as i64).saturating_add(x3 as i64);
+                super::io::check_size(|| Ok(file.stat()?.size), end)?;
+            }
+            file.fallocate(x1 as u32, x2 as i64, x3 as i64)
+        }),
         nr::FSYNC | nr::FDATASYNC => on(x0, |file| file.file().sync()),
         nr::FADVISE64 => on(x0, |_| Ok(())),
         // Nothing is behind memory: it is all as safe as it gets.
@@ -80,6 +87,9 @@ fn close_range(first: u64, last: u64, flags: u32) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let process = process::current()?;
+    if flags & UNSHARE != 0 {
+        process.unshare_files()?;
+    }
     if flags & CLOEXEC != 0 {
         process.files()?.set_cloexec_range(first, last);
     } else {

@@ -10,7 +10,7 @@ use crate::user::CurrentUser;
 use crate::wait;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
+use base::{Errno, PAGE_SIZE, Result, UserMem, UserMemExt, WaitQueue};
 use syscalls::nr;
 use signal::{Restart, SigInfo, Signal};
 use vfs::{Caller, OpenFile, OpenFlags, Position};
@@ -105,6 +105,7 @@ fn partial(done: u64, failure: Failure) -> SysResult {
 fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
     let file = process::current()?.files()?.get(fd_of(fd))?;
     let caller = process::caller();
+    let is_stream = file.file().position() == Position::Stream;
     let mut done = 0u64;
     for &(mut base, len) in iov {
         let mut left = len.min(MAX.saturating_sub(done));
@@ -112,16 +113,15 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
             // Even an empty read says whether it could be.
             return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
         }
-        // What leaves a pipe can't go back: not for a buffer that isn't there.
-        if left > 0
-            && file.file().position() == Position::Stream
-            && process::current()?.mm()?.get_frame(base, true).is_err()
-        {
-            return partial(done, Errno::EFAULT.into());
-        }
         let mut chunk = buffer(left)?;
         while left > 0 {
-            let want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
+            let mut want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
+            if is_stream {
+                want = match writable(base, want) {
+                    Ok(want) => want,
+                    Err(errno) => return partial(done, errno.into()),
+                };
+            }
             let part = chunk.get_mut(..want).unwrap_or_default();
             // Only the first piece waits.
             let nonblocking = file.nonblocking() || done > 0;
@@ -146,6 +146,26 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
         }
     }
     Ok(done as i64)
+}
+
+/// How many of the `len` bytes at `base` can be written, brought in page by
+/// page: what leaves a pipe, a terminal or an eventfd can't go back, so it is
+/// not taken for a buffer that isn't there. `EFAULT` if none.
+fn writable(base: u64, len: usize) -> Result<usize> {
+    let mm = process::current()?.mm()?;
+    let mut reach = 0usize;
+    while reach < len {
+        let at = base.wrapping_add(reach as u64);
+        if mm.get_frame(at, true).is_err() {
+            break;
+        }
+        let room = PAGE_SIZE.saturating_sub(at % PAGE_SIZE);
+        reach = reach.saturating_add(room as usize);
+    }
+    match reach.min(len) {
+        0 => Err(Errno::EFAULT),
+        reach => Ok(reach),
+    }
 }
 
 fn write(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
@@ -240,10 +260,11 @@ fn room_for(file: &OpenFile, at: Option<i64>, len: usize) -> Result<usize, Failu
     }
 }
 
-/// Whether RLIMIT_FSIZE lets a file be made `size` long; SIGXFSZ and `EFBIG`
-/// if not.
-pub fn check_size(size: i64) -> Result<()> {
-    if u64::try_from(size).is_ok_and(|size| process::current().is_ok_and(|p| size > p.limit(resource::FSIZE))) {
+/// Whether RLIMIT_FSIZE lets a file that is `now()` bytes long be made `size`
+/// long; SIGXFSZ and `EFBIG` if not. It never stops one from shrinking.
+pub fn check_size(now: impl FnOnce() -> Result<u64>, size: i64) -> Result<()> {
+    let limit = process::current()?.limit(resource::FSIZE);
+    if u64::try_from(size).is_ok_and(|size| size > limit) && now()? < size as u64 {
         too_large();
         return Err(Errno::EFBIG);
     }

@@ -47,7 +47,7 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
         }
         nr::UTIMENSAT => utimensat(x0, x1, x2, x3 as u32),
         nr::TRUNCATE => done(path(x0).and_then(|p| {
-            super::io::check_size(x1 as i64)?;
+            super::io::check_size(|| Ok(at(None, |f| f.stat(&p, 0))?.size), x1 as i64)?;
             at(None, |f| f.truncate(&p, x1 as i64))
         })),
         nr::CHDIR => done(path(x0).and_then(|p| chdir(at(None, |f| f.find_dir(&p))?))),

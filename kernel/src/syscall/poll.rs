@@ -148,15 +148,12 @@ const SETS: [Events; 3] = [
     Events::WRITE.union(Events::ERR),
     Events::PRI,
 ];
-const FD_SETSIZE_MAX: u64 = 1 << 20;
-
 fn pselect6(a: Args) -> SysResult {
     let [count, read, write, except, timeout, mask] = a;
-    if count > FD_SETSIZE_MAX {
-        return Err(Errno::EINVAL.into());
-    }
     let files = process::current()?.files()?;
-    let count = (count as usize).min(files.capacity().max(64));
+    // As Linux: no descriptor is above the table's end, however many are named.
+    let count = usize::try_from(count as i32).map_err(|_| Errno::EINVAL)?;
+    let count = count.min(files.capacity().max(64));
     let words = count.div_ceil(64);
     let (mask, mask_size) = match mask {
         0 => (0, 8),
@@ -166,42 +163,52 @@ fn pselect6(a: Args) -> SysResult {
         }
     };
     let deadline = deadline_at(timeout)?;
-    let addresses = [read, write, except];
     let mut items: Vec<PollItem> = Vec::new();
+    // Of each item, which set and which descriptor it stands for.
     let mut whose: Vec<(usize, usize)> = Vec::new();
-    for (set, (address, events)) in addresses.iter().zip(SETS).enumerate() {
+    let mut sets: [Vec<u64>; 3] = [const { Vec::new() }; 3];
+    let places = [read, write, except];
+    for (set, ((address, events), bits)) in places.iter().zip(SETS).zip(&mut sets).enumerate() {
         if *address == 0 {
             continue;
         }
-        let bits: Vec<u64> = CurrentUser.read_vec(*address, words)?;
-        for fd in 0..count {
-            if bits.get(fd / 64).is_some_and(|word| word & 1 << (fd % 64) != 0) {
+        *bits = CurrentUser.read_vec(*address, words)?;
+        for (index, word) in bits.iter_mut().enumerate() {
+            let first = index.saturating_mul(64);
+            let above = count.saturating_sub(first);
+            if above < 64 {
+                *word &= !(u64::MAX << above);
+            }
+            // From here on it holds what is ready.
+            let mut wanted = core::mem::take(word);
+            items.try_reserve(wanted.count_ones() as usize).map_err(|_| Errno::ENOMEM)?;
+            whose.try_reserve(wanted.count_ones() as usize).map_err(|_| Errno::ENOMEM)?;
+            while wanted != 0 {
+                let fd = first.saturating_add(wanted.trailing_zeros() as usize);
+                wanted &= wanted.wrapping_sub(1);
                 let file = Some(files.get(fd as i32)?);
-                items.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                 items.push(PollItem { file, events, revents: Events::empty() });
                 whose.push((set, fd));
             }
         }
+        sched::breathe();
     }
     let result =
         with_mask(mask, mask_size, || Ok(wait_for(&mut items, deadline)? as i64));
     put_remaining(timeout, deadline);
     result?;
     let mut total = 0i64;
-    for (set, (address, events)) in addresses.iter().zip(SETS).enumerate() {
-        if *address == 0 {
-            continue;
+    for ((set, fd), item) in whose.iter().zip(&items) {
+        let bits = sets.get_mut(*set).and_then(|bits| bits.get_mut(fd / 64));
+        if let (Some(word), true) = (bits, item.revents.intersects(item.events)) {
+            *word |= 1 << (fd % 64);
+            total = total.saturating_add(1);
         }
-        let mut bits = alloc::vec![0u64; words];
-        for ((in_set, fd), item) in whose.iter().zip(&items) {
-            if *in_set == set && item.revents.intersects(events)
-                && let Some(word) = bits.get_mut(fd / 64)
-            {
-                *word |= 1 << (fd % 64);
-                total = total.saturating_add(1);
-            }
+    }
+    for (address, bits) in places.iter().zip(&sets) {
+        if *address != 0 {
+            CurrentUser.write(*address, bits.as_slice().as_bytes())?;
         }
-        CurrentUser.write(*address, bits.as_slice().as_bytes())?;
     }
     Ok(total)
 }

@@ -1,6 +1,6 @@
 //! Pipes, eventfd, timerfd, epoll, poll and select.
 
-use crate::util::{Handler, close, handle, ms, pipe, read, until, write};
+use crate::util::{Handler, Map, PAGE, close, handle, ms, pipe, read, until, write};
 use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -13,7 +13,7 @@ cases!("events";
     poll_basics, poll_timeout, poll_hup_nval, ppoll_mask, select_basics, epoll_level, epoll_edge,
     epoll_oneshot, epoll_mod_del, epoll_errors, epoll_timeout, epoll_wakes, epoll_closed,
     epoll_dup_keeps, epoll_nested, epoll_many, epoll_fair, epoll_pwait_mask, epoll_two_waiters,
-    signalfd_reads, socketpair_both_ways,
+    signalfd_reads, socketpair_both_ways, pipe_keeps_what_has_no_buffer, select_counts,
 );
 
 const IN: u32 = libc::EPOLLIN as u32;
@@ -642,5 +642,51 @@ fn socketpair_both_ways() -> Outcome {
     check_eq!(&got, b"pong");
     drop(b);
     check_eq!(a.read(&mut got)?, 0);
+    Ok(())
+}
+
+/// A buffer that ends too early: what did not come has not left the pipe.
+fn pipe_keeps_what_has_no_buffer() -> Outcome {
+    let (r, w) = pipe(0)?;
+    let data: Vec<u8> = (0..6000u32).map(|i| (i * 7 + (i >> 8)) as u8).collect();
+    check_eq!(write(w, &data), Ok(6000));
+    let map = Map::anon(2 * PAGE)?;
+    sys!(libc::SYS_munmap, map.at + PAGE, PAGE)?;
+    let start = PAGE - 1000;
+    // Linux takes nothing, others may take what fits.
+    let first = match sys!(libc::SYS_read, r, map.at + start, 6000) {
+        Err(Errno(libc::EFAULT)) => 0,
+        Ok(n) if n <= 1000 => n,
+        other => return Err(el0_tests::Fail::new(format!("read: {other:?}"))),
+    };
+    check!((0..first).all(|i| map.get(start + i) == data[i]), "the first {first} bytes differ");
+    let mut rest = vec![0; 7000];
+    let n = read(r, &mut rest)?;
+    check_eq!(first + n, 6000);
+    check!(rest[..n] == data[first..], "what came after {first} bytes differs");
+    Ok(())
+}
+
+/// However many descriptors are named, none is above the table's end.
+fn select_counts() -> Outcome {
+    let (r, w) = pipe(0)?;
+    write(w, b"x")?;
+    let t = [0usize; 2];
+    for n in [r as usize + 1, 1024, 0x7fff_ffff] {
+        let mut set = [0u64; 1 << 15];
+        set[0] = 1 << r;
+        let n = sys!(libc::SYS_pselect6, n, set.as_mut_ptr(), 0, 0, t.as_ptr(), 0);
+        check_eq!(n, Ok(1));
+        check_eq!(set[0], 1 << r);
+    }
+    let mut set = [0u64; 1];
+    let bad = sys!(libc::SYS_pselect6, -1i32, set.as_mut_ptr(), 0, 0, t.as_ptr(), 0);
+    check_eq!(bad, Err(Errno(libc::EINVAL)));
+    set[0] = 1 << 63;
+    let bad = sys!(libc::SYS_pselect6, 64, set.as_mut_ptr(), 0, 0, t.as_ptr(), 0);
+    check_eq!(bad, Err(Errno(libc::EBADF)));
+    // Above the count nothing is looked at, and nothing comes back.
+    let none = sys!(libc::SYS_pselect6, 63, set.as_mut_ptr(), 0, 0, t.as_ptr(), 0);
+    check_eq!(none, Ok(0));
     Ok(())
 }

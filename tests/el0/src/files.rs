@@ -14,7 +14,8 @@ cases!("files";
     directories, readdir_big, readdir_while_removing, dotdot, at_calls, mode_bits, umask, times,
     statx_fields, errors, vectored, positional, dup_shares_offset, fcntl_flags, descriptors_reuse,
     descriptor_limit, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
-    long_names, statfs, access, concurrent_append, concurrent_create,
+    long_names, statfs, access, concurrent_append, concurrent_create, size_limit,
+    close_range_unshares,
 );
 
 const AT: i32 = libc::AT_FDCWD;
@@ -771,6 +772,57 @@ fn concurrent_create() -> Outcome {
             all.into_iter().map(|t| t.join().unwrap()).sum()
         });
         check_eq!(wins, 1);
+    }
+    Ok(())
+}
+
+/// RLIMIT_FSIZE holds for all that makes a file longer, and for nothing else.
+fn size_limit() -> Outcome {
+    let d = Dir::new("limit")?;
+    let (f, long) = (rw(&d, "f")?, rw(&d, "long")?);
+    long.set_len(4 * PAGE as u64)?;
+    crate::util::disposition(libc::SIGXFSZ, libc::SIG_IGN);
+    let limit = [PAGE, PAGE];
+    sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_FSIZE, limit.as_ptr(), 0)?;
+    let too_big = Err(Errno(libc::EFBIG));
+    let (fd, long_fd) = (f.as_raw_fd(), long.as_raw_fd());
+    let fallocate = |mode: i32, len: usize| sys!(libc::SYS_fallocate, fd, mode, 0, len);
+    check_eq!(sys!(libc::SYS_ftruncate, fd, PAGE + 1), too_big);
+    check_eq!(sys!(libc::SYS_truncate, d.c("f").as_ptr(), PAGE + 1), too_big);
+    check_eq!(fallocate(0, 2 * PAGE), too_big);
+    check_eq!(f.metadata()?.len(), 0);
+    check_eq!(fallocate(libc::FALLOC_FL_KEEP_SIZE, 2 * PAGE), too_big);
+    check_eq!(fallocate(0, PAGE), Ok(0));
+    check_eq!(sys!(libc::SYS_ftruncate, fd, PAGE), Ok(0));
+    check_eq!(sys!(libc::SYS_ftruncate, long_fd, 3 * PAGE), Ok(0));
+    check_eq!(long.metadata()?.len(), 3 * PAGE as u64);
+    let put = |at: usize| sys!(libc::SYS_pwrite64, fd, [0u8; 100].as_ptr(), 100, at);
+    check_eq!(put(PAGE - 10), Ok(10));
+    check_eq!(put(PAGE), too_big);
+    let pid = fork(|| {
+        crate::util::disposition(libc::SIGXFSZ, libc::SIG_DFL);
+        let _ = sys!(libc::SYS_ftruncate, fd, PAGE + 1);
+        0
+    })?;
+    let end = wait(pid)?;
+    check!(matches!(end, End::Signal(libc::SIGXFSZ)), "it ended with {end:?}");
+    Ok(())
+}
+
+/// Who shares descriptors with others closes only their own, if they say so.
+fn close_range_unshares() -> Outcome {
+    const UNSHARE: usize = 2;
+    let (r, _w) = pipe(0)?;
+    let valid = || sys!(libc::SYS_fcntl, r, libc::F_GETFD).is_ok();
+    for (flags, kept) in [(UNSHARE, true), (0, false)] {
+        // A process of its own, with this one's descriptors.
+        let pid = sys!(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0)?;
+        if pid == 0 {
+            let done = sys!(libc::SYS_close_range, r, r, flags).is_ok() && !valid();
+            let _ = sys!(libc::SYS_exit_group, usize::from(!done));
+        }
+        check_eq!(wait(pid as i32)?, End::Exit(0));
+        check!(valid() == kept, "flags {flags}: it was {}", if kept { "closed" } else { "kept" });
     }
     Ok(())
 }
