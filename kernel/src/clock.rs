@@ -25,6 +25,7 @@ pub fn realtime() -> Nanos {
 /// Sets CLOCK_REALTIME.
 pub fn set_realtime(now: Nanos) {
     OFFSET.store(now.wrapping_sub(time::now()), Relaxed);
+    crate::vdso::set_realtime(OFFSET.load(Relaxed));
 }
 
 /// The CLOCK_REALTIME time of a CLOCK_MONOTONIC one.

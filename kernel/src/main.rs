@@ -14,7 +14,7 @@ macro_rules! modules {
 
 modules! {
     boot clock console cpu fp fs gic heap init kvm lock_order log machine memory panic
-    power process random sched smp symbols syscall task time timer trap tty user vcpu wait
+    power process random sched smp symbols syscall task time timer trap tty user vcpu vdso wait
 }
 
 /// The boot CPU, with everything but tasks in place.

@@ -14,11 +14,6 @@ pub const FRAME_SIZE: usize = RESERVED + RESERVED_SIZE;
 /// `AT_MINSIGSTKSZ`: the frame, the frame record above it, and alignment.
 pub const MIN_STACK_AUX: u64 = FRAME_SIZE as u64 + 32;
 
-/// What a handler returns to, where there is no vDSO: `mov x8, #139; svc #0`
-/// (rt_sigreturn), as little-endian instructions. Before it stands a NOP, for
-/// unwinders look up the address before the return address.
-pub const TRAMPOLINE: [u32; 3] = [0xd503_201f, 0xd280_1168, 0xd400_0001];
-
 // Offsets within the frame.
 const UCONTEXT: usize = 128;
 const UC_STACK: usize = UCONTEXT + 16;

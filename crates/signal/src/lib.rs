@@ -33,8 +33,8 @@ pub use action::{Action, Actions, ChildNotice, Flags, Handler};
 pub use altstack::{AltStack, MIN_STACK, UserStack};
 pub use deliver::{Delivery, ThreadSignals, force, next_action};
 pub use frame::{
-    Context, FRAME_SIZE, FpState, HandlerEntry, MIN_STACK_AUX, TRAMPOLINE, build_frame,
-    handler_pstate, parse_frame,
+    Context, FRAME_SIZE, FpState, HandlerEntry, MIN_STACK_AUX, build_frame, handler_pstate,
+    parse_frame,
 };
 pub use info::{SigInfo, code};
 pub use pending::Pending;

@@ -16,7 +16,7 @@ use elf::{
     Args, AuxValues, Header, Image, LoadStep, MAX_SCRIPT_DEPTH, Protection,
     SCRIPT_HEAD, Script, StackImage, StackLayout,
 };
-use frame::{Fill, Frame, Size};
+use frame::Frame;
 use mm::abi::*;
 use mm::{Layout, Map, MapObject, ObjectId, VmObject};
 use signal::{Restart, SigSet, Signal};
@@ -136,7 +136,8 @@ fn load_elf(
             (image.entry(base), base)
         }
     };
-    map_trampoline(&mm)?;
+    let (vdso, sigreturn) = crate::vdso::map(&mm)?;
+    mm.trampoline.store(sigreturn, Relaxed);
 
     let (hwcap, hwcap2) = hwcaps();
     let values = AuxValues {
@@ -148,6 +149,7 @@ fn load_elf(
         hwcap2,
         minsigstksz: signal::MIN_STACK_AUX,
         random: random::array(),
+        sysinfo_ehdr: Some(vdso),
         ..AuxValues::default()
     };
     let top = layout.stack_top & !15;
@@ -245,47 +247,6 @@ impl VmObject for FileObject {
     fn name(&self) -> alloc::string::String {
         self.name.clone()
     }
-}
-
-/// The page that signal handlers return to.
-struct Trampoline(Frame);
-
-impl VmObject for Trampoline {
-    fn frame(&self, index: u64, _: bool) -> Result<Frame> {
-        if index == 0 { Ok(self.0.clone()) } else { Err(Errno::EFAULT) }
-    }
-
-    fn id(&self) -> ObjectId {
-        ObjectId::default()
-    }
-
-    fn name(&self) -> alloc::string::String {
-        "[sigpage]".into()
-    }
-}
-
-static TRAMPOLINE: Lock<Option<Arc<dyn VmObject>>> = Lock::new(super::LEAF, None);
-
-fn map_trampoline(mm: &Mm) -> Result<()> {
-    let existing = TRAMPOLINE.lock().clone();
-    let object = match existing {
-        Some(object) => object,
-        None => {
-            let page = Frame::alloc(Size::Page, Fill::Zeroed)?;
-            for (at, instruction) in (0u64..).step_by(4).zip(signal::TRAMPOLINE) {
-                page.write(at, &instruction.to_le_bytes())?;
-            }
-            let object: Arc<dyn VmObject> = Arc::new(Trampoline(page));
-            *TRAMPOLINE.lock() = Some(object.clone());
-            object
-        }
-    };
-    let object = Some(MapObject { object, offset: 0, may_write: false });
-    let prot = PROT_READ | PROT_EXEC;
-    let at = mm.mmap(Map { addr: 0, len: PAGE_SIZE, prot, flags: MAP_PRIVATE, object })?;
-    // After the NOP.
-    mm.trampoline.store(at.saturating_add(4), Relaxed);
-    Ok(())
 }
 
 /// AT_HWCAP and AT_HWCAP2 (Linux's Documentation/arch/arm64/elf_hwcaps.rst):

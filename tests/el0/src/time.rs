@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 cases!("time";
     monotonic_across_threads, sleep_lower_bound, sleep_absolute, sleep_interrupted, sleep_errors,
-    getres, clocks_agree, cpu_clocks, counter_matches, many_sleepers, sleep_order, settime,
+    getres, clocks_agree, cpu_clocks, counter_matches, many_sleepers, sleep_order, settime, vdso,
 );
 
 fn now(clock: i32) -> Result<u64, Errno> {
@@ -205,4 +205,49 @@ fn settime() -> Outcome {
         Err(Errno(libc::EINVAL))
     );
     Ok(())
+}
+
+/// The vDSO is there, and what libc gets from it lies between two answers of
+/// the system call, also after the clock was set.
+fn vdso() -> Outcome {
+    // SAFETY: only looks at the auxiliary vector.
+    let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    check!(image != 0, "there is none");
+    check_eq!(
+        (0..4).map(|i| crate::util::peek(image as usize + i)).collect::<Vec<_>>(),
+        b"\x7fELF"
+    );
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    check!(maps.is_empty() || maps.contains("[vdso]"), "not in /proc/self/maps");
+    let agree = || -> Outcome {
+        for clock in [0, 1, 4, 5, 6, 7, 11] {
+            for _ in 0..50 {
+                let a = now(clock)?;
+                let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                // SAFETY: `t` lives through the call.
+                check_eq!(unsafe { libc::clock_gettime(clock, &raw mut t) }, 0);
+                let b = now(clock)?;
+                let v = t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64;
+                check!(a <= v && v <= b, "clock {clock}: {a}, {v}, {b}");
+            }
+        }
+        let a = now(libc::CLOCK_REALTIME)? / 1000;
+        let mut t = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        // SAFETY: `t` lives through the call.
+        check_eq!(unsafe { libc::gettimeofday(&raw mut t, std::ptr::null_mut()) }, 0);
+        let b = now(libc::CLOCK_REALTIME)? / 1000;
+        let v = t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+        check!(a <= v && v <= b, "gettimeofday: {a}, {v}, {b}");
+        Ok(())
+    };
+    agree()?;
+    let later = now(libc::CLOCK_REALTIME)? + 5_000_000_000_000;
+    let time = [later / 1_000_000_000, later % 1_000_000_000];
+    check_eq!(sys!(libc::SYS_clock_settime, libc::CLOCK_REALTIME, time.as_ptr()), Ok(0));
+    check!(now(libc::CLOCK_REALTIME)? >= later);
+    let result = agree();
+    let back = now(libc::CLOCK_REALTIME)? - 5_000_000_000_000;
+    let time = [back / 1_000_000_000, back % 1_000_000_000];
+    sys!(libc::SYS_clock_settime, libc::CLOCK_REALTIME, time.as_ptr())?;
+    result
 }
