@@ -70,6 +70,11 @@ pub fn register(devices: &DeviceRegistry) {
     }
 }
 
+/// The name of the terminal that /dev/console is.
+pub fn console_name() -> Option<&'static str> {
+    CONSOLE.get().map(|tty| tty.name())
+}
+
 /// The leader of `session` has ended: it loses its terminal.
 pub fn session_ended(session: u32) {
     if let Some(ttys) = TTYS.get() {

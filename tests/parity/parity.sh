@@ -303,7 +303,7 @@ awk '{ print NF }' /proc/loadavg /proc/uptime; yn grep -q '^cpu ' /proc/stat; yn
 cut -d' ' -f1 /proc/version; [ "$(nproc)" -ge 1 ] && echo "nproc ok"; [ "$(grep -c ^processor /proc/cpuinfo)" = "$(nproc)" ] && echo "cpuinfo agrees"
 ps | awk '$1 == 1 { print $1, $2 } NR == 1 { print $1, $2 }'; ps -o pid,comm | awk '$1 == 1'
 sleep 50 & p=$!; until pidof sleep | grep -q -w $p; do :; done; echo found; kill $p; wait $p 2>/dev/null; echo $?
-cat /proc/sys/kernel/ostype; yn grep -q . /proc/sys/kernel/osrelease; yn test -s /proc/version; yn test -r /proc/cmdline; grep -c tmpfs /proc/filesystems | sed 's/[1-9]/some/'
+cat /sys/class/tty/console/active; cat /proc/sys/kernel/ostype; yn grep -q . /proc/sys/kernel/osrelease; yn test -s /proc/version; yn test -r /proc/cmdline; grep -c tmpfs /proc/filesystems | sed 's/[1-9]/some/'
 killall nosuchprocess 2>&1
 
 s dmesg

@@ -19,6 +19,10 @@ pub trait SysSource: Send + Sync + 'static {
     fn online_cpus(&self) -> Vec<u32>;
     /// A CPU's MIDR_EL1 and MPIDR_EL1.
     fn cpu_identity(&self, cpu: u32) -> (u64, u64);
+    /// The terminal that /dev/console is, if there is one.
+    fn console(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// `0-3,5`: a list of numbers in order as ranges.
@@ -82,6 +86,9 @@ pub fn new(
         root.dir(dir);
     }
     cpus(&root, &source);
+    if let Some(console) = source.console() {
+        root.fixed("devices/virtual/tty/console/active", format!("{console}\n"));
+    }
     for (dev, name, mode) in devices.list() {
         let class = match dev.major {
             1 => "mem",

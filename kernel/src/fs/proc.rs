@@ -371,6 +371,10 @@ impl SysSource for Facts {
         let id = cpu::get(cpu as usize).map_or(0, |cpu| cpu.hardware_id.load(Relaxed));
         (arch::sysreg::midr_el1(), id)
     }
+
+    fn console(&self) -> Option<&'static str> {
+        tty::console_name()
+    }
 }
 
 /// /proc/cpuinfo's names of AT_HWCAP's and AT_HWCAP2's bits.
