@@ -135,7 +135,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.gdb {
         let elf = paths::hypha().join("Image.elf");
         ui::note(format!(
-            "waiting for: gdb-multiarch {} -ex 'target remote :1234'",
+            // Linked at 0, it runs in the linear map, where QEMU loads it.
+            "waiting for: gdb-multiarch -ex 'add-symbol-file {} -o 0xffff000040200000' \
+             -ex 'target remote :1234'",
             elf.strip_prefix(paths::root()).unwrap_or(&elf).display()
         ));
     }
