@@ -7,6 +7,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 /// The most CPUs this kernel drives.
 pub const MAX_CPUS: usize = 32;
 
+/// [`Cpu::taken`]: none.
+pub const NONE_TAKEN: u32 = u32::MAX;
+
 /// One CPU's data. Atomics, because other CPUs may look.
 #[derive(Debug)]
 pub struct Cpu {
@@ -16,14 +19,18 @@ pub struct Cpu {
     pub hardware_id: AtomicU64,
     /// It runs tasks.
     pub online: AtomicBool,
+    /// An interrupt that was acknowledged where it could not be handled.
+    pub taken: AtomicU32,
     /// Timer interrupts taken, for /proc/interrupts and the boot log.
     pub ticks: AtomicU64,
     /// The current task; the run queue holds the reference.
     pub current: AtomicPtr<Task>,
     /// The current task should give the CPU up.
     pub need_resched: AtomicBool,
-    /// It runs its idle task.
-    pub idle: AtomicBool,
+    /// Since when it has had nothing to do; the far future: it has.
+    pub idle_since: AtomicU64,
+    /// Nanoseconds that it had nothing to do before.
+    pub idle_time: AtomicU64,
     /// Whose FP registers are in the hardware: a token, see `fp`.
     pub fp_owner: AtomicU64,
     /// EL0 may use FP.
@@ -35,10 +42,12 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         index: AtomicU32::new(0),
         hardware_id: AtomicU64::new(0),
         online: AtomicBool::new(false),
+        taken: AtomicU32::new(NONE_TAKEN),
         ticks: AtomicU64::new(0),
         current: AtomicPtr::new(core::ptr::null_mut()),
         need_resched: AtomicBool::new(false),
-        idle: AtomicBool::new(false),
+        idle_since: AtomicU64::new(u64::MAX),
+        idle_time: AtomicU64::new(0),
         fp_owner: AtomicU64::new(0),
         fp_allowed: AtomicBool::new(false),
     }

@@ -130,6 +130,12 @@ pub fn acknowledge() -> Option<u32> {
     Some(intid)
 }
 
+/// What [`acknowledge`] would give, or a special INTID (GICv3 only: others say
+/// that there is none).
+pub fn highest_pending() -> u32 {
+    if is_v3() { icc::highest_pending() } else { SPURIOUS }
+}
+
 /// The interrupt may fire again. Takes what [`acknowledge`] gave.
 pub fn deactivate(intid: u32) {
     match CONTROLLER.get() {

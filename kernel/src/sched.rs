@@ -1,84 +1,83 @@
 //! The scheduler's mechanism: run queues, wake-ups, switching. Which task is
-//! next is first in, first out: the policy in `crates/sched` (fair share, nice,
-//! real time) is not wired in yet, so that nice and priorities change nothing.
+//! next is `crates/sched`'s to say.
 //!
 //! The kernel is not preempted: a task runs in the kernel until it parks,
 //! yields or returns to EL0 (or a guest), where `need_resched` is honoured.
+//!
+//! A task that parks while nobody else wants its CPU stays where it is, in
+//! WFI, with its address space, FP registers and vCPU left in the hardware; to
+//! wake it is a flag and, from another CPU, an interrupt.
 #![expect(unsafe_code, reason = "the switch itself")]
 
 use crate::task::{Task, state};
-use crate::{cpu, gic, time, timer};
-use alloc::collections::VecDeque;
+use crate::{cpu, gic, time, timer, trap};
+use ::sched::{Enqueue, Entity, Schedulable};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use base::{Lock, LockGuard, Nanos, rank};
-use core::sync::atomic::{AtomicBool, AtomicI8, AtomicU64, Ordering::*};
 use core::ops::Deref;
+use core::sync::atomic::{AtomicU64, Ordering::*};
 use core::task::Waker;
 use cpu::MAX_CPUS;
 
-/// What the scheduler knows of a task.
-pub struct Entity {
-    /// Nice value, -20 to 19.
-    pub nice: AtomicI8,
-    /// Real-time priority 1 to 99, or 0 for the fair class.
-    pub rt_priority: AtomicI8,
-    /// SCHED_RR rather than SCHED_FIFO.
-    pub round_robin: AtomicBool,
-    /// CPUs it may run on, a bit each.
-    pub affinity: AtomicU64,
-    /// When it last got the CPU.
-    pub started: AtomicU64,
-}
-
-impl Entity {
-    /// Nice 0, anywhere.
-    pub const fn new() -> Self {
-        Entity {
-            nice: AtomicI8::new(0),
-            rt_priority: AtomicI8::new(0),
-            round_robin: AtomicBool::new(false),
-            affinity: AtomicU64::new(u64::MAX),
-            started: AtomicU64::new(0),
-        }
+impl Schedulable for Task {
+    fn entity(&self) -> &Entity {
+        &self.entity
     }
 }
 
-/// How long a task runs while others wait: 4 ms.
-const SLICE: Nanos = 4_000_000;
-
-/// How long a task runs before one that wakes may take its CPU: 2 ms. Without
-/// it, who tells others something would lose the CPU at every word.
-const STRETCH: Nanos = 2_000_000;
-
+/// One CPU's tasks.
 struct RunQueue {
-    ready: VecDeque<Arc<Task>>,
-    /// Somebody woke up and waits for the end of the current task's stretch.
-    urged: bool,
-    current: Option<Arc<Task>>,
+    tasks: ::sched::RunQueue<Arc<Task>>,
     idle: Option<Arc<Task>>,
     /// The task the last switch came from: its registers are saved now.
     previous: Option<Arc<Task>>,
-    /// It was told to run on other CPUs.
-    previous_moves: bool,
+    /// Runnable, but not here: they go elsewhere after the switch.
+    strays: Vec<Arc<Task>>,
 }
 
 static QUEUES: [Lock<RunQueue>; MAX_CPUS] = [const {
     Lock::new(
         rank::RUN_QUEUE,
         RunQueue {
-            ready: VecDeque::new(),
-            urged: false,
-            current: None,
+            tasks: ::sched::RunQueue::new(),
             idle: None,
             previous: None,
-            previous_moves: false,
+            strays: Vec::new(),
         },
     )
 }; MAX_CPUS];
 
+/// CPUs that run tasks, a bit each.
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+/// CPUs that have nothing to do.
+static IDLE: AtomicU64 = AtomicU64::new(0);
+/// CPUs that tasks wait for. Changed under the queue's lock.
+static WANTED: AtomicU64 = AtomicU64::new(0);
+
+const _: () = assert!(MAX_CPUS <= 64);
+
+fn bit(cpu: usize) -> u64 {
+    1 << (cpu & 63)
+}
+
 fn queue(cpu: usize) -> LockGuard<'static, RunQueue> {
     // An index past the end can't be: it comes from a running CPU.
     QUEUES.get(cpu).unwrap_or(&QUEUES[0]).lock()
+}
+
+impl RunQueue {
+    /// Keeps [`WANTED`] true, after the queue has changed.
+    fn note(&self, cpu: usize) {
+        let wanted = self.tasks.waiting() != 0;
+        if wanted != (WANTED.load(Relaxed) & bit(cpu) != 0) {
+            if wanted {
+                WANTED.fetch_or(bit(cpu), SeqCst);
+            } else {
+                WANTED.fetch_and(!bit(cpu), SeqCst);
+            }
+        }
+    }
 }
 
 /// Makes the flow that booted this CPU its idle task, and the CPU one that
@@ -89,12 +88,9 @@ pub fn adopt() {
     idle.on_cpu.store(true, Relaxed);
     let this = cpu::this();
     this.current.store(Arc::as_ptr(&idle).cast_mut(), Relaxed);
-    {
-        let mut queue = queue(cpu::index());
-        queue.idle = Some(idle.clone());
-        queue.current = Some(idle);
-    }
+    queue(cpu::index()).idle = Some(idle);
     this.online.store(true, Release);
+    ONLINE.fetch_or(bit(cpu::index()), SeqCst);
 }
 
 /// The current task, borrowed: it can't end while its own code runs.
@@ -134,64 +130,79 @@ pub fn current() -> Arc<Task> {
 
 /// Lets a new task run.
 pub fn start(task: &Arc<Task>) {
-    wake(task);
+    // A signal may have woken it first.
+    if task.state.compare_exchange(state::BLOCKED, state::QUEUED, SeqCst, SeqCst).is_ok() {
+        enqueue(task.clone(), Enqueue::New);
+    }
 }
 
 /// Ends `task`'s park, now or the next one.
 pub fn wake(task: &Arc<Task>) {
-    task.woken.store(true, SeqCst);
-    if task.state.compare_exchange(state::BLOCKED, state::QUEUED, SeqCst, SeqCst).is_ok() {
-        enqueue(task.clone());
+    let again = task.woken.swap(true, SeqCst);
+    match task.state.compare_exchange(state::BLOCKED, state::QUEUED, SeqCst, SeqCst) {
+        Ok(_) => enqueue(task.clone(), Enqueue::Wake),
+        // Who woke it first tells it.
+        Err(state::WAITING) if !again => {
+            let at = task.cpu.load(Relaxed) as usize;
+            IDLE.fetch_and(!bit(at), SeqCst);
+            if at != cpu::index() {
+                gic::send_sgi(at, gic::SGI_RESCHEDULE);
+            }
+        }
+        Err(_) => {}
+    }
+}
+
+/// Makes a CPU look whether another task should run there.
+fn poke(cpu: usize) {
+    if let Some(other) = cpu::get(cpu) {
+        other.need_resched.store(true, SeqCst);
+        if cpu != cpu::index() {
+            gic::send_sgi(cpu, gic::SGI_RESCHEDULE);
+        }
     }
 }
 
 /// Puts a QUEUED task into a run queue and makes that CPU look.
-fn enqueue(task: Arc<Task>) {
+fn enqueue(task: Arc<Task>, why: Enqueue) {
     let target = place(&task);
     task.cpu.store(target as u32, Relaxed);
-    queue(target).ready.push_back(task);
-    if let Some(cpu) = cpu::get(target) {
-        // Taken: who wakes next finds another idle CPU.
-        cpu.idle.store(false, Relaxed);
-        cpu.need_resched.store(true, SeqCst);
-        if target != cpu::index() {
-            gic::send_sgi(target, gic::SGI_RESCHEDULE);
+    let look = {
+        let mut queue = queue(target);
+        let now = time::now();
+        if queue.tasks.is_current(&task) {
+            // It was about to sleep.
+            drop(queue.tasks.block(now));
         }
+        let before = queue.tasks.next_tick();
+        let preempts = queue.tasks.enqueue(task, why, now);
+        queue.note(target);
+        preempts || queue.tasks.next_tick() != before
+    };
+    // Taken: who wakes next finds another idle CPU.
+    IDLE.fetch_and(!bit(target), SeqCst);
+    if look {
+        poke(target);
     }
 }
 
 /// Where a task that wakes should run.
 fn place(task: &Task) -> usize {
     let last = task.cpu.load(Relaxed) as usize;
-    // Its registers are still being saved there: only that CPU may resume it.
+    // Its registers are still being saved there: only that CPU may resume it,
+    // or send it on.
     if task.on_cpu.load(Acquire) {
         return last;
     }
-    let affinity = task.entity.affinity.load(Relaxed);
-    let allowed = |index: usize| {
-        affinity & 1 << index != 0 && cpu::get(index).is_some_and(|cpu| cpu.online.load(Acquire))
-    };
-    let idle = |index: usize| cpu::get(index).is_some_and(|cpu| cpu.idle.load(Relaxed));
-    if allowed(last) && idle(last) {
-        return last;
-    }
-    let mut fallback = None;
-    for index in 0..MAX_CPUS {
-        if allowed(index) {
-            if idle(index) {
-                return index;
-            }
-            fallback = fallback.or(Some(index));
-        }
-    }
-    if allowed(last) { last } else { fallback.unwrap_or(0) }
+    ::sched::place(task.entity.affinity(), last, IDLE.load(SeqCst), ONLINE.load(Relaxed))
 }
 
 /// Suspends the current task until [`wake`]; returns at once if a wake-up came
 /// since the last park. Wake-ups may be spurious. No lock may be held.
 pub fn park() {
-    let task = current();
-    if task.woken.swap(false, SeqCst) {
+    let task = current_ref();
+    // A swap, not a store: what the waker did before is seen after.
+    if task.woken.swap(false, SeqCst) || wait_here(|| false) {
         return;
     }
     task.state.store(state::BLOCKED, SeqCst);
@@ -200,10 +211,59 @@ pub fn park() {
     {
         return;
     }
-    drop(task);
-    schedule();
-    // A swap, not a store: what the waker did before is seen after.
-    current().woken.swap(false, SeqCst);
+    switch(false);
+    task.woken.swap(false, SeqCst);
+}
+
+/// Waits for a wake-up, or for `event`, whose causes interrupt this CPU, without
+/// leaving the CPU; `false` if others want it. No lock may be held.
+pub fn wait_here(event: impl Fn() -> bool) -> bool {
+    let index = cpu::index();
+    if WANTED.load(SeqCst) & bit(index) != 0 {
+        return false;
+    }
+    let task = current_ref();
+    let now = time::now();
+    task.entity.pause(now);
+    task.state.store(state::WAITING, SeqCst);
+    let ended = rest(now, || {
+        if task.woken.load(SeqCst) || event() {
+            return Some(true);
+        }
+        (!task.entity.may_run_on(index)).then_some(false)
+    });
+    task.state.store(state::RUNNING, SeqCst);
+    if ended {
+        // A swap, not a store: what the waker did before is seen after.
+        task.woken.swap(false, SeqCst);
+    }
+    ended
+}
+
+/// Sleeps until `end` says something, or, which is `false`, until a task waits
+/// for this CPU.
+fn rest(start: Nanos, end: impl Fn() -> Option<bool>) -> bool {
+    let this = cpu::this();
+    let index = cpu::index();
+    this.idle_since.store(start, Relaxed);
+    let result = loop {
+        IDLE.fetch_or(bit(index), SeqCst);
+        if let Some(result) = end() {
+            break result;
+        }
+        let wanted = WANTED.load(SeqCst);
+        if wanted & bit(index) != 0 || wanted != 0 && steal() {
+            break false;
+        }
+        arch::irq::wait();
+        trap::interrupts();
+    };
+    IDLE.fetch_and(!bit(index), SeqCst);
+    let now = time::now();
+    this.idle_since.store(Nanos::MAX, Relaxed);
+    this.idle_time.fetch_add(now.saturating_sub(start), Relaxed);
+    current_ref().entity.resume(now);
+    result
 }
 
 /// Suspends the current task until woken or until `deadline` (CLOCK_MONOTONIC
@@ -225,16 +285,15 @@ pub fn park_until(deadline: Option<Nanos>) -> bool {
 
 /// Lets others run, if there are any.
 pub fn yield_now() {
-    schedule();
+    if WANTED.load(Relaxed) & bit(cpu::index()) != 0 {
+        switch(true);
+    }
 }
 
 /// The current task is over.
 pub fn exit() -> ! {
-    {
-        let task = current();
-        task.state.store(state::DEAD, SeqCst);
-    }
-    schedule();
+    current_ref().state.store(state::DEAD, SeqCst);
+    switch(false);
     crate::power::hang()
 }
 
@@ -247,73 +306,74 @@ pub fn need_resched() -> bool {
 /// A point in long work of the kernel's where interrupts are taken and others
 /// get their turn. No lock may be held.
 pub fn breathe() {
-    arch::irq::window();
+    if arch::irq::is_pending() || cpu::this().taken.load(Relaxed) != cpu::NONE_TAKEN {
+        trap::interrupts();
+    }
     if need_resched() {
-        schedule();
+        preempt();
     }
 }
 
-/// On the way to EL0, when the current task should give the CPU up: it does,
-/// unless it has only just got it.
+/// The current task gives the CPU up, if it is another's turn.
 pub fn preempt() {
-    if put_off() {
-        timer::reprogram();
-    } else {
-        schedule();
-    }
-}
-
-/// Whether others can wait for the end of the current task's stretch.
-fn put_off() -> bool {
     let index = cpu::index();
-    let mut queue = queue(index);
-    let Some(entity) = queue.current.as_ref().map(|current| &current.entity) else { return false };
-    let may_stay = entity.affinity.load(Relaxed) & 1 << index != 0;
-    let young = time::now() < entity.started.load(Relaxed).saturating_add(STRETCH);
-    if !may_stay || !young {
-        return false;
+    let go = {
+        let mut queue = queue(index);
+        // Under the lock: who comes now sets it again.
+        cpu::this().need_resched.store(false, SeqCst);
+        queue.tasks.tick(time::now()) || !current_ref().entity.may_run_on(index)
+    };
+    if go {
+        switch(false);
+    } else {
+        timer::reprogram();
     }
-    queue.urged = true;
-    // Under the lock: who comes now sets it again.
-    cpu::this().need_resched.store(false, SeqCst);
-    true
 }
 
 /// Runs the next task; returns when the caller's turn comes again.
-pub fn schedule() {
+fn switch(yields: bool) {
+    let this = cpu::this();
     let index = cpu::index();
-    cpu::this().need_resched.store(false, SeqCst);
     let now = time::now();
-    let (previous, next) = {
-        let mut queue = queue(index);
-        let Some(previous) = queue.current.clone() else { return };
-        let idle = queue.idle.as_ref().is_some_and(|idle| Arc::ptr_eq(idle, &previous));
-        if !idle && previous.state.compare_exchange(state::RUNNING, state::QUEUED, SeqCst, SeqCst).is_ok() {
-            if previous.entity.affinity.load(Relaxed) & 1 << index != 0 {
-                queue.ready.push_back(previous.clone());
-            } else {
-                queue.previous_moves = true;
+    let previous = current();
+    let next = {
+        let mut guard = queue(index);
+        let queue = &mut *guard;
+        this.need_resched.store(false, SeqCst);
+        let Some(idle) = queue.idle.clone() else { return };
+        if !Arc::ptr_eq(&idle, &previous) {
+            let runs_on =
+                previous.state.compare_exchange(state::RUNNING, state::QUEUED, SeqCst, SeqCst);
+            match runs_on {
+                Ok(_) if yields => queue.tasks.yield_now(now),
+                Ok(_) => {}
+                // Who has woken it meanwhile puts it back.
+                Err(_) => drop(queue.tasks.block(now)),
             }
         }
-        let Some(next) = queue.ready.pop_front().or_else(|| queue.idle.clone()) else { return };
+        let next = loop {
+            match queue.tasks.pick(now) {
+                None => break idle,
+                Some(next) if next.entity.may_run_on(index) => break next.clone(),
+                Some(_) => queue.strays.extend(queue.tasks.block(now)),
+            }
+        };
+        queue.note(index);
         next.state.store(state::RUNNING, SeqCst);
-        next.entity.started.store(now, Relaxed);
-        queue.urged = false;
         if Arc::ptr_eq(&previous, &next) {
+            let strays = core::mem::take(&mut queue.strays);
+            drop(guard);
             // Others may wait behind it: its slice has to end.
-            drop(queue);
             timer::reprogram();
+            send_on(strays);
             return;
         }
         next.on_cpu.store(true, SeqCst);
         next.cpu.store(index as u32, Relaxed);
-        cpu::this().current.store(Arc::as_ptr(&next).cast_mut(), Relaxed);
-        queue.current = Some(next.clone());
+        this.current.store(Arc::as_ptr(&next).cast_mut(), Relaxed);
         queue.previous = Some(previous.clone());
-        (previous, next)
+        next
     };
-    let ran = now.saturating_sub(previous.entity.started.load(Relaxed));
-    previous.runtime.fetch_add(ran, Relaxed);
     if !previous.stack_is_whole() {
         crate::panic::fatal(format_args!("task {}: its kernel stack overflowed", previous.id));
     }
@@ -339,129 +399,127 @@ fn leave(task: &Task) {
 /// The other side of a switch, on the stack of the task that now runs; a new
 /// task's first act.
 pub fn finish() {
-    let (task, previous, moves) = {
+    let (previous, strays) = {
         let mut queue = queue(cpu::index());
-        let moves = core::mem::take(&mut queue.previous_moves);
-        (queue.current.clone(), queue.previous.take(), moves)
+        (queue.previous.take(), core::mem::take(&mut queue.strays))
     };
-    if let Some(task) = task {
-        arch::sysreg::set_tpidr_el0(task.tpidr_el0.load(Relaxed));
-        crate::process::enter(&task);
-        timer::reprogram();
-    }
+    let task = current_ref();
+    arch::sysreg::set_tpidr_el0(task.tpidr_el0.load(Relaxed));
+    crate::process::enter(&task);
+    timer::reprogram();
     if let Some(previous) = previous {
         // Its registers are all in memory: others may resume it.
         previous.on_cpu.store(false, Release);
-        if moves {
-            enqueue(previous);
-        }
+    }
+    send_on(strays);
+}
+
+/// Tasks that came to a CPU where they may not run any more.
+fn send_on(strays: Vec<Arc<Task>>) {
+    for stray in strays {
+        enqueue(stray, Enqueue::Migrate);
     }
 }
 
-/// When the current task's slice ends, if anybody else waits for this CPU and
+/// When the current task's turn ends, if anybody else waits for this CPU and
 /// the end isn't decided already.
 pub fn slice_end() -> Option<Nanos> {
-    if need_resched() {
+    let index = cpu::index();
+    if WANTED.load(Relaxed) & bit(index) == 0 || need_resched() {
         return None;
     }
-    let queue = queue(cpu::index());
-    let current = queue.current.as_ref()?;
-    let slice = if queue.urged { STRETCH } else { SLICE };
-    (!queue.ready.is_empty()).then(|| current.entity.started.load(Relaxed).saturating_add(slice))
+    queue(index).tasks.next_tick()
 }
 
-/// The timer went off: if the slice is over, somebody else's turn.
+/// The timer went off: if the current task's turn is over, somebody else's.
 pub fn tick(now: Nanos) {
     if slice_end().is_some_and(|end| now >= end) {
         cpu::this().need_resched.store(true, SeqCst);
     }
 }
 
-/// The affinity of `task` has changed: see that it runs where it may.
-pub fn affinity_changed(task: &Arc<Task>) {
+/// Changes how `task` is scheduled.
+pub fn change(task: &Arc<Task>, change: impl FnOnce(&Entity)) {
     let at = task.cpu.load(Relaxed) as usize;
-    if task.entity.affinity.load(Relaxed) & 1 << at != 0 {
-        return;
-    }
-    let waiting = {
-        let mut queue = queue(at);
-        let found = queue.ready.iter().position(|other| Arc::ptr_eq(other, task));
-        found.and_then(|found| queue.ready.remove(found))
-    };
-    match waiting {
-        Some(task) => enqueue(task),
-        None => {
-            if let Some(cpu) = cpu::get(at) {
-                cpu.need_resched.store(true, SeqCst);
-                if at == cpu::index() {
-                    return;
-                }
-                gic::send_sgi(at, gic::SGI_RESCHEDULE);
-            }
-        }
+    let look = queue(at).tasks.changed(task, time::now(), change);
+    if look {
+        poke(at);
     }
 }
 
-/// Takes a task that waits for another CPU.
-fn steal() -> Option<Arc<Task>> {
+/// Changes where `task` may run, and sees that it does.
+pub fn set_affinity(task: &Arc<Task>, cpus: u64) {
+    task.entity.set_affinity(cpus);
+    let at = task.cpu.load(Relaxed) as usize;
+    if task.entity.may_run_on(at) {
+        return;
+    }
+    let waited = {
+        let mut queue = queue(at);
+        let waited = queue.tasks.remove(task, time::now());
+        queue.note(at);
+        waited
+    };
+    if waited {
+        enqueue(task.clone(), Enqueue::Migrate);
+    } else {
+        poke(at);
+    }
+}
+
+/// Takes a task that waits for another CPU into this one's queue.
+fn steal() -> bool {
     let me = cpu::index();
-    for other in (0..MAX_CPUS).filter(|&other| other != me) {
-        if !cpu::get(other).is_some_and(|cpu| cpu.online.load(Acquire)) {
-            continue;
-        }
-        let mut queue = queue(other);
-        let found = queue.ready.iter().position(|task| {
-            !task.on_cpu.load(Acquire) && task.entity.affinity.load(Relaxed) & 1 << me != 0
-        });
-        if let Some(task) = found.and_then(|at| queue.ready.remove(at)) {
-            return Some(task);
+    let now = time::now();
+    let fits =
+        |task: &Arc<Task>| !task.on_cpu.load(Acquire) && task.entity.may_run_on(me);
+    let mut others = WANTED.load(Relaxed) & !bit(me);
+    while others != 0 {
+        let other = others.trailing_zeros() as usize;
+        others &= others.wrapping_sub(1);
+        let found = {
+            let mut queue = queue(other);
+            let found = queue.tasks.steal(fits, now);
+            queue.note(other);
+            found
+        };
+        if let Some(task) = found {
+            task.cpu.store(me as u32, Relaxed);
+            let mut queue = queue(me);
+            queue.tasks.enqueue(task, Enqueue::Migrate, now);
+            queue.note(me);
+            // Should the current task go on after all, its turn has to end.
+            cpu::this().need_resched.store(true, SeqCst);
+            return true;
         }
     }
-    None
+    false
 }
 
 /// The idle task of this CPU.
 pub fn idle() -> ! {
     loop {
-        if let Some(task) = steal() {
-            task.cpu.store(cpu::index() as u32, Relaxed);
-            queue(cpu::index()).ready.push_back(task);
-            cpu::this().need_resched.store(true, SeqCst);
-        }
-        let this = cpu::this();
-        this.idle.store(true, SeqCst);
-        if !need_resched() {
-            timer::reprogram();
-            arch::irq::wait_for_interrupt();
-        }
-        this.idle.store(false, SeqCst);
-        if need_resched() {
-            schedule();
-        }
+        rest(time::now(), || None);
+        switch(false);
     }
 }
 
 /// How long a CPU has been idle.
 pub fn idle_time(cpu: usize) -> Nanos {
-    let queue = queue(cpu);
-    let (Some(idle), Some(current)) = (&queue.idle, &queue.current) else { return 0 };
-    let before = idle.runtime.load(Relaxed);
-    if !Arc::ptr_eq(idle, current) {
-        return before;
-    }
-    before.saturating_add(time::now().saturating_sub(idle.entity.started.load(Relaxed)))
+    let Some(cpu) = cpu::get(cpu) else { return 0 };
+    let now = time::now().saturating_sub(cpu.idle_since.load(Relaxed));
+    cpu.idle_time.load(Relaxed).saturating_add(now)
 }
 
 /// How many tasks are running or want to, for /proc/loadavg and /proc/stat.
 pub fn runnable() -> usize {
+    let running =
+        |task: &Arc<Task>| usize::from(task.state.load(Relaxed) == state::RUNNING);
     cpu::online()
         .map(|cpu| {
             let queue = queue(cpu.index.load(Relaxed) as usize);
-            let running = match (&queue.current, &queue.idle) {
-                (Some(current), Some(idle)) => usize::from(!Arc::ptr_eq(current, idle)),
-                _ => 0,
-            };
-            queue.ready.len().saturating_add(running)
+            let current = queue.tasks.current().map_or(0, running);
+            queue.tasks.waiting().saturating_add(current)
         })
         .sum()
 }

@@ -32,6 +32,8 @@ pub mod state {
     pub const BLOCKED: u8 = 2;
     /// Will never run again.
     pub const DEAD: u8 = 3;
+    /// Waits for a wake-up, and keeps the CPU meanwhile.
+    pub const WAITING: u8 = 4;
 }
 
 /// One flow of control.
@@ -49,13 +51,11 @@ pub struct Task {
     /// The CPU it runs on, or ran on last.
     pub cpu: AtomicU32,
     /// What the scheduler knows of it.
-    pub entity: sched::Entity,
+    pub entity: ::sched::Entity,
     /// FP/SIMD registers.
     pub fp: FpContext,
     /// TPIDR_EL0 while it isn't running.
     pub tpidr_el0: AtomicU64,
-    /// Nanoseconds of CPU time used.
-    pub runtime: AtomicU64,
     /// The user-space thread that it is; kernel threads have none.
     pub thread: Once<Thread>,
     body: Lock<Option<Box<dyn FnOnce() + Send>>>,
@@ -99,10 +99,9 @@ impl Task {
             woken: AtomicBool::new(false),
             on_cpu: AtomicBool::new(false),
             cpu: AtomicU32::new(cpu::index() as u32),
-            entity: sched::Entity::new(),
+            entity: ::sched::Entity::new(),
             fp: FpContext::new(),
             tpidr_el0: AtomicU64::new(0),
-            runtime: AtomicU64::new(0),
             thread: Once::new(),
             body: Lock::new(rank::PROCESS, Some(Box::new(body))),
         }))

@@ -3,12 +3,16 @@
 
 use crate::{cpu, sched, time};
 use base::{Lock, Nanos, rank};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::task::Waker;
 use cpu::MAX_CPUS;
 use timerq::{TimerId, TimerQueue};
 
 static QUEUES: [Lock<TimerQueue<Waker>>; MAX_CPUS] =
     [const { Lock::new(rank::TIMER, TimerQueue::new()) }; MAX_CPUS];
+
+/// What each CPU's hardware timer is set to, to leave it alone if that is right.
+static SET: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// An armed deadline.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +39,17 @@ pub fn cancel(timer: Timer) {
 
 /// Points the hardware at the next thing to happen on this CPU.
 pub fn reprogram() {
+    let index = cpu::index();
     let slice = sched::slice_end();
-    let first = QUEUES.get(cpu::index()).and_then(|queue| queue.lock().next_deadline());
-    match slice.into_iter().chain(first).min() {
-        Some(deadline) => arch::timer::arm(time::to_ticks(deadline)),
-        None => arch::timer::disarm(),
+    let first = QUEUES.get(index).and_then(|queue| queue.lock().next_deadline());
+    let deadline = slice.into_iter().chain(first).min().unwrap_or(Nanos::MAX);
+    if SET.get(index).is_some_and(|set| set.swap(deadline, Relaxed) == deadline) {
+        return;
+    }
+    if deadline == Nanos::MAX {
+        arch::timer::disarm();
+    } else {
+        arch::timer::arm(time::to_ticks(deadline));
     }
 }
 

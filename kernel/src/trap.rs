@@ -154,8 +154,18 @@ const BURST: u32 = 64;
 
 /// Takes what is pending. In the host's regime, interrupts masked.
 pub fn interrupts() {
+    let taken = &cpu::this().taken;
     for _ in 0..BURST {
-        let Some(intid) = gic::acknowledge() else { break };
+        let intid = match taken.load(Ordering::Relaxed) {
+            cpu::NONE_TAKEN => match gic::acknowledge() {
+                Some(intid) => intid,
+                None => break,
+            },
+            intid => {
+                taken.store(cpu::NONE_TAKEN, Ordering::Relaxed);
+                intid
+            }
+        };
         match intid & 0x3ff {
             gic::SGI_RESCHEDULE => {}
             gic::SGI_STOP => power::hang(),

@@ -9,7 +9,7 @@ use crate::fp::GuestFp;
 use crate::memory;
 use crate::task::Task;
 use crate::timer::{self, Timer};
-use crate::{cpu, gic, sched, time};
+use crate::{cpu, gic, process, sched, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::task::Wake;
@@ -75,15 +75,25 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
     }
     legalize(&mut state.context);
     let fp = GuestFp::is_loaded();
-    let context: *mut GuestContext = &mut state.context;
+    let argument = core::ptr::from_ref(entry).cast_mut().cast();
     // SAFETY: the context is loaded and `state` is locked by the caller;
     // interrupts are masked in the kernel; `fast_exit` gets the entry that it
     // expects, which outlives the run; nothing between enter and leave needs
     // the host's regime.
     let why = unsafe {
-        let world = World::enter(regime, &*context, fp);
-        let why = vhe::run(context, fast_exit, core::ptr::from_ref(entry).cast_mut().cast());
-        world.leave(&mut *context);
+        let world = World::enter(regime, &state.context, fp);
+        let why = loop {
+            let why = vhe::run(&raw mut state.context, fast_exit, argument);
+            let goes_on = match why {
+                vhe::EXIT_IRQ => take_interrupt(entry, state),
+                DONE => entry.take_news() && refill(entry, state),
+                _ => false,
+            };
+            if !goes_on {
+                break why;
+            }
+        };
+        world.leave(&mut state.context);
         why
     };
     cpu::this().fp_allowed.store(false, Relaxed);
@@ -93,6 +103,47 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
         DONE => Exit::Done,
         _ => Exit::Sync,
     }
+}
+
+/// In the guest's world, an interrupt is pending: takes it, if it concerns but
+/// the guest. Whether the guest may go on: not while another is pending, which
+/// an interrupt that never rests would keep off.
+fn take_interrupt(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
+    let intid = gic::highest_pending();
+    if !matches!(intid, VTIMER_INTID | gic::SGI_RESCHEDULE) || state.vgic.is_none() {
+        return false;
+    }
+    match gic::acknowledge() {
+        Some(taken) if taken == intid => {}
+        // It came in between.
+        Some(other) => {
+            cpu::this().taken.store(other, Relaxed);
+            return false;
+        }
+        None => return false,
+    }
+    if intid == VTIMER_INTID {
+        read_gic(state);
+        if let Some(write) = state.vtimer_fired(entry.core) {
+            write_gic(state, write);
+        }
+        return !arch::irq::is_pending();
+    }
+    gic::deactivate(intid);
+    let wanted = arch::irq::is_pending() || sched::need_resched() || process::signal_pending();
+    !wanted && entry.core.take_news() && refill(entry, state)
+}
+
+/// In the guest's world: gives the guest its new interrupts. Whether it may go
+/// on.
+fn refill(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
+    read_live(entry.core, state);
+    let (write, deactivate) = state.refill(entry.core, arch::timer::counter());
+    write_gic(state, write);
+    if deactivate {
+        gic::set_active(VTIMER_INTID, false);
+    }
+    !entry.core.has_requests()
 }
 
 const NEEDS_HOST: u64 = 1;
@@ -289,17 +340,22 @@ pub fn write_live(core: &VcpuCore, state: &VcpuState, write: u8, deactivate: boo
     if !loaded_here(core) {
         return;
     }
-    for (index, value) in (0..write).zip(state.lrs.lr) {
+    write_gic(state, write);
+    if deactivate {
+        gic::set_active(VTIMER_INTID, false);
+    }
+}
+
+/// List registers `..write` and ICH_HCR_EL2 of the vCPU that is loaded here.
+fn write_gic(state: &VcpuState, write: u8) {
+    for (index, value) in (0..write).zip(&state.lrs.lr) {
         // SAFETY: no more list registers than the machine said it has.
-        unsafe { ich::write_lr(index, value) };
+        unsafe { ich::write_lr(index, *value) };
     }
     // SAFETY: the loaded guest's value.
     unsafe { ich::set_hcr(state.lrs.hcr) };
     if let Some(quiet) = QUIET.get(cpu::index()) {
         quiet.store(false, Relaxed);
-    }
-    if deactivate {
-        gic::set_active(VTIMER_INTID, false);
     }
 }
 
@@ -409,8 +465,11 @@ struct Due(Weak<VcpuCore>);
 
 impl Wake for Due {
     fn wake(self: Arc<Self>) {
-        if let Some(core) = self.0.upgrade() {
-            core.timer_due();
+        if let Some(core) = self.0.upgrade()
+            && let Some(at) = core.timer_due()
+            && at as usize != cpu::index()
+        {
+            gic::send_sgi(at as usize, gic::SGI_RESCHEDULE);
         }
     }
 }

@@ -1,26 +1,27 @@
 //! Interrupt masking on this CPU.
 //!
-//! Hypha's kernel runs with IRQs masked (PSTATE.I=1) and opens windows: at
-//! EL0, in a guest, when idle, and between the steps of long work.
+//! Hypha's kernel runs with IRQs masked (PSTATE.I=1). They are taken as
+//! exceptions at EL0 and in a guest; when idle, and between the steps of long
+//! work, the kernel asks the interrupt controller for them without unmasking.
 
 use core::arch::asm;
 
-/// Takes the interrupts that are pending, if any, and masks again. Must be
-/// called with no lock held.
+/// Whether an interrupt waits to be taken (ISR_EL1.I).
 #[inline(always)]
-pub fn window() {
-    // SAFETY: the vectors are in place whenever the kernel runs tasks, and the
-    // handlers preserve all registers.
-    unsafe { asm!("msr daifclr, #2", "isb", "msr daifset, #2", options(nostack)) }
+pub fn is_pending() -> bool {
+    let isr: u64;
+    // SAFETY: a read.
+    unsafe { asm!("mrs {}, isr_el1", out(reg) isr, options(nostack, preserves_flags)) }
+    isr & 1 << 7 != 0
 }
 
-/// Sleeps until an interrupt is pending, then takes it. WFI wakes on pending
+/// Sleeps until an interrupt is pending, and leaves it so. WFI wakes on pending
 /// interrupts even while they are masked (Arm ARM D1.6.2), so none is lost
 /// between the caller's last look at its queues and the sleep.
 #[inline(always)]
-pub fn wait_for_interrupt() {
-    // SAFETY: as for `window`.
-    unsafe { asm!("dsb sy", "wfi", "msr daifclr, #2", "isb", "msr daifset, #2", options(nostack)) }
+pub fn wait() {
+    // SAFETY: nothing but time passes.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) }
 }
 
 /// Masks everything, for the road to the end.

@@ -110,9 +110,22 @@ pub trait Host: Send + Sync {
     /// This CPU's number.
     fn this_cpu(&self) -> u32;
 
+    /// Whether others want this CPU: a [`Host::window`] is due before the guest
+    /// is entered, for nothing else may interrupt it.
+    fn need_resched(&self) -> bool {
+        false
+    }
+
     /// Takes the interrupts that are pending; may run other tasks meanwhile.
     /// The caller holds no lock.
     fn window(&self, regime: &mut HostRegime);
+
+    /// Waits on this CPU until [`VcpuCore::has_requests`], a signal or anything
+    /// else that is to be looked at. `false` if others want the CPU: the caller
+    /// is to give it up ([`crate::Done::Wait`]). The caller holds no lock.
+    fn rest(&self, _regime: &mut HostRegime, _core: &VcpuCore) -> bool {
+        false
+    }
 
     /// At the machine's count `deadline` calls [`VcpuCore::timer_due`]; replaces
     /// what was asked before. `None`: never mind.

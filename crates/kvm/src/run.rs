@@ -35,8 +35,8 @@ enum Next {
 
 /// What the requests left.
 enum Ready {
-    /// Enter.
-    Go,
+    /// Enter; whether the list registers were just looked at.
+    Go { flushed: bool },
     /// Wait for a wake-up.
     Wait,
     /// KVM_RUN returns 0.
@@ -328,21 +328,34 @@ impl Vcpu {
             }
             let mut ready = self.ready(regime, snapshot);
             let mut state = core.state.lock();
-            if state.waiting && matches!(ready, Ready::Go) {
+            if state.waiting
+                && let Ready::Go { flushed } = ready
+            {
                 drop(state);
-                ready = self.idle();
+                ready = self.idle(flushed);
                 state = core.state.lock();
             }
             match ready {
-                Ready::Go => {}
+                Ready::Go { .. } => {}
                 Ready::Wait => {
                     drop(state);
                     if host.signal_pending() {
                         return self.interrupted();
                     }
+                    if self.rest(regime, cpu) {
+                        continue;
+                    }
                     return Ok(Done::Wait);
                 }
                 Ready::ToUser => return Ok(Done::Value(0)),
+            }
+            if host.need_resched() {
+                drop(state);
+                host.window(regime);
+                if host.signal_pending() {
+                    return self.interrupted();
+                }
+                continue;
             }
             let memory = &self.vm.memory;
             core.enter_mode(cpu);
@@ -394,9 +407,23 @@ impl Vcpu {
         }
     }
 
+    /// Waits with everything left in the hardware, if nobody else wants the CPU
+    /// and the vCPU isn't switched off.
+    fn rest(&self, regime: &mut HostRegime, cpu: u32) -> bool {
+        let core = &self.core;
+        if core.is_stopped() {
+            return false;
+        }
+        core.sleep_mode(cpu);
+        let rested = self.host().rest(regime, core);
+        core.leave_mode();
+        rested
+    }
+
     /// Does what was requested, until the guest can be entered.
     fn ready(&self, regime: &mut HostRegime, snapshot: &mut Arc<VmSnapshot>) -> Ready {
         let core = &self.core;
+        let mut flushed = false;
         while core.has_requests() {
             let requests = core.take_requests();
             if requests & request::SNAPSHOT != 0 {
@@ -412,25 +439,33 @@ impl Vcpu {
             }
             if requests & (request::TIMER | request::VGIC) != 0 {
                 let mut state = core.state.lock();
+                let mut fired = 0;
                 if requests & request::TIMER != 0 {
-                    self.timers(&mut state);
+                    fired = self.timers(&mut state);
                     core.about_to_flush();
                 }
-                self.flush(&mut state);
+                self.flush_fired(&mut state, fired);
+                flushed = true;
             }
         }
-        if core.power_raw() == kvm_abi::MP_STATE_RUNNABLE { Ready::Go } else { self.idle() }
+        if core.power_raw() == kvm_abi::MP_STATE_RUNNABLE {
+            Ready::Go { flushed }
+        } else {
+            self.idle(flushed)
+        }
     }
 
     /// Off, suspended, or in WFI.
     #[cold]
-    fn idle(&self) -> Ready {
+    fn idle(&self, flushed: bool) -> Ready {
         if self.core.is_stopped() {
             return Ready::Wait;
         }
         let mut state = self.core.state.lock();
-        // Whether the timer's interrupt is still with the guest decides.
-        self.flush(&mut state);
+        if !flushed {
+            // Whether the timer's interrupt is still with the guest decides.
+            self.flush(&mut state);
+        }
         if !state.wakes(self.core.index, self.host().now()) {
             return Ready::Wait;
         }
@@ -441,7 +476,7 @@ impl Vcpu {
             self.system_event(page::SYSTEM_EVENT_WAKEUP, &[]);
             return Ready::ToUser;
         }
-        Ready::Go
+        Ready::Go { flushed: true }
     }
 
     /// CPU_ON started this vCPU.
@@ -454,23 +489,20 @@ impl Vcpu {
         state.context.set_x(0, start.context_id);
     }
 
-    /// Timers that fired, and the physical timer's next time.
-    fn timers(&self, state: &mut VcpuState) {
-        let index = self.core.index;
+    /// Timers that fired, and the physical timer's next time. The PPIs whose
+    /// physical interrupts fired, for the flush that follows.
+    fn timers(&self, state: &mut VcpuState) -> u32 {
         // While the vCPU is live nowhere the timer can't fire by itself: it is
         // made as if it had, and its interrupt becomes active at the next load.
         let missed = self.core.live_in.load(Ordering::Relaxed) == u32::MAX
             && self.lines(state) != 0
-            && !state.forwarded(index);
-        if self.core.take_fired() || missed {
-            // The guest may have ended the last one: that first, or its end
-            // would end this one.
-            self.sync(state);
-            if let Some(vgic) = &state.vgic {
-                let _ = vgic.inject_ppi(index, state.vtimer_intid, true);
-            }
-        }
+            && !state.forwarded(self.core.index);
         self.update_ptimer(state);
+        if self.core.take_fired() || missed {
+            1u32.checked_shl(state.vtimer_intid).unwrap_or(0)
+        } else {
+            0
+        }
     }
 
     /// The physical timer's line, and when it changes by itself.
@@ -508,10 +540,14 @@ impl Vcpu {
 
     /// Fills the list registers anew.
     fn flush(&self, state: &mut VcpuState) {
+        self.flush_fired(state, 0);
+    }
+
+    fn flush_fired(&self, state: &mut VcpuState, fired: u32) {
         self.host().read_live(&self.core, state);
         let lines = self.lines(state);
         let VcpuState { vgic: Some(vgic), lrs, .. } = state else { return };
-        let outcome = vgic.flush(self.core.index, lrs, lines);
+        let outcome = vgic.flush_fired(self.core.index, lrs, lines, fired);
         self.write_back(state, &outcome);
     }
 

@@ -31,6 +31,8 @@ pub mod request {
 const OUTSIDE: u32 = 0;
 const IN_GUEST: u32 = 1;
 const KICKED: u32 = 2;
+/// Its thread waits in the kernel and keeps its CPU.
+const ASLEEP: u32 = 3;
 
 /// KVM_MP_STATE_*.
 const RUNNABLE: u32 = kvm_abi::MP_STATE_RUNNABLE;
@@ -172,6 +174,27 @@ impl VcpuState {
         self.vgic.as_ref().is_some_and(|vgic| vgic.forwarded(index) & mask != 0)
     }
 
+    /// The virtual timer's physical interrupt was acknowledged while the vCPU is
+    /// loaded and its CPU interface is in `lrs`: fills the list registers. How
+    /// many changed; `None` if there is no interrupt controller.
+    pub fn vtimer_fired(&mut self, core: &VcpuCore) -> Option<u8> {
+        let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
+        let vgic = self.vgic.as_ref()?;
+        // What fired was up.
+        Some(vgic.flush_fired(core.index, &mut self.lrs, mask, mask).write)
+    }
+
+    /// There is news from the interrupt controller, and the vCPU's CPU interface
+    /// and timer are up to date here: fills the list registers. How many changed,
+    /// and whether the virtual timer's physical interrupt is to be deactivated.
+    pub fn refill(&mut self, core: &VcpuCore, now: u64) -> (u8, bool) {
+        let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
+        let up = self.vtimer().line_level(now, self.counters.virtual_offset());
+        let VcpuState { vgic: Some(vgic), lrs, .. } = self else { return (0, false) };
+        let outcome = vgic.flush(core.index, lrs, if up { mask } else { 0 });
+        (outcome.write, outcome.deactivate & mask != 0)
+    }
+
     /// Whether WFI ends: an interrupt could be taken, or a timer is due whose
     /// interrupt isn't on its way yet.
     pub(crate) fn wakes(&self, index: usize, now: u64) -> bool {
@@ -277,6 +300,16 @@ impl VcpuCore {
         self.requests.swap(0, Ordering::SeqCst)
     }
 
+    /// In the guest's world: whether all that is asked is to fill the list
+    /// registers, which may be done there ([`VcpuState::refill`]). If so, it is
+    /// asked no more, and who asks after this kicks again.
+    #[inline]
+    pub fn take_news(&self) -> bool {
+        self.mode.store(IN_GUEST, Ordering::SeqCst);
+        let (old, new) = (request::VGIC, 0);
+        self.requests.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
     /// A flush follows that covers what was asked so far.
     pub(crate) fn about_to_flush(&self) {
         self.requests.fetch_and(!request::VGIC, Ordering::SeqCst);
@@ -289,18 +322,25 @@ impl VcpuCore {
         !self.owned.load(Ordering::SeqCst)
     }
 
-    /// Makes the vCPU leave the guest, if it is there; says whether it was (or
-    /// is on its way out).
+    /// Makes the vCPU leave the guest, or its sleep, if it is there; says whether
+    /// it was (or is on its way out).
     #[inline]
     fn kick_out(&self, host: &dyn Host) -> bool {
-        let kicked =
-            self.mode.compare_exchange(IN_GUEST, KICKED, Ordering::SeqCst, Ordering::SeqCst);
+        match self.mode.load(Ordering::SeqCst) {
+            OUTSIDE => false,
+            KICKED => true,
+            from => self.kick_from(host, from),
+        }
+    }
+
+    fn kick_from(&self, host: &dyn Host, from: u32) -> bool {
+        let kicked = self.mode.compare_exchange(from, KICKED, Ordering::SeqCst, Ordering::SeqCst);
         match kicked {
             Ok(_) => {
                 host.kick(self.cpu.load(Ordering::Relaxed));
                 true
             }
-            Err(mode) => mode == KICKED,
+            Err(mode) => mode != OUTSIDE,
         }
     }
 
@@ -325,14 +365,20 @@ impl VcpuCore {
         self.mode.store(IN_GUEST, Ordering::SeqCst);
     }
 
+    /// Says that its thread is about to wait on this CPU, until
+    /// [`VcpuCore::has_requests`].
+    pub(crate) fn sleep_mode(&self, cpu: u32) {
+        self.cpu.store(cpu, Ordering::Relaxed);
+        self.mode.store(ASLEEP, Ordering::SeqCst);
+    }
+
     #[inline]
     pub(crate) fn leave_mode(&self) {
         self.mode.store(OUTSIDE, Ordering::SeqCst);
     }
 
-    /// Whether another CPU sent this vCPU out of the guest: the kernel's handler
-    /// of the kick needs no more than to return.
-    pub fn is_in_guest(&self) -> bool {
+    /// Whether it is in the guest or asleep, or was sent out of there.
+    pub(crate) fn is_in_guest(&self) -> bool {
         self.mode.load(Ordering::Relaxed) != OUTSIDE
     }
 
@@ -345,12 +391,15 @@ impl VcpuCore {
     }
 
     /// A deadline of [`Host::set_timer`] or [`PutPlan::deadline`] came. Called
-    /// by the kernel's timer queue; any context.
-    pub fn timer_due(&self) {
+    /// by the kernel's timer queue; any context. The CPU to interrupt, unless it
+    /// is the caller's, if the vCPU sleeps there.
+    pub fn timer_due(&self) -> Option<u32> {
         self.request(request::TIMER);
         if self.is_unattended() {
             self.wait.wake_all();
         }
+        let asleep = self.mode.load(Ordering::SeqCst) == ASLEEP;
+        asleep.then(|| self.cpu.load(Ordering::Relaxed))
     }
 
     pub(crate) fn take_fired(&self) -> bool {
@@ -453,6 +502,15 @@ pub struct Entry<'a> {
     pub stage2_tsz: u8,
     /// See `stage2_tsz`.
     pub stage2_sl0: u8,
+}
+
+impl Entry<'_> {
+    /// After [`crate::Fast::Done`], in the guest's world: see
+    /// [`VcpuCore::take_news`].
+    #[inline]
+    pub fn take_news(&self) -> bool {
+        !self.vcpus.has_sleepers() && self.core.take_news()
+    }
 }
 
 const CHUNK: usize = 32;

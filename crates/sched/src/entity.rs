@@ -1,137 +1,230 @@
 //! What the scheduler knows of a task.
 
 use crate::Nanos;
-use crate::cpus::CpuSet;
-use crate::queue::{RR_SLICE, SLICE};
+use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering::Relaxed};
 
-/// Names a task; ties are broken by it.
-pub type TaskId = u64;
+/// How long a fair task runs while others wait.
+pub const SLICE: Nanos = 4_000_000;
+/// How long a SCHED_RR task runs while its equals wait (Linux's default).
+pub const RR_SLICE: Nanos = 100_000_000;
 
-/// How a task is scheduled (sched(7)).
+/// Which class of sched(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// SCHED_OTHER and SCHED_BATCH, with a nice value from -20 to 19.
-    Fair {
-        /// Lower gets more.
-        nice: i8,
-    },
-    /// SCHED_IDLE: what others leave, and a little more.
-    Idle,
-    /// SCHED_FIFO, 1 to 99: runs until it blocks or a higher one wakes.
-    Fifo {
-        /// Higher comes first.
-        priority: u8,
-    },
+#[repr(u8)]
+pub enum Class {
+    /// SCHED_OTHER: a share by nice value.
+    Other = 0,
+    /// SCHED_FIFO: runs until it blocks or a higher one wakes.
+    Fifo = 1,
     /// SCHED_RR: as SCHED_FIFO, but takes turns with its equals.
-    RoundRobin {
-        /// Higher comes first.
-        priority: u8,
-    },
+    RoundRobin = 2,
+    /// SCHED_BATCH: treated as SCHED_OTHER.
+    Batch = 3,
+    /// SCHED_IDLE: what others leave, and a little more.
+    Idle = 5,
 }
 
-/// The weight of nice 0.
-const NICE_0: u64 = 1 << 20;
-/// The weight of SCHED_IDLE: well below that of nice 19.
-const IDLE: u64 = 3 << 10;
+impl Class {
+    /// From Linux's number.
+    pub fn new(number: u32) -> Option<Class> {
+        Some(match number {
+            0 => Class::Other,
+            1 => Class::Fifo,
+            2 => Class::RoundRobin,
+            3 => Class::Batch,
+            5 => Class::Idle,
+            _ => return None,
+        })
+    }
 
-impl Policy {
-    /// The priority of a real-time policy.
-    pub fn priority(self) -> Option<u8> {
-        match self {
-            Policy::Fifo { priority } | Policy::RoundRobin { priority } => Some(priority),
-            Policy::Fair { .. } | Policy::Idle => None,
-        }
+    /// Whether it has a priority and comes before all others.
+    pub fn is_real_time(self) -> bool {
+        matches!(self, Class::Fifo | Class::RoundRobin)
     }
 
     /// How long it may run before it is its equals' turn; SCHED_FIFO: no limit.
     pub fn slice(self) -> Option<Nanos> {
         match self {
-            Policy::Fifo { .. } => None,
-            Policy::RoundRobin { .. } => Some(RR_SLICE),
-            Policy::Fair { .. } | Policy::Idle => Some(SLICE),
+            Class::Fifo => None,
+            Class::RoundRobin => Some(RR_SLICE),
+            Class::Other | Class::Batch | Class::Idle => Some(SLICE),
         }
-    }
-
-    /// The share of a fair task: each step of nice changes it by a quarter, as
-    /// on Linux, so that it gets about 10 % more or less against another.
-    pub fn weight(self) -> u64 {
-        let nice = match self {
-            Policy::Fair { nice } => nice.clamp(-20, 19),
-            Policy::Idle => return IDLE,
-            Policy::Fifo { .. } | Policy::RoundRobin { .. } => 0,
-        };
-        let mut weight = NICE_0;
-        for _ in 0..nice.unsigned_abs() {
-            // At most 2^20 * 1.25^20, about 9e7.
-            weight = match nice < 0 {
-                true => weight.saturating_mul(5) / 4,
-                false => weight.saturating_mul(4) / 5,
-            };
-        }
-        weight
-    }
-
-    /// How much virtual time `delta` of real time is.
-    pub(crate) fn virtual_time(self, delta: Nanos) -> u128 {
-        u128::from(delta)
-            .saturating_mul(u128::from(NICE_0))
-            .checked_div(u128::from(self.weight()))
-            .unwrap_or(0)
     }
 }
 
-/// A task as its run queue has it; `T` is the kernel's handle on it.
-#[derive(Clone, Debug)]
-pub struct Entity<T> {
-    /// Which task.
-    pub id: TaskId,
-    /// The task itself.
-    pub task: T,
-    /// Where it may run.
-    pub affinity: CpuSet,
-    pub(crate) policy: Policy,
-    /// In a queue: weighted time it has run, on the queue's clock, which only
-    /// differences matter of. Sleeping: see `lag`.
-    pub(crate) vruntime: u128,
-    /// Sleeping: how far it was ahead of its queue.
-    pub(crate) lag: u128,
-    pub(crate) slept_at: Nanos,
+/// Virtual time per real time, in 2^-20: nice -20 to 19. Each step of nice
+/// changes the share by a quarter, as on Linux, so that a task gets about 10 %
+/// more or less against another.
+const RATES: [u32; 40] = rates();
+const NICE_0: u64 = 1 << 20;
+/// Of SCHED_IDLE: a fifth of the share of nice 19.
+const IDLE_RATE: u32 = 340 << 20;
+
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "at compile time")]
+const fn rates() -> [u32; 40] {
+    let mut rates = [NICE_0 as u32; 40];
+    let mut step = 1;
+    while step <= 20 {
+        // 64 more bits of which 20 stay.
+        rates[20 - step] = (rates[21 - step] as u64 * 4 / 5) as u32;
+        if step < 20 {
+            rates[20 + step] = (rates[19 + step] as u64 * 5 / 4) as u32;
+        }
+        step += 1;
+    }
+    rates
+}
+
+/// The current task isn't running: it waits, and keeps its CPU.
+const PAUSED: Nanos = Nanos::MAX;
+
+/// What the scheduler knows of a task. Atomics, because anybody may look, and
+/// change how it is scheduled; the rest is changed by the CPU whose queue the
+/// task is in, under that queue's lock.
+#[derive(Debug)]
+pub struct Entity {
+    class: AtomicU8,
+    priority: AtomicU8,
+    nice: AtomicI8,
+    affinity: AtomicU64,
+    /// In a queue: weighted time that it has run, on the queue's clock, of
+    /// which only differences matter. Sleeping: how far it was ahead.
+    pub(crate) vruntime: AtomicU64,
+    pub(crate) slept_at: AtomicU64,
     /// Nanoseconds left of its slice.
-    pub(crate) slice_left: Nanos,
-    pub(crate) runtime: Nanos,
+    pub(crate) slice_left: AtomicU64,
+    /// Running: since when its time isn't accounted yet.
+    since: AtomicU64,
+    runtime: AtomicU64,
 }
 
-impl<T> Entity<T> {
-    /// A task that has never run.
-    pub fn new(id: TaskId, task: T, policy: Policy, affinity: CpuSet) -> Entity<T> {
+impl Entity {
+    /// SCHED_OTHER, nice 0, anywhere; it has never run.
+    pub const fn new() -> Entity {
         Entity {
-            id,
-            task,
-            affinity,
-            policy,
-            vruntime: 0,
-            lag: 0,
-            slept_at: 0,
-            slice_left: policy.slice().unwrap_or(0),
-            runtime: 0,
+            class: AtomicU8::new(Class::Other as u8),
+            priority: AtomicU8::new(0),
+            nice: AtomicI8::new(0),
+            affinity: AtomicU64::new(u64::MAX),
+            vruntime: AtomicU64::new(0),
+            slept_at: AtomicU64::new(0),
+            slice_left: AtomicU64::new(SLICE),
+            since: AtomicU64::new(PAUSED),
+            runtime: AtomicU64::new(0),
         }
     }
 
     /// How it is scheduled.
-    pub fn policy(&self) -> Policy {
-        self.policy
+    pub fn class(&self) -> Class {
+        Class::new(u32::from(self.class.load(Relaxed))).unwrap_or(Class::Other)
     }
 
-    /// Changes that, for an entity that is in no queue; see
-    /// [`RunQueue::change`](crate::RunQueue::change) for others.
-    pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
-        self.slice_left = policy.slice().unwrap_or(0);
+    /// 1 to 99 for real-time classes, else 0.
+    pub fn priority(&self) -> u8 {
+        self.priority.load(Relaxed)
     }
 
-    /// How long it has run in all, as of its queue's last accounting.
-    pub fn runtime(&self) -> Nanos {
-        self.runtime
+    /// -20 to 19, whether it counts or not.
+    pub fn nice(&self) -> i8 {
+        self.nice.load(Relaxed)
+    }
+
+    /// The CPUs it may run on, a bit each.
+    pub fn affinity(&self) -> u64 {
+        self.affinity.load(Relaxed)
+    }
+
+    /// Whether it may run on `cpu`.
+    pub fn may_run_on(&self, cpu: usize) -> bool {
+        self.affinity() >> (cpu & 63) & 1 != 0
+    }
+
+    /// Changes its class and priority. The caller tells its queue
+    /// ([`RunQueue::changed`](crate::RunQueue::changed)).
+    pub fn set_class(&self, class: Class, priority: u8) {
+        let priority = if class.is_real_time() { priority.clamp(1, 99) } else { 0 };
+        self.class.store(class as u8, Relaxed);
+        self.priority.store(priority, Relaxed);
+        self.slice_left.store(class.slice().unwrap_or(0), Relaxed);
+    }
+
+    /// Changes its nice value: of its next slice.
+    pub fn set_nice(&self, nice: i8) {
+        self.nice.store(nice.clamp(-20, 19), Relaxed);
+    }
+
+    /// Changes where it may run.
+    pub fn set_affinity(&self, cpus: u64) {
+        self.affinity.store(cpus, Relaxed);
+    }
+
+    /// A child is scheduled as its parent is.
+    pub fn inherit(&self, parent: &Entity) {
+        self.set_class(parent.class(), parent.priority());
+        self.set_nice(parent.nice());
+        self.set_affinity(parent.affinity());
+    }
+
+    /// How long it has run in all.
+    pub fn runtime(&self, now: Nanos) -> Nanos {
+        self.runtime.load(Relaxed).saturating_add(self.unaccounted(now))
+    }
+
+    /// The current task waits and keeps its CPU: time stops for it.
+    pub fn pause(&self, now: Nanos) {
+        self.account(now);
+        self.since.store(PAUSED, Relaxed);
+    }
+
+    /// The current task goes on.
+    pub fn resume(&self, now: Nanos) {
+        self.since.store(now, Relaxed);
+    }
+
+    /// Accounts its time until now. By the CPU that runs it.
+    pub(crate) fn account(&self, now: Nanos) {
+        let delta = self.unaccounted(now);
+        if delta == 0 {
+            return;
+        }
+        self.since.store(now, Relaxed);
+        self.runtime.store(self.runtime.load(Relaxed).saturating_add(delta), Relaxed);
+        self.slice_left.store(self.slice_left.load(Relaxed).saturating_sub(delta), Relaxed);
+        let vruntime = self.vruntime.load(Relaxed).wrapping_add(self.virtual_time(delta));
+        self.vruntime.store(vruntime, Relaxed);
+    }
+
+    /// Where on its queue's clock it is, running.
+    pub(crate) fn vruntime_at(&self, now: Nanos) -> u64 {
+        self.vruntime.load(Relaxed).wrapping_add(self.virtual_time(self.unaccounted(now)))
+    }
+
+    /// When its slice ends, if it runs on.
+    pub(crate) fn slice_end(&self) -> Nanos {
+        self.since.load(Relaxed).saturating_add(self.slice_left.load(Relaxed))
+    }
+
+    fn unaccounted(&self, now: Nanos) -> Nanos {
+        now.saturating_sub(self.since.load(Relaxed))
+    }
+
+    /// How much virtual time `delta` of real time is.
+    pub(crate) fn virtual_time(&self, delta: Nanos) -> u64 {
+        let rate = match self.class() {
+            Class::Idle => IDLE_RATE,
+            Class::Fifo | Class::RoundRobin => return 0,
+            Class::Other | Class::Batch => {
+                let index = usize::from(self.nice().wrapping_add(20).unsigned_abs());
+                RATES.get(index).copied().unwrap_or(NICE_0 as u32)
+            }
+        };
+        (u128::from(delta).wrapping_mul(u128::from(rate)) >> 20) as u64
+    }
+}
+
+impl Default for Entity {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -140,21 +233,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights() {
-        let weight = |nice| Policy::Fair { nice }.weight();
-        assert_eq!(weight(0), NICE_0);
+    fn shares() {
+        let rate = |nice| {
+            let entity = Entity::new();
+            entity.set_nice(nice);
+            entity.virtual_time(1 << 30)
+        };
+        assert_eq!(rate(0), 1 << 30);
         for nice in -20..19 {
-            let ratio = weight(nice) as f64 / weight(nice + 1) as f64;
+            let ratio = rate(nice + 1) as f64 / rate(nice) as f64;
             assert!((ratio - 1.25).abs() < 0.001, "{nice}: {ratio}");
         }
-        assert_eq!(weight(-128), weight(-20));
-        assert!(Policy::Idle.weight() < weight(19) / 4 + 1);
+        assert_eq!(rate(-128), rate(-20));
+        let idle = Entity::new();
+        idle.set_class(Class::Idle, 7);
+        assert!(idle.virtual_time(1 << 30) > 4 * rate(19));
+        assert_eq!(idle.priority(), 0);
     }
 
     #[test]
-    fn virtual_time() {
-        assert_eq!(Policy::Fair { nice: 0 }.virtual_time(1000), 1000);
-        assert_eq!(Policy::Fair { nice: -1 }.virtual_time(1000), 800);
-        assert!(Policy::Idle.virtual_time(u64::MAX) > u128::from(u64::MAX));
+    fn time_stops_in_a_pause() {
+        let entity = Entity::new();
+        entity.resume(100);
+        assert_eq!(entity.runtime(150), 50);
+        entity.pause(200);
+        assert_eq!(entity.runtime(900), 100);
+        entity.resume(900);
+        assert_eq!(entity.runtime(901), 101);
     }
 }

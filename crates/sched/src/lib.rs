@@ -4,9 +4,8 @@
 //! * [`RunQueue`]: one CPU's runnable tasks. Real-time ones (SCHED_FIFO,
 //!   SCHED_RR) come first, by priority; the others (SCHED_OTHER, SCHED_BATCH,
 //!   SCHED_IDLE) share what is left by virtual runtime, weighed by nice values.
-//! * [`Entity`]: what the scheduler knows of a task. It is in a queue, or the
-//!   current one of a queue, or with its sleeping task.
-//! * [`CpuSet`]: affinity masks. [`place`]: where to wake up.
+//! * [`Entity`]: what the scheduler knows of a task; it lives in the task.
+//! * [`place`]: where to wake up.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
@@ -15,13 +14,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod cpus;
 mod entity;
+mod place;
 mod queue;
 
-pub use cpus::{CpuSet, place};
-pub use entity::{Entity, Policy, TaskId};
-pub use queue::{Enqueue, RR_SLICE, RunQueue, SLICE};
+pub use entity::{Class, Entity, RR_SLICE, SLICE};
+pub use place::place;
+pub use queue::{Enqueue, RunQueue, Schedulable};
 
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub type Nanos = u64;

@@ -1,16 +1,32 @@
 //! One CPU's run queue.
 
 use crate::Nanos;
-use crate::entity::{Entity, Policy, TaskId};
-use alloc::collections::BTreeMap;
+use crate::entity::{Class, Entity, SLICE};
+use alloc::collections::BinaryHeap;
+use alloc::sync::Arc;
+use core::cmp::Ordering;
+use core::sync::atomic::Ordering::Relaxed;
 
-/// How long a fair task runs while others wait.
-pub const SLICE: Nanos = 4_000_000;
-/// How long a SCHED_RR task runs while its equals wait (Linux's default).
-pub const RR_SLICE: Nanos = 100_000_000;
-/// How much further a waking task must be behind than the running one to
-/// preempt it; also the most that a sleeper gains.
-const WAKE_CREDIT: u128 = 1_000_000;
+/// How long a fair task runs before a fair one that wakes may take its CPU.
+/// Without it, who tells others something would lose the CPU at every word.
+const STRETCH: Nanos = 2_000_000;
+/// The most that a sleeper gains on the others.
+const WAKE_CREDIT: u64 = 1_000_000;
+
+/// How far behind sched_yield() puts the caller at most: two slices.
+const MAX_YIELD: i64 = 8_000_000;
+
+/// A task, or a counted reference to one.
+pub trait Schedulable {
+    /// What the scheduler keeps in it.
+    fn entity(&self) -> &Entity;
+}
+
+impl<T: Schedulable> Schedulable for Arc<T> {
+    fn entity(&self) -> &Entity {
+        (**self).entity()
+    }
+}
 
 /// Why a task enters a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,298 +39,338 @@ pub enum Enqueue {
     Migrate,
 }
 
-/// Priority from high to low, then the order of arrival.
-type RealTimeKey = (u8, i64);
-type FairKey = (u128, TaskId);
+/// What comes first: priority from high to low, then the order of arrival; or
+/// virtual runtime. Numbers wrap: only differences count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    /// Priority, 0 for the fair.
+    priority: u8,
+    order: u64,
+    serial: u64,
+}
+
+impl Key {
+    /// Greater is earlier.
+    fn compare(&self, other: &Key) -> Ordering {
+        let earlier = |a: u64, b: u64| (b.wrapping_sub(a) as i64).cmp(&0);
+        (self.priority.cmp(&other.priority))
+            .then_with(|| earlier(self.order, other.order))
+            .then_with(|| earlier(self.serial, other.serial))
+    }
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    key: Key,
+    task: T,
+}
+
+impl<T> Ord for Waiting<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.compare(&other.key)
+    }
+}
+
+impl<T> PartialOrd for Waiting<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> PartialEq for Waiting<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl<T> Eq for Waiting<T> {}
 
 /// The runnable tasks of one CPU.
 #[derive(Debug)]
 pub struct RunQueue<T> {
-    real_time: BTreeMap<RealTimeKey, Entity<T>>,
-    fair: BTreeMap<FairKey, Entity<T>>,
-    current: Option<Entity<T>>,
-    /// Until when the current one's time is accounted.
-    accounted: Nanos,
-    /// The queue's virtual clock: never goes back.
-    min_vruntime: u128,
-    last_arrival: i64,
-    first_arrival: i64,
+    waiting: BinaryHeap<Waiting<T>>,
+    current: Option<T>,
+    /// When the current one got the CPU.
+    picked: Nanos,
+    /// One that woke is behind the current task and waits for the end of its
+    /// stretch.
+    urged: bool,
+    /// The virtual clock: follows whoever is furthest behind, never goes back.
+    clock: u64,
+    last_arrival: u64,
+    first_arrival: u64,
 }
 
-impl<T> RunQueue<T> {
+impl<T: Schedulable + Clone> RunQueue<T> {
     /// An idle CPU's queue.
     pub const fn new() -> RunQueue<T> {
         RunQueue {
-            real_time: BTreeMap::new(),
-            fair: BTreeMap::new(),
+            waiting: BinaryHeap::new(),
             current: None,
-            accounted: 0,
-            min_vruntime: 0,
+            picked: 0,
+            urged: false,
+            clock: 0,
             last_arrival: 0,
             first_arrival: 0,
         }
     }
 
     /// The task that runs.
-    pub fn current(&self) -> Option<&Entity<T>> {
+    pub fn current(&self) -> Option<&T> {
         self.current.as_ref()
     }
 
-    /// How many are runnable, with the one that runs.
-    pub fn len(&self) -> usize {
-        self.waiting().saturating_add(usize::from(self.current.is_some()))
-    }
-
-    /// Whether the CPU is idle and has nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether `task` is the one that runs.
+    pub fn is_current(&self, task: &T) -> bool {
+        self.current.as_ref().is_some_and(|current| same(current, task))
     }
 
     /// How many wait for the CPU.
     pub fn waiting(&self) -> usize {
-        self.real_time.len().saturating_add(self.fair.len())
+        self.waiting.len()
     }
 
     /// Adds a runnable task. True if it should run at once: the CPU is to call
-    /// [`pick`](Self::pick).
-    pub fn enqueue(&mut self, mut entity: Entity<T>, why: Enqueue, now: Nanos) -> bool {
-        self.account(now);
-        let clock = self.min_vruntime;
-        entity.vruntime = match why {
-            Enqueue::New => {
-                let turn = entity.policy.virtual_time(SLICE).min(u128::from(SLICE));
-                clock.saturating_add(turn)
-            }
-            Enqueue::Migrate => clock.saturating_add(entity.lag),
+    /// [`pick`](Self::pick). Otherwise [`next_tick`](Self::next_tick) may have
+    /// changed.
+    pub fn enqueue(&mut self, task: T, why: Enqueue, now: Nanos) -> bool {
+        self.advance_clock(now);
+        let entity = task.entity();
+        // Sleeping, that is how far ahead of the clock it was.
+        let ahead = entity.vruntime.load(Relaxed);
+        let vruntime = match why {
+            Enqueue::New => self.clock.wrapping_add(entity.virtual_time(SLICE).min(SLICE)),
+            Enqueue::Migrate => self.clock.wrapping_add(ahead),
             Enqueue::Wake => {
                 // What it was ahead melts away while it sleeps; beyond that it
                 // gains a little, so that who mostly sleeps is quick to run.
-                let slept = u128::from(now.saturating_sub(entity.slept_at));
-                match entity.lag.checked_sub(slept) {
-                    Some(ahead) => clock.saturating_add(ahead),
-                    None => {
-                        let gain = slept.saturating_sub(entity.lag).min(WAKE_CREDIT);
-                        clock.saturating_sub(gain)
-                    }
+                let slept = now.saturating_sub(entity.slept_at.load(Relaxed));
+                match ahead.checked_sub(slept) {
+                    Some(ahead) => self.clock.wrapping_add(ahead),
+                    None => self.clock.wrapping_sub(slept.saturating_sub(ahead).min(WAKE_CREDIT)),
                 }
             }
         };
-        let preempts = self.preempts(&entity);
-        self.insert(entity, false);
+        entity.vruntime.store(vruntime, Relaxed);
+        let preempts = self.preempts(entity, now);
+        self.insert(task, false);
         preempts
     }
 
     /// The task to run now: the current one goes back into the queue, and the
     /// one that comes first becomes current. `None`: idle.
-    pub fn pick(&mut self, now: Nanos) -> Option<&Entity<T>> {
-        self.account(now);
-        if let Some(mut current) = self.current.take() {
-            let used_up = current.policy.slice().is_some() && current.slice_left == 0;
-            if used_up {
-                current.slice_left = current.policy.slice().unwrap_or(0);
-            }
+    pub fn pick(&mut self, now: Nanos) -> Option<&T> {
+        if let Some(current) = self.current.take() {
+            let entity = current.entity();
+            entity.pause(now);
+            let slice = entity.class().slice();
+            let used_up = slice.is_some() && entity.slice_left.load(Relaxed) == 0;
             // A real-time task that is preempted stays first among its equals.
             self.insert(current, !used_up);
         }
-        self.pick_next()
+        self.current = self.waiting.pop().map(|waiting| waiting.task);
+        if let Some(current) = &self.current {
+            let entity = current.entity();
+            if entity.slice_left.load(Relaxed) == 0 {
+                entity.slice_left.store(entity.class().slice().unwrap_or(0), Relaxed);
+            }
+            entity.resume(now);
+        }
+        self.picked = now;
+        self.urged = false;
+        self.advance_clock(now);
+        self.current.as_ref()
     }
 
-    /// The current task sleeps (or ends): takes it out. Call
+    /// The current task sleeps, ends or goes elsewhere: takes it out. Call
     /// [`pick`](Self::pick) next.
-    pub fn block(&mut self, now: Nanos) -> Option<Entity<T>> {
-        self.account(now);
-        let mut entity = self.current.take()?;
-        self.leave(&mut entity, now);
-        Some(entity)
+    pub fn block(&mut self, now: Nanos) -> Option<T> {
+        let current = self.current.take()?;
+        current.entity().pause(now);
+        self.leave(current.entity(), now);
+        Some(current)
     }
 
     /// sched_yield(): the current task goes behind its equals. Call
     /// [`pick`](Self::pick) next.
     pub fn yield_now(&mut self, now: Nanos) {
-        self.account(now);
-        let last = self.fair.last_key_value().map(|((vruntime, _), _)| *vruntime);
-        if let Some(current) = &mut self.current {
-            current.slice_left = 0;
-            match current.policy {
-                Policy::Fair { .. } | Policy::Idle => {
-                    // Behind all others, yet not so far as to be forgotten.
-                    let bound = current.vruntime.saturating_add(2 * u128::from(SLICE));
-                    let behind = last.unwrap_or(0).saturating_add(1).min(bound);
-                    current.vruntime = current.vruntime.max(behind);
-                }
-                Policy::Fifo { .. } | Policy::RoundRobin { .. } => {
-                    if let Some(current) = self.current.take() {
-                        self.insert(current, false);
-                    }
-                }
+        let Some(current) = &self.current else { return };
+        let entity = current.entity();
+        entity.account(now);
+        entity.slice_left.store(0, Relaxed);
+        if entity.class().is_real_time() {
+            if entity.class() == Class::Fifo
+                && let Some(current) = self.current.take()
+            {
+                current.entity().pause(now);
+                self.insert(current, false);
             }
+            return;
         }
+        // Behind all others, yet not so far as to be forgotten.
+        let mine = entity.vruntime.load(Relaxed);
+        let fair = self.waiting.iter().filter(|waiting| waiting.key.priority == 0);
+        let ahead = fair.map(|waiting| waiting.key.order.wrapping_sub(mine) as i64).max();
+        let ahead = ahead.unwrap_or(0).clamp(-1, MAX_YIELD).wrapping_add(1);
+        entity.vruntime.store(mine.wrapping_add(ahead as u64), Relaxed);
     }
 
-    /// The timer fired, or anything else let the kernel look: accounts the time
+    /// The timer fired, or anything else let the CPU look: accounts the time
     /// and says whether to [`pick`](Self::pick) again.
     pub fn tick(&mut self, now: Nanos) -> bool {
-        self.account(now);
-        let Some(current) = &self.current else { return self.waiting() != 0 };
-        if let Some(first) = self.first_waiting_priority()
-            && current.policy.priority() < Some(first)
-        {
+        let Some(current) = &self.current else { return !self.waiting.is_empty() };
+        let entity = current.entity();
+        entity.account(now);
+        let Some(first) = self.waiting.peek() else { return false };
+        if first.key.priority != entity.priority() {
+            return first.key.priority > entity.priority();
+        }
+        let class = entity.class();
+        if class.slice().is_some() && entity.slice_left.load(Relaxed) == 0 {
             return true;
         }
-        let used_up = current.policy.slice().is_some() && current.slice_left == 0;
-        used_up && self.has_equal(current)
+        if class == Class::Idle && first.task.entity().class() != Class::Idle {
+            return true;
+        }
+        self.urged
+            && now >= self.picked.saturating_add(STRETCH)
+            && is_before(first.key.order, entity.vruntime.load(Relaxed))
     }
 
     /// When to call [`tick`](Self::tick) at the latest; `None` if nobody waits
-    /// for the current task's slice to end: no timer is needed then.
+    /// for the end of the current task's slice: no timer is needed then.
     pub fn next_tick(&self) -> Option<Nanos> {
-        let current = self.current.as_ref()?;
-        current.policy.slice()?;
-        self.has_equal(current).then(|| self.accounted.saturating_add(current.slice_left))
-    }
-
-    /// A task for another CPU that is idle: the first real-time one, else the
-    /// fair one that would wait longest, among those that may run there.
-    pub fn steal(&mut self, cpu: usize, now: Nanos) -> Option<Entity<T>> {
-        self.account(now);
-        let allowed = |entity: &Entity<T>| entity.affinity.contains(cpu);
-        let real_time = self.real_time.iter().find(|(_, entity)| allowed(entity));
-        if let Some((&key, _)) = real_time {
-            return self.real_time.remove(&key);
+        let entity = self.current.as_ref()?.entity();
+        let first = self.waiting.peek()?;
+        entity.class().slice()?;
+        if first.key.priority < entity.priority() {
+            return None;
         }
-        let fair = self.fair.iter().rev().find(|(_, entity)| allowed(entity));
-        let key = *fair?.0;
-        let mut entity = self.fair.remove(&key)?;
-        self.leave(&mut entity, now);
-        Some(entity)
+        let stretch = self.picked.saturating_add(STRETCH);
+        let end = entity.slice_end();
+        Some(if self.urged { end.min(stretch) } else { end })
     }
 
-    /// Takes a waiting task out: it is to go elsewhere. The current one is not
-    /// found: it leaves by [`block`](Self::block).
-    pub fn remove(&mut self, id: TaskId, now: Nanos) -> Option<Entity<T>> {
-        self.account(now);
-        let real_time = self.real_time.iter().find(|(_, entity)| entity.id == id);
-        if let Some((&key, _)) = real_time {
-            return self.real_time.remove(&key);
-        }
-        let key = *self.fair.iter().find(|(_, entity)| entity.id == id)?.0;
-        let mut entity = self.fair.remove(&key)?;
-        self.leave(&mut entity, now);
-        Some(entity)
-    }
-
-    /// Changes a runnable task's affinity or policy, current or waiting. `None`
-    /// if it isn't here; else whether to [`pick`](Self::pick) again. (Whether it
-    /// may still run on this CPU is the caller's to look at.)
-    pub fn change(
-        &mut self,
-        id: TaskId,
-        now: Nanos,
-        change: impl FnOnce(&mut Entity<T>),
-    ) -> Option<bool> {
-        self.account(now);
-        if let Some(current) = &mut self.current
-            && current.id == id
-        {
-            change(current);
-            // One that was real-time until now has no place in virtual time.
-            current.vruntime = current.vruntime.max(self.min_vruntime);
-            return Some(self.tick(now));
-        }
-        let mut entity = self.remove(id, now)?;
-        change(&mut entity);
-        Some(self.enqueue(entity, Enqueue::Migrate, now))
-    }
-
-    /// Accounts the current task's time until now, for those who ask how long
-    /// it has run.
-    pub fn account(&mut self, now: Nanos) {
-        let delta = now.saturating_sub(self.accounted);
-        self.accounted = self.accounted.max(now);
-        if let Some(current) = &mut self.current {
-            current.runtime = current.runtime.saturating_add(delta);
-            current.slice_left = current.slice_left.saturating_sub(delta);
-            if current.policy.priority().is_none() {
-                let delta = current.policy.virtual_time(delta);
-                current.vruntime = current.vruntime.saturating_add(delta);
-            }
-        }
-        self.advance_clock();
-    }
-
-    /// The virtual clock follows whoever is furthest behind.
-    fn advance_clock(&mut self) {
-        let waiting = self.fair.first_key_value().map(|((vruntime, _), _)| *vruntime);
-        let running = self.current.as_ref().filter(|current| current.policy.priority().is_none());
-        let behind = [waiting, running.map(|current| current.vruntime)].into_iter().flatten().min();
-        if let Some(behind) = behind {
-            self.min_vruntime = self.min_vruntime.max(behind);
-        }
-    }
-
-    fn pick_next(&mut self) -> Option<&Entity<T>> {
-        let first = self.real_time.pop_first().map(|(_, entity)| entity);
-        let next = first.or_else(|| self.fair.pop_first().map(|(_, entity)| entity));
-        self.current = next.map(|mut entity| {
-            if entity.slice_left == 0 {
-                entity.slice_left = entity.policy.slice().unwrap_or(0);
-            }
-            entity
+    /// A task for another CPU that is idle: of those for which `fits`, the first
+    /// real-time one, else the fair one that would wait longest.
+    pub fn steal(&mut self, fits: impl Fn(&T) -> bool, now: Nanos) -> Option<T> {
+        let rank = |waiting: &Waiting<T>| (waiting.key.priority, waiting.key.order);
+        let fitting = self.waiting.iter().filter(|waiting| fits(&waiting.task));
+        let found = fitting.reduce(|a, b| match rank(a).0.cmp(&rank(b).0) {
+            Ordering::Less => b,
+            Ordering::Greater => a,
+            // Of real-time tasks the first, of others the last.
+            Ordering::Equal if is_before(rank(a).1, rank(b).1) == (rank(a).0 != 0) => a,
+            Ordering::Equal => b,
         });
-        self.advance_clock();
-        self.current.as_ref()
+        let task = found?.task.clone();
+        self.remove(&task, now).then_some(task)
     }
 
-    fn insert(&mut self, entity: Entity<T>, in_front: bool) {
-        match entity.policy.priority() {
-            Some(priority) => {
-                let arrival = if in_front {
-                    self.first_arrival = self.first_arrival.wrapping_sub(1);
-                    self.first_arrival
-                } else {
-                    self.last_arrival = self.last_arrival.wrapping_add(1);
-                    self.last_arrival
-                };
-                self.real_time.insert((u8::MAX.wrapping_sub(priority), arrival), entity);
-            }
-            None => {
-                self.fair.insert((entity.vruntime, entity.id), entity);
-            }
+    /// Takes a waiting task out, if it is here. The current one isn't found: it
+    /// leaves by [`block`](Self::block).
+    pub fn remove(&mut self, task: &T, now: Nanos) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| !same(&waiting.task, task));
+        if self.waiting.len() == before {
+            return false;
+        }
+        self.leave(task.entity(), now);
+        true
+    }
+
+    /// `change`s how a task is scheduled, wherever it is. True if the CPU is to
+    /// look again ([`tick`](Self::tick)).
+    pub fn changed(&mut self, task: &T, now: Nanos, change: impl FnOnce(&Entity)) -> bool {
+        let entity = task.entity();
+        if self.remove(task, now) {
+            change(entity);
+            self.enqueue(task.clone(), Enqueue::Migrate, now);
+            return true;
+        }
+        change(entity);
+        if !self.is_current(task) {
+            return false;
+        }
+        // One that was real-time until now has no place in virtual time.
+        let vruntime = entity.vruntime.load(Relaxed);
+        if is_before(vruntime, self.clock) {
+            entity.vruntime.store(self.clock, Relaxed);
+        }
+        true
+    }
+
+    fn advance_clock(&mut self, now: Nanos) {
+        let fair = |waiting: &&Waiting<T>| waiting.key.priority == 0;
+        // If real-time tasks wait, the clock may stand: they go first.
+        let waiting = self.waiting.peek().filter(fair).map(|waiting| waiting.key.order);
+        let running = self.current.as_ref().map(Schedulable::entity);
+        let running = running.filter(|entity| !entity.class().is_real_time());
+        let running = running.map(|entity| entity.vruntime_at(now));
+        let behind = match (waiting, running) {
+            (Some(a), Some(b)) => Some(if is_before(a, b) { a } else { b }),
+            (a, b) => a.or(b),
+        };
+        if let Some(behind) = behind
+            && is_before(self.clock, behind)
+        {
+            self.clock = behind;
         }
     }
 
-    fn leave(&self, entity: &mut Entity<T>, now: Nanos) {
-        entity.lag = entity.vruntime.saturating_sub(self.min_vruntime);
-        entity.slept_at = now;
+    fn insert(&mut self, task: T, in_front: bool) {
+        let entity = task.entity();
+        self.last_arrival = self.last_arrival.wrapping_add(1);
+        let serial = self.last_arrival;
+        let order = if !entity.class().is_real_time() {
+            entity.vruntime.load(Relaxed)
+        } else if in_front {
+            self.first_arrival = self.first_arrival.wrapping_sub(1);
+            self.first_arrival
+        } else {
+            serial
+        };
+        let key = Key { priority: entity.priority(), order, serial };
+        self.waiting.push(Waiting { key, task });
     }
 
-    fn first_waiting_priority(&self) -> Option<u8> {
-        self.real_time.first_key_value().map(|((key, _), _)| u8::MAX.wrapping_sub(*key))
+    fn leave(&self, entity: &Entity, now: Nanos) {
+        let ahead = entity.vruntime.load(Relaxed).wrapping_sub(self.clock) as i64;
+        let ahead = if entity.class().is_real_time() { 0 } else { ahead.max(0) };
+        entity.vruntime.store(ahead.unsigned_abs(), Relaxed);
+        entity.slept_at.store(now, Relaxed);
     }
 
-    /// Whether a task waits that takes turns with `current`.
-    fn has_equal(&self, current: &Entity<T>) -> bool {
-        match current.policy.priority() {
-            Some(priority) => self.first_waiting_priority() >= Some(priority),
-            None => self.waiting() != 0,
-        }
-    }
-
-    /// Whether `entity` should run instead of the current task.
-    fn preempts(&self, entity: &Entity<T>) -> bool {
+    /// Whether `new` should run instead of the current task.
+    fn preempts(&mut self, new: &Entity, now: Nanos) -> bool {
         let Some(current) = &self.current else { return true };
-        match (entity.policy, current.policy) {
-            (new, old) if new.priority().is_some() || old.priority().is_some() => {
-                new.priority() > old.priority()
-            }
-            (Policy::Idle, _) => false,
-            (_, Policy::Idle) => true,
-            _ => entity.vruntime.saturating_add(WAKE_CREDIT) <= current.vruntime,
+        let current = current.entity();
+        if new.class().is_real_time() || current.class().is_real_time() {
+            return new.priority() > current.priority();
         }
+        match (new.class() == Class::Idle, current.class() == Class::Idle) {
+            (true, _) => return false,
+            (false, true) => return true,
+            (false, false) => {}
+        }
+        if !is_before(new.vruntime.load(Relaxed), current.vruntime_at(now)) {
+            return false;
+        }
+        self.urged = true;
+        now >= self.picked.saturating_add(STRETCH)
     }
 }
 
-impl<T> Default for RunQueue<T> {
+/// In virtual time, which wraps.
+fn is_before(a: u64, b: u64) -> bool {
+    (a.wrapping_sub(b) as i64) < 0
+}
+
+fn same<T: Schedulable>(a: &T, b: &T) -> bool {
+    core::ptr::eq(a.entity(), b.entity())
+}
+
+impl<T: Schedulable + Clone> Default for RunQueue<T> {
     fn default() -> Self {
         Self::new()
     }
@@ -323,33 +379,61 @@ impl<T> Default for RunQueue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpus::CpuSet;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::vec;
     use std::vec::Vec;
 
     const MS: Nanos = 1_000_000;
-    const NICE_0: Policy = Policy::Fair { nice: 0 };
 
-    fn task(id: TaskId, policy: Policy) -> Entity<()> {
-        Entity::new(id, (), policy, CpuSet::ALL)
+    #[derive(Debug)]
+    struct Task {
+        id: u64,
+        entity: Entity,
     }
 
-    fn queue(policies: &[Policy]) -> RunQueue<()> {
+    impl Schedulable for Task {
+        fn entity(&self) -> &Entity {
+            &self.entity
+        }
+    }
+
+    type Queue = RunQueue<Arc<Task>>;
+    /// Class, priority, nice.
+    type Policy = (Class, u8, i8);
+
+    const NICE_0: Policy = (Class::Other, 0, 0);
+    const IDLE: Policy = (Class::Idle, 0, 0);
+
+    const fn fifo(priority: u8) -> Policy {
+        (Class::Fifo, priority, 0)
+    }
+
+    fn task(id: u64, (class, priority, nice): Policy) -> Arc<Task> {
+        let entity = Entity::new();
+        entity.set_class(class, priority);
+        entity.set_nice(nice);
+        Arc::new(Task { id, entity })
+    }
+
+    fn queue(policies: &[Policy]) -> Queue {
         let mut queue = RunQueue::new();
         for (id, policy) in policies.iter().enumerate() {
-            queue.enqueue(task(id as TaskId, *policy), Enqueue::New, 0);
+            queue.enqueue(task(id as u64, *policy), Enqueue::New, 0);
         }
         queue
     }
 
-    fn running(queue: &RunQueue<()>) -> Option<TaskId> {
-        queue.current().map(|entity| entity.id)
+    fn running(queue: &Queue) -> Option<u64> {
+        queue.current().map(|task| task.id)
+    }
+
+    fn pick(queue: &mut Queue, now: Nanos) -> u64 {
+        queue.pick(now).unwrap().id
     }
 
     /// Runs until `end`, taking the timer as asked for; returns run times.
-    fn simulate(queue: &mut RunQueue<()>, start: Nanos, end: Nanos) -> BTreeMap<TaskId, Nanos> {
+    fn simulate(queue: &mut Queue, start: Nanos, end: Nanos) -> BTreeMap<u64, Nanos> {
         let mut runtimes = BTreeMap::new();
         let mut now = start;
         queue.pick(now);
@@ -373,6 +457,10 @@ mod tests {
         for id in 0..3 {
             assert!(runtimes[&id].abs_diff(100 * MS) <= SLICE, "{runtimes:?}");
         }
+        assert_eq!(
+            queue.current().unwrap().entity.runtime(300 * MS),
+            runtimes[&running(&queue).unwrap()]
+        );
     }
 
     #[test]
@@ -388,30 +476,31 @@ mod tests {
 
     #[test]
     fn real_time_comes_first() {
-        let mut queue =
-            queue(&[NICE_0, Policy::Fifo { priority: 5 }, Policy::Fifo { priority: 9 }]);
-        assert_eq!(queue.pick(0).unwrap().id, 2);
+        let mut queue = queue(&[NICE_0, fifo(5), fifo(9)]);
+        assert_eq!(pick(&mut queue, 0), 2);
         assert_eq!(queue.next_tick(), None);
         assert!(!queue.tick(1000 * MS));
-        assert!(!queue.enqueue(task(7, Policy::Fifo { priority: 9 }), Enqueue::Wake, 0));
-        assert!(queue.enqueue(task(8, Policy::Fifo { priority: 10 }), Enqueue::Wake, 0));
-        assert_eq!(queue.pick(0).unwrap().id, 8);
+        assert!(!queue.enqueue(task(7, fifo(9)), Enqueue::Wake, 0));
+        assert!(queue.enqueue(task(8, fifo(10)), Enqueue::Wake, 0));
+        assert!(queue.tick(0));
+        assert_eq!(pick(&mut queue, 0), 8);
         queue.block(0);
         // The preempted one is still first among its equals.
-        assert_eq!(queue.pick(0).unwrap().id, 2);
+        assert_eq!(pick(&mut queue, 0), 2);
         queue.yield_now(0);
-        assert_eq!(queue.pick(0).unwrap().id, 7);
+        assert_eq!(pick(&mut queue, 0), 7);
         queue.block(0);
         queue.pick(0);
         queue.block(0);
-        assert_eq!(queue.pick(0).unwrap().id, 1);
+        assert_eq!(pick(&mut queue, 0), 1);
         queue.block(0);
-        assert_eq!(queue.pick(0).unwrap().id, 0);
+        assert_eq!(pick(&mut queue, 0), 0);
+        assert!(queue.enqueue(task(9, fifo(1)), Enqueue::Wake, 0));
     }
 
     #[test]
     fn round_robin_takes_turns() {
-        let policy = Policy::RoundRobin { priority: 1 };
+        let policy = (Class::RoundRobin, 1, 0);
         let mut queue = queue(&[policy, policy, NICE_0]);
         let runtimes = simulate(&mut queue, 0, 1000 * MS);
         assert_eq!(runtimes, BTreeMap::from([(0, 500 * MS), (1, 500 * MS)]));
@@ -429,6 +518,24 @@ mod tests {
         let runtimes = simulate(&mut queue, 150 * MS, 250 * MS);
         let (a, b) = (runtimes[&0], runtimes[&1]);
         assert!(a.abs_diff(b) <= 2 * SLICE, "{runtimes:?}");
+    }
+
+    #[test]
+    fn waking_waits_for_the_end_of_a_stretch() {
+        let mut queue = queue(&[NICE_0, NICE_0]);
+        queue.pick(0);
+        let sleeper = queue.block(0).unwrap();
+        queue.pick(0);
+        queue.block(50 * MS);
+        assert!(queue.pick(50 * MS).is_none());
+        queue.enqueue(task(5, NICE_0), Enqueue::New, 60 * MS);
+        queue.pick(60 * MS);
+        assert!(!queue.enqueue(sleeper, Enqueue::Wake, 60 * MS + 1000));
+        assert!(!queue.tick(60 * MS + 1000));
+        let then = queue.next_tick().unwrap();
+        assert_eq!(then, 60 * MS + STRETCH);
+        assert!(queue.tick(then));
+        assert_eq!(pick(&mut queue, then), 0);
     }
 
     #[test]
@@ -456,79 +563,97 @@ mod tests {
     }
 
     #[test]
+    fn waiting_in_place_costs_nothing() {
+        let mut queue = queue(&[NICE_0]);
+        queue.pick(0);
+        let current = queue.current().unwrap().clone();
+        current.entity.pause(MS);
+        current.entity.resume(900 * MS);
+        assert_eq!(current.entity.runtime(901 * MS), 2 * MS);
+        // Who comes now is no further behind than if it had not waited.
+        queue.enqueue(task(1, NICE_0), Enqueue::Migrate, 901 * MS);
+        assert!(!queue.tick(901 * MS));
+    }
+
+    #[test]
     fn idle_tasks_take_what_is_left() {
-        let mut queue = queue(&[NICE_0, Policy::Idle]);
+        let mut queue = queue(&[NICE_0, IDLE]);
         let runtimes = simulate(&mut queue, 0, 10_000 * MS);
         assert!(runtimes[&1] > 0 && runtimes[&1] < 100 * MS, "{runtimes:?}");
-        queue.block(10_000 * MS);
         let mut idle = RunQueue::new();
-        idle.enqueue(task(1, Policy::Idle), Enqueue::New, 0);
+        idle.enqueue(task(1, IDLE), Enqueue::New, 0);
         idle.pick(0);
         assert!(idle.enqueue(task(2, NICE_0), Enqueue::Wake, 0));
+        assert!(idle.tick(0));
     }
 
     #[test]
     fn yielding_lets_the_other_run() {
         let mut queue = queue(&[NICE_0, NICE_0]);
-        let first = queue.pick(0).unwrap().id;
+        let first = pick(&mut queue, 0);
         queue.yield_now(0);
-        let second = queue.pick(0).unwrap().id;
+        let second = pick(&mut queue, 0);
         assert_ne!(first, second);
         queue.yield_now(0);
-        assert_eq!(queue.pick(0).unwrap().id, first);
+        assert_eq!(pick(&mut queue, 0), first);
         // Alone, it goes on at once.
         queue.block(0);
         queue.pick(0);
         queue.yield_now(0);
-        assert_eq!(queue.pick(0).unwrap().id, second);
+        assert_eq!(pick(&mut queue, 0), second);
     }
 
     #[test]
     fn stealing_minds_the_mask() {
-        let mut queue = RunQueue::new();
-        for id in 0..3 {
-            let entity = Entity::new(id, (), NICE_0, CpuSet::only(id as usize));
-            queue.enqueue(entity, Enqueue::New, 0);
-        }
-        queue.pick(0);
-        assert_eq!(queue.steal(0, 0).map(|entity| entity.id), None);
-        assert_eq!(queue.steal(2, 0).map(|entity| entity.id), Some(2));
-        assert_eq!(queue.steal(2, 0).map(|entity| entity.id), None);
-        assert_eq!(queue.len(), 2);
-        assert!(queue.remove(0, 0).is_none());
-        assert_eq!(queue.remove(1, 0).map(|entity| entity.id), Some(1));
+        let mut queue = queue(&[NICE_0, NICE_0, NICE_0, fifo(1)]);
+        assert_eq!(pick(&mut queue, 0), 3);
+        let odd = |task: &Arc<Task>| task.id == 1;
+        assert_eq!(queue.steal(odd, 0).map(|task| task.id), Some(1));
+        assert!(queue.steal(odd, 0).is_none());
+        // The one that would wait longest.
+        assert_eq!(queue.steal(|_| true, 0).map(|task| task.id), Some(2));
+        let zero = queue.steal(|_| true, 0).unwrap();
+        assert!(!queue.remove(&zero, 0));
+        assert_eq!((queue.waiting(), running(&queue)), (0, Some(3)));
     }
 
     #[test]
     fn policies_change() {
         let mut queue = queue(&[NICE_0, NICE_0]);
-        queue.pick(0);
-        let fifo = |entity: &mut Entity<()>| entity.set_policy(Policy::Fifo { priority: 1 });
-        assert_eq!(queue.change(1, 0, fifo), Some(true));
-        assert_eq!(queue.pick(0).unwrap().id, 1);
-        assert_eq!(queue.change(1, 0, |entity| entity.set_policy(NICE_0)), Some(false));
-        assert_eq!(queue.change(0, 0, fifo), Some(true));
-        assert_eq!(queue.change(7, 0, fifo), None);
+        pick(&mut queue, 0);
+        let first = queue.current().unwrap().clone();
+        let second = queue.waiting.peek().unwrap().task.clone();
+        assert!(queue.changed(&second, 0, |entity| entity.set_class(Class::Fifo, 1)));
+        assert!(queue.tick(0));
+        assert_eq!(pick(&mut queue, 0), second.id);
+        assert!(queue.changed(&second, 0, |entity| entity.set_class(Class::Other, 0)));
+        assert!(!queue.tick(0));
+        assert!(queue.changed(&first, 0, |entity| entity.set_class(Class::RoundRobin, 3)));
+        assert!(queue.tick(0));
+        let other = task(7, NICE_0);
+        assert!(!queue.changed(&other, 0, |entity| entity.set_nice(5)));
+        assert_eq!(other.entity.nice(), 5);
     }
 
     fn any_policy() -> impl Strategy<Value = Policy> {
         prop_oneof![
-            6 => (-5i8..6).prop_map(|nice| Policy::Fair { nice }),
-            1 => (1u8..4).prop_map(|priority| Policy::Fifo { priority }),
-            1 => (1u8..4).prop_map(|priority| Policy::RoundRobin { priority }),
+            6 => (-5i8..6).prop_map(|nice| (Class::Other, 0, nice)),
+            1 => (1u8..4).prop_map(fifo),
+            1 => (1u8..4).prop_map(|priority| (Class::RoundRobin, priority, 0)),
         ]
     }
 
     proptest! {
         #[test]
         fn shares_follow_weights(nices in prop::collection::vec(-10i8..11, 2..6)) {
-            let policies: Vec<_> = nices.iter().map(|&nice| Policy::Fair { nice }).collect();
-            let total: u64 = policies.iter().map(|policy| policy.weight()).sum();
+            let policies: Vec<_> = nices.iter().map(|&nice| (Class::Other, 0, nice)).collect();
+            let weight = |nice: i8| 1.25f64.powi(-i32::from(nice));
+            let total: f64 = nices.iter().map(|&nice| weight(nice)).sum();
             let end = 20_000 * MS;
             let runtimes = simulate(&mut queue(&policies), 0, end);
-            for (id, policy) in policies.iter().enumerate() {
-                let share = end as f64 * policy.weight() as f64 / total as f64;
-                let got = runtimes.get(&(id as TaskId)).copied().unwrap_or(0) as f64;
+            for (id, nice) in nices.iter().enumerate() {
+                let share = end as f64 * weight(*nice) / total;
+                let got = runtimes.get(&(id as u64)).copied().unwrap_or(0) as f64;
                 // Weighted, nobody is further off than a few slices of the
                 // lightest.
                 let slack = 0.05 * share + 4.0 * SLICE as f64;
@@ -538,48 +663,62 @@ mod tests {
 
         #[test]
         fn nobody_is_lost_or_starved(
+            start: u64,
             ops in prop::collection::vec((0u8..8, any_policy(), 0u64..20), 1..200),
         ) {
-            let mut queue = RunQueue::new();
-            let mut sleeping: Vec<Entity<()>> = vec![];
-            let (mut now, mut created) = (0, 0);
+            let mut queue: Queue = RunQueue::new();
+            // Virtual time wraps.
+            queue.clock = start;
+            let mut tasks: Vec<Arc<Task>> = vec![];
+            let mut sleeping: Vec<Arc<Task>> = vec![];
+            let mut now = 0;
             for (op, policy, value) in ops {
                 now += value * MS / 4;
                 match op {
                     0 | 1 => {
-                        queue.enqueue(task(created, policy), Enqueue::New, now);
-                        created += 1;
+                        let task = task(tasks.len() as u64, policy);
+                        tasks.push(task.clone());
+                        queue.enqueue(task, Enqueue::New, now);
                     }
                     2 => sleeping.extend(queue.block(now)),
                     3 => {
-                        if let Some(entity) = sleeping.pop() {
-                            queue.enqueue(entity, Enqueue::Wake, now);
+                        if let Some(task) = sleeping.pop() {
+                            queue.enqueue(task, Enqueue::Wake, now);
                         }
                     }
                     4 => queue.yield_now(now),
                     5 => {
-                        if let Some(entity) = queue.steal(value as usize, now) {
-                            queue.enqueue(entity, Enqueue::Migrate, now);
+                        if let Some(task) = queue.steal(|task| task.id % 2 == value % 2, now) {
+                            queue.enqueue(task, Enqueue::Migrate, now);
                         }
                     }
-                    6 => { queue.change(value, now, |entity| entity.set_policy(policy)); }
+                    6 => {
+                        if let Some(task) = tasks.get(value as usize) {
+                            queue.changed(&task.clone(), now, |entity| {
+                                entity.set_class(policy.0, policy.1);
+                                entity.set_nice(policy.2);
+                            });
+                        }
+                    }
                     _ => {}
                 }
                 if op != 7 || queue.tick(now) {
                     queue.pick(now);
                 }
-                prop_assert_eq!(queue.len() + sleeping.len(), created as usize);
-                prop_assert_eq!(running(&queue).is_some(), !queue.is_empty());
+                let here = queue.waiting() + usize::from(queue.current().is_some());
+                prop_assert_eq!(here + sleeping.len(), tasks.len());
+                prop_assert_eq!(running(&queue).is_some(), here != 0);
                 // The highest priority runs.
-                let running = queue.current().and_then(|current| current.policy().priority());
-                prop_assert!(queue.first_waiting_priority() <= running || op == 7);
+                let first = queue.waiting.peek().map_or(0, |waiting| waiting.key.priority);
+                let current = queue.current().map_or(0, |task| task.entity.priority());
+                prop_assert!(first <= current || op == 7);
             }
             // Without real-time tasks, everybody's turn comes.
-            while queue.current().is_some_and(|current| current.policy().priority().is_some()) {
+            while queue.current().is_some_and(|task| task.entity.class().is_real_time()) {
                 queue.block(now);
                 queue.pick(now);
             }
-            let left = queue.len();
+            let left = queue.waiting() + usize::from(queue.current().is_some());
             let runtimes = simulate(&mut queue, now, now + 40_000 * MS);
             prop_assert_eq!(runtimes.len(), left);
         }

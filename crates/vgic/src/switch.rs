@@ -166,7 +166,21 @@ impl Vgic {
     /// interrupt came: folds the list registers back and fills them anew. The
     /// vCPU's hardware state must be in `lrs` (`lr[..used]`; `hcr` where it has
     /// LRENPIE). `lines` holds the levels of the lines of mapped PPIs, by INTID.
+    #[inline]
     pub fn flush(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
+        self.flush_fired(vcpu, lrs, lines, 0)
+    }
+
+    /// [`flush`](Self::flush), and the physical interrupts of the PPIs `fired`
+    /// have just been acknowledged. The guest may have ended the ones before:
+    /// those are folded back first, or their end would end these.
+    pub fn flush_fired(
+        &self,
+        vcpu: usize,
+        lrs: &mut ListRegisters,
+        lines: u32,
+        fired: u32,
+    ) -> Outcome {
         let mut out = Outcome::default();
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
@@ -192,7 +206,7 @@ impl Vgic {
                 private.set_latch(sgis);
             }
             banks |= (work & WORK_BANKS) as u32;
-            fold_private(&mut private, me, lrs, lines, &mut out);
+            fold_private(&mut private, me, lrs, (lines, fired), &mut out);
             clear(lrs);
             let mine = private.candidates(gate);
             fits = mine.count_ones() as usize <= room;
@@ -230,7 +244,7 @@ impl Vgic {
     ) {
         let me = cpu.index() as u16;
         // What was put in before there were too many: the guest hasn't run.
-        fold_private(&mut cpu.lock_raw(), me, lrs, lines, out);
+        fold_private(&mut cpu.lock_raw(), me, lrs, (lines, 0), out);
         let banks = banks | self.fold_shared(live, cpu, lrs, out);
         clear(lrs);
         let mut picks = Picks::new(self.config.nr_lrs());
@@ -276,7 +290,7 @@ impl Vgic {
         }
         {
             let mut private = cpu.lock_raw();
-            fold_private(&mut private, cpu.index() as u16, lrs, lines, &mut out);
+            fold_private(&mut private, cpu.index() as u16, lrs, (lines, 0), &mut out);
             if private.candidates(live.gate()) != 0 {
                 banks |= 1;
             }
@@ -450,12 +464,22 @@ fn clear(lrs: &mut ListRegisters) {
     lrs.used = 0;
 }
 
-/// Folds SGIs and PPIs back.
-fn fold_private(bank: &mut Bank, me: u16, lrs: &mut ListRegisters, lines: u32, out: &mut Outcome) {
+/// Folds SGIs and PPIs back; then looks at the lines of mapped PPIs: their
+/// levels, and those that fired.
+fn fold_private(
+    bank: &mut Bank,
+    me: u16,
+    lrs: &mut ListRegisters,
+    (lines, fired): (u32, u32),
+    out: &mut Outcome,
+) {
     for &lr in lrs.in_use() {
         if !is_spi(lr) {
             bank.fold(lr as u32 as usize, me, &Lr::decode(lr));
         }
+    }
+    for i in bits(fired) {
+        bank.set_line(i, true);
     }
     if bank.mapped & (bank.forwarded | bank.line) != 0 {
         out.deactivate |= bank.resample_mapped(lines);

@@ -82,7 +82,7 @@ fn state_of(process: &Process, task: Option<&Arc<Task>>) -> u8 {
     match task.state.load(Relaxed) {
         state::RUNNING | state::QUEUED => b'R',
         _ if process.is_stopped() => b'T',
-        state::BLOCKED => b'S',
+        state::BLOCKED | state::WAITING => b'S',
         _ => b'X',
     }
 }
@@ -131,10 +131,9 @@ impl ProcSource for Facts {
         };
         let (users, groups) = process.with_identity(|_, credentials| (credentials.user, credentials.group));
         let entity = task.map(|task| &task.entity);
-        let nice = entity.map_or(0, |entity| i32::from(entity.nice.load(Relaxed)));
-        let rt_priority = entity.map_or(0, |entity| entity.rt_priority.load(Relaxed).unsigned_abs());
-        let affinity = entity.map_or(u64::MAX, |entity| entity.affinity.load(Relaxed));
-        let round_robin = entity.is_some_and(|entity| entity.round_robin.load(Relaxed));
+        let nice = entity.map_or(0, |entity| i32::from(entity.nice()));
+        let rt_priority = entity.map_or(0, |entity| entity.priority());
+        let affinity = entity.map_or(u64::MAX, |entity| entity.affinity());
         Some(ProcessInfo {
             pid,
             tid: tid.unwrap_or(pid),
@@ -151,11 +150,7 @@ impl ProcSource for Facts {
             priority: if rt_priority > 0 { (-1i32).saturating_sub(i32::from(rt_priority)) } else { nice.saturating_add(20) },
             nice,
             rt_priority: u32::from(rt_priority),
-            policy: match (rt_priority, round_robin) {
-                (0, _) => 0,
-                (_, false) => 1,
-                (_, true) => 2,
-            },
+            policy: entity.map_or(0, |entity| entity.class() as u32),
             started: thread.map_or(process.started, |thread| thread.started()),
             vsize: usage.total.saturating_mul(PAGE_SIZE),
             vpeak: usage.total.saturating_mul(PAGE_SIZE),

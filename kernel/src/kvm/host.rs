@@ -162,6 +162,14 @@ impl Host for Machine {
         cpu::index() as u32
     }
 
+    fn need_resched(&self) -> bool {
+        crate::sched::need_resched()
+    }
+
+    fn rest(&self, _regime: &mut HostRegime, core: &VcpuCore) -> bool {
+        crate::sched::wait_here(|| core.has_requests())
+    }
+
     fn window(&self, _regime: &mut HostRegime) {
         crate::sched::breathe();
     }

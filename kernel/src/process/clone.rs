@@ -131,7 +131,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
     task.fp.write(&parent_task.fp.read());
     let tls = if has(flag::SETTLS) { request.tls } else { arch::sysreg::tpidr_el0() };
     task.tpidr_el0.store(tls, Relaxed);
-    inherit(&task.entity, &parent_task.entity);
+    task.entity.inherit(&parent_task.entity);
 
     let blocked = parent.signals.lock().blocked();
     let thread = Thread::new(process.clone(), tid, blocked, parent.comm());
@@ -195,14 +195,6 @@ fn run() {
         super::work(&mut registers);
     }
     task::enter_user(&registers)
-}
-
-/// A child inherits how it is scheduled.
-fn inherit(child: &sched::Entity, parent: &sched::Entity) {
-    child.nice.store(parent.nice.load(Relaxed), Relaxed);
-    child.rt_priority.store(parent.rt_priority.load(Relaxed), Relaxed);
-    child.round_robin.store(parent.round_robin.load(Relaxed), Relaxed);
-    child.affinity.store(parent.affinity.load(Relaxed), Relaxed);
 }
 
 fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> {

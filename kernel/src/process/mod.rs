@@ -358,12 +358,7 @@ pub fn namespace() -> Result<&'static Arc<Namespace>> {
 
 /// CPU time of a task, in nanoseconds.
 pub fn runtime(task: &Task) -> Nanos {
-    let before = task.runtime.load(Relaxed);
-    if task.state.load(Relaxed) != crate::task::state::RUNNING {
-        return before;
-    }
-    let now = time::now().saturating_sub(task.entity.started.load(Relaxed));
-    before.saturating_add(now)
+    task.entity.runtime(time::now())
 }
 
 /// Maps what the current process may access at `address`, or says why not.

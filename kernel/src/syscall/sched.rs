@@ -5,6 +5,7 @@ use crate::process::{caller, table};
 use crate::task::Task;
 use crate::user::CurrentUser;
 use crate::{cpu, sched};
+use ::sched::Class;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Result, UserMem, UserMemExt};
@@ -30,7 +31,7 @@ pub fn getaffinity(tid: u32, len: u64, out: u64) -> SysResult {
     if !len.is_multiple_of(8) || len == 0 {
         return Err(Errno::EINVAL.into());
     }
-    let set = thread(tid)?.entity.affinity.load(Relaxed) & possible();
+    let set = thread(tid)?.entity.affinity() & possible();
     CurrentUser.write_obj(out, &set)?;
     Ok(8)
 }
@@ -43,77 +44,55 @@ pub fn setaffinity(tid: u32, len: u64, set: u64) -> SysResult {
     if set == 0 {
         return Err(Errno::EINVAL.into());
     }
-    let task = thread(tid)?;
-    task.entity.affinity.store(set, Relaxed);
-    sched::affinity_changed(&task);
+    sched::set_affinity(&thread(tid)?, set);
     Ok(0)
 }
 
-const OTHER: i32 = 0;
-const FIFO: i32 = 1;
-const RR: i32 = 2;
-const BATCH: i32 = 3;
-const IDLE: i32 = 5;
-const RESET_ON_FORK: i32 = 0x4000_0000;
-
-fn policy(task: &Task) -> i32 {
-    match task.entity.rt_priority.load(Relaxed) {
-        0 => OTHER,
-        _ if task.entity.round_robin.load(Relaxed) => RR,
-        _ => FIFO,
-    }
-}
+const RESET_ON_FORK: u32 = 0x4000_0000;
 
 pub fn getscheduler(tid: u32) -> SysResult {
-    Ok(i64::from(policy(&*thread(tid)?)))
+    Ok(thread(tid)?.entity.class() as i64)
 }
 
-fn set_policy(task: &Task, policy: i32, priority: i32) -> Result<()> {
-    let valid = match policy {
-        FIFO | RR => (1..=99).contains(&priority),
-        OTHER | BATCH | IDLE => priority == 0,
-        _ => false,
+/// `None` keeps the class.
+fn set_class(task: &Arc<Task>, class: Option<u32>, priority: i32) -> Result<()> {
+    let class = match class {
+        Some(number) => Class::new(number).ok_or(Errno::EINVAL)?,
+        None => task.entity.class(),
     };
-    let priority = i8::try_from(priority).ok().filter(|_| valid).ok_or(Errno::EINVAL)?;
-    task.entity.round_robin.store(policy == RR, Relaxed);
-    task.entity.rt_priority.store(priority, Relaxed);
+    let allowed = if class.is_real_time() { 1..=99 } else { 0..=0 };
+    let priority = u8::try_from(priority).ok().filter(|priority| allowed.contains(priority));
+    let priority = priority.ok_or(Errno::EINVAL)?;
+    sched::change(task, |entity| entity.set_class(class, priority));
     Ok(())
 }
 
 pub fn setscheduler(tid: u32, policy: i32, param: u64) -> SysResult {
     let priority = CurrentUser.read_obj(param)?;
-    set_policy(&*thread(tid)?, policy & !RESET_ON_FORK, priority)?;
+    set_class(&thread(tid)?, Some(policy as u32 & !RESET_ON_FORK), priority)?;
     Ok(0)
 }
 
 pub fn getparam(tid: u32, param: u64) -> SysResult {
-    let priority = i32::from(thread(tid)?.entity.rt_priority.load(Relaxed));
+    let priority = i32::from(thread(tid)?.entity.priority());
     CurrentUser.write_obj(param, &priority)?;
     Ok(0)
 }
 
 pub fn setparam(tid: u32, param: u64) -> SysResult {
     let priority = CurrentUser.read_obj(param)?;
-    let task = thread(tid)?;
-    set_policy(&task, policy(&task), priority)?;
+    set_class(&thread(tid)?, None, priority)?;
     Ok(0)
 }
 
 /// The lowest or highest priority of a policy: only real-time ones have any.
 pub fn priority_limit(policy: u32, limit: i64) -> SysResult {
-    match policy as i32 {
-        FIFO | RR => Ok(limit),
-        OTHER | BATCH | IDLE => Ok(0),
-        _ => Err(Errno::EINVAL.into()),
-    }
+    let class = Class::new(policy).ok_or(Errno::EINVAL)?;
+    Ok(if class.is_real_time() { limit } else { 0 })
 }
 
 pub fn rr_get_interval(tid: u32, out: u64) -> SysResult {
-    let interval = match policy(&*thread(tid)?) {
-        FIFO => 0,
-        RR => 100_000_000,
-        _ => 4_000_000,
-    };
+    let interval = thread(tid)?.entity.class().slice().unwrap_or(0);
     CurrentUser.write_obj(out, &time::timespec(interval))?;
     Ok(0)
 }
@@ -132,7 +111,7 @@ fn whom(which: u32, who: u32) -> Result<Vec<Arc<Task>>> {
 }
 
 pub fn getpriority(which: u32, who: u32) -> SysResult {
-    let nice = whom(which, who)?.iter().map(|task| task.entity.nice.load(Relaxed)).min();
+    let nice = whom(which, who)?.iter().map(|task| task.entity.nice()).min();
     // Never negative: 40 for -20 to 1 for 19.
     Ok(20i64.saturating_sub(i64::from(nice.unwrap_or(0))))
 }
@@ -140,7 +119,7 @@ pub fn getpriority(which: u32, who: u32) -> SysResult {
 pub fn setpriority(which: u32, who: u32, nice: i32) -> SysResult {
     let nice = nice.clamp(-20, 19) as i8;
     for task in whom(which, who)? {
-        task.entity.nice.store(nice, Relaxed);
+        sched::change(&task, |entity| entity.set_nice(nice));
     }
     Ok(0)
 }

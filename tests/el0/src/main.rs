@@ -10,6 +10,7 @@ mod futex;
 mod memory;
 mod misc;
 mod process;
+mod sched;
 mod signals;
 mod threads;
 mod time;
@@ -33,6 +34,7 @@ fn main() {
         events::CASES,
         time::CASES,
         fpsimd::CASES,
+        sched::CASES,
         misc::CASES,
     ];
     let cases: Vec<el0_tests::Case> = groups.into_iter().flatten().copied().collect();

@@ -1124,3 +1124,47 @@ proptest! {
         }
     }
 }
+
+/// A thread that waits in the kernel and keeps its CPU is interrupted there.
+#[test]
+fn who_sleeps_on_its_cpu_is_kicked_there() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let core = vcpu.core();
+    assert_eq!(core.timer_due(), None);
+    core.take_requests();
+    core.sleep_mode(3);
+    assert_eq!(core.timer_due(), Some(3));
+    core.ask(&*vmm.host, crate::vcpu::request::POWER);
+    assert_eq!(*vmm.host.kicks.lock().unwrap(), [3]);
+    // Once is enough.
+    core.ask(&*vmm.host, crate::vcpu::request::POWER);
+    assert_eq!(*vmm.host.kicks.lock().unwrap(), [3]);
+    assert!(core.has_requests());
+    core.leave_mode();
+}
+
+/// In the guest's world only news of interrupts are taken, and a kick after that
+/// comes as another interrupt.
+#[test]
+fn news_are_taken_alone() {
+    use crate::vcpu::request;
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let core = vcpu.core();
+    core.take_requests();
+    core.enter_mode(1);
+    assert!(!core.take_news());
+    core.ask(&*vmm.host, request::VGIC);
+    assert!(core.take_news());
+    assert!(!core.has_requests());
+    core.ask(&*vmm.host, request::VGIC | request::POWER);
+    assert_eq!(*vmm.host.kicks.lock().unwrap(), [1, 1]);
+    assert!(!core.take_news());
+    assert_eq!(core.take_requests(), request::VGIC | request::POWER);
+    core.leave_mode();
+}

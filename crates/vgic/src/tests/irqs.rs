@@ -1,7 +1,7 @@
 //! Interrupts, one story each.
 
 use super::*;
-use crate::{ICH_LR_EOI, ICH_LR_HW};
+use crate::{ICH_LR_EOI, ICH_LR_HW, ICH_LR_PENDING};
 
 const D: Region = Region::Dist;
 
@@ -181,6 +181,27 @@ fn a_mapped_timer_ends_with_the_guest() {
     assert_eq!(m.vgic.forwarded(0), 0);
     assert_eq!(m.deactivated, [27, 27]);
     assert_eq!(m.ack(0), None);
+}
+
+#[test]
+fn a_mapped_interrupt_fires_again_at_its_end() {
+    let mut m = Machine::new(1);
+    m.vgic.map_phys(0, 27, Some(27)).unwrap();
+    m.write(0, Region::Redist(0), SGI_FRAME + 0x100, 1 << 27);
+    for _ in 0..3 {
+        // In one step: the last one, which the guest has ended, goes back first.
+        m.lines = 1 << 27;
+        let lrs = &mut m.lrs.borrow_mut()[0];
+        let out = m.vgic.flush_fired(0, lrs, 1 << 27, 1 << 27);
+        assert_eq!((out.write, out.deactivate, lrs.used), (1, 0, 1));
+        assert_eq!(lrs.lr[0] & (ICH_LR_HW | ICH_LR_PENDING), ICH_LR_HW | ICH_LR_PENDING);
+        assert_eq!(m.vgic.forwarded(0), 1 << 27);
+        lrs.lr[0] &= !ICH_LR_PENDING;
+    }
+    m.lines = 0;
+    m.sync(0);
+    assert_eq!(m.vgic.forwarded(0), 0);
+    assert!(m.deactivated.is_empty());
 }
 
 #[test]

@@ -1,0 +1,192 @@
+//! Scheduling: shares, priorities, places.
+
+use crate::util::{Map, close, ms, pipe, read, write};
+use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+cases!("sched"; policies, nice_shares, fifo_first, fifo_wakes, affinity_when_woken);
+
+fn pin(pid: usize, cpu: usize) -> Result<usize, Errno> {
+    let mask = [1u64 << cpu];
+    sys!(libc::SYS_sched_setaffinity, pid, 8, mask.as_ptr())
+}
+
+fn set_policy(policy: i32, priority: i32) -> Result<usize, Errno> {
+    sys!(libc::SYS_sched_setscheduler, 0, policy, &raw const priority)
+}
+
+fn cpu() -> usize {
+    let mut cpu = u32::MAX;
+    let _ = sys!(libc::SYS_getcpu, &raw mut cpu, 0, 0);
+    cpu as usize
+}
+
+/// The CPUs that the caller may use.
+fn cpus() -> Result<Vec<usize>, Errno> {
+    let mut mask = [0u64; 16];
+    sys!(libc::SYS_sched_getaffinity, 0, 128, mask.as_mut_ptr())?;
+    Ok((0..64).filter(|cpu| mask[0] >> cpu & 1 != 0).collect())
+}
+
+fn spin(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {}
+}
+
+fn policies() -> Outcome {
+    use libc::{SCHED_BATCH, SCHED_FIFO, SCHED_IDLE, SCHED_OTHER, SCHED_RR};
+    for (policy, priority) in
+        [(SCHED_BATCH, 0), (SCHED_IDLE, 0), (SCHED_RR, 1), (SCHED_FIFO, 99), (SCHED_OTHER, 0)]
+    {
+        set_policy(policy, priority)?;
+        check_eq!(sys!(libc::SYS_sched_getscheduler, 0), Ok(policy as usize));
+        let mut got = -1i32;
+        sys!(libc::SYS_sched_getparam, 0, &raw mut got)?;
+        check_eq!(got, priority);
+    }
+    for (policy, priority) in [(SCHED_FIFO, 0), (SCHED_RR, 100), (SCHED_OTHER, 1), (77, 0)] {
+        check_eq!(set_policy(policy, priority), Err(Errno(libc::EINVAL)));
+    }
+    Ok(())
+}
+
+/// Two that never stop, on one CPU.
+fn nice_shares() -> Outcome {
+    let at = cpus()?[0];
+    let page = Map::shared(4096)?;
+    let hog = |slot: usize, nice: i32| {
+        fork(|| {
+            let _ = pin(0, at);
+            let _ = sys!(libc::SYS_setpriority, 0, 0, nice);
+            page.word(64).fetch_add(1, SeqCst);
+            while page.word(64).load(SeqCst) < 2 {
+                std::hint::spin_loop();
+            }
+            // What either does alone at the end doesn't count.
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(600) && page.word(128).load(SeqCst) == 0 {
+                page.word(slot).fetch_add(1, SeqCst);
+            }
+            page.word(128).store(1, SeqCst);
+            0
+        })
+    };
+    let hogs = [hog(0, 0)?, hog(8, 19)?];
+    for pid in hogs {
+        check_eq!(wait(pid)?, End::Exit(0));
+    }
+    let (normal, nice) = (page.word(0).load(SeqCst), page.word(8).load(SeqCst));
+    page.unmap();
+    // By weight it is 1 to 68.
+    check!(nice > 0);
+    check!(nice * 8 < normal, "nice 19 did {nice}, nice 0 did {normal}");
+    Ok(())
+}
+
+/// While a SCHED_FIFO thread runs, no other one does.
+fn fifo_first() -> Outcome {
+    let at = cpus()?[0];
+    let page = Map::shared(4096)?;
+    let hog = fork(|| {
+        let _ = pin(0, at);
+        loop {
+            page.word(0).fetch_add(1, SeqCst);
+        }
+    })?;
+    while page.word(0).load(SeqCst) == 0 {
+        ms(1);
+    }
+    let first = fork(|| {
+        if pin(0, at).is_err() || set_policy(libc::SCHED_FIFO, 10).is_err() {
+            return 1;
+        }
+        let before = page.word(0).load(SeqCst);
+        spin(Duration::from_millis(50));
+        i32::from(page.word(0).load(SeqCst) != before) * 2
+    })?;
+    let end = wait(first)?;
+    let before = page.word(0).load(SeqCst);
+    ms(20);
+    let after = page.word(0).load(SeqCst);
+    sys!(libc::SYS_kill, hog, libc::SIGKILL)?;
+    wait(hog)?;
+    page.unmap();
+    check_eq!(end, End::Exit(0));
+    check!(after != before);
+    Ok(())
+}
+
+/// One that wakes takes the CPU from SCHED_OTHER at once, and gives it back.
+fn fifo_wakes() -> Outcome {
+    let at = cpus()?[0];
+    let page = Map::shared(4096)?;
+    let (r, w) = pipe(0)?;
+    let reader = fork(|| {
+        if pin(0, at).is_err() || set_policy(libc::SCHED_FIFO, 10).is_err() {
+            return 1;
+        }
+        for _ in 0..50 {
+            if read(r, &mut [0]) != Ok(1) {
+                return 2;
+            }
+            page.word(0).fetch_add(1, SeqCst);
+        }
+        0
+    })?;
+    let writer = fork(|| {
+        if pin(0, at).is_err() {
+            return 1;
+        }
+        ms(20);
+        for n in 1..=50 {
+            // It has run by the time the call returns.
+            if write(w, &[0]) != Ok(1) || page.word(0).load(SeqCst) != n {
+                return 2;
+            }
+        }
+        0
+    })?;
+    let ends = [wait(writer)?, wait(reader)?];
+    close(r);
+    close(w);
+    page.unmap();
+    check_eq!(ends, [End::Exit(0), End::Exit(0)]);
+    Ok(())
+}
+
+/// A thread that is told where to run while it falls asleep, and is woken then.
+fn affinity_when_woken() -> Outcome {
+    const ROUNDS: usize = 200;
+    let all = cpus()?;
+    let [one, two, ..] = all[..] else { return Ok(()) };
+    let page = Map::shared(4096)?;
+    let (r, w) = pipe(0)?;
+    let sleeper = fork(|| {
+        for n in 1..=ROUNDS {
+            if read(r, &mut [0]) != Ok(1) {
+                return 1;
+            }
+            page.word(8).store(cpu(), SeqCst);
+            page.word(0).store(n, SeqCst);
+        }
+        0
+    })?;
+    let mut wrong = 0;
+    for n in 1..=ROUNDS {
+        let to = if n % 2 == 0 { one } else { two };
+        pin(sleeper as usize, to)?;
+        check_eq!(write(w, &[0]), Ok(1));
+        while page.word(0).load(SeqCst) != n {
+            // The two may share a CPU.
+            let _ = sys!(libc::SYS_sched_yield);
+        }
+        wrong += usize::from(page.word(8).load(SeqCst) != to);
+    }
+    check_eq!(wait(sleeper)?, End::Exit(0));
+    close(r);
+    close(w);
+    page.unmap();
+    check_eq!(wrong, 0);
+    Ok(())
+}
