@@ -39,9 +39,16 @@ enum Ready {
     Go { flushed: bool },
     /// Wait for a wake-up.
     Wait,
+    /// More was asked all the time: let interrupts in, then look again.
+    Window,
     /// KVM_RUN returns 0.
     ToUser,
 }
+
+/// How many rounds of requests come between two looks at interrupts and
+/// signals. Other vCPUs and irqfds can ask faster than is answered here, where
+/// interrupts are masked.
+const ROUNDS: u32 = 8;
 
 impl Vcpu {
     pub(crate) fn new(vm: Arc<Vm>, core: Arc<VcpuCore>, run: Frame) -> Vcpu {
@@ -318,6 +325,7 @@ impl Vcpu {
     fn run_loop(&self, regime: &mut HostRegime, snapshot: &mut Arc<VmSnapshot>) -> Result<Done> {
         let host = self.host();
         let core = &self.core;
+        let mut rounds = 0u32;
         loop {
             let cpu = host.this_cpu();
             let live_in = core.live_in.load(Ordering::Relaxed);
@@ -326,7 +334,7 @@ impl Vcpu {
                 host.pull(regime, core);
                 continue;
             }
-            let mut ready = self.ready(regime, snapshot);
+            let mut ready = self.ready(regime, snapshot, &mut rounds);
             let mut state = core.state.lock();
             if state.waiting
                 && let Ready::Go { flushed } = ready
@@ -346,6 +354,14 @@ impl Vcpu {
                         continue;
                     }
                     return Ok(Done::Wait);
+                }
+                Ready::Window => {
+                    drop(state);
+                    host.window(regime);
+                    if host.signal_pending() {
+                        return self.interrupted();
+                    }
+                    continue;
                 }
                 Ready::ToUser => return Ok(Done::Value(0)),
             }
@@ -372,6 +388,7 @@ impl Vcpu {
                 stage2_tsz: memory.tsz,
                 stage2_sl0: memory.sl0,
             };
+            rounds = 0;
             let exit = host.enter(regime, &entry, &mut state);
             core.leave_mode();
             if state.lrs.used != 0 {
@@ -421,10 +438,19 @@ impl Vcpu {
     }
 
     /// Does what was requested, until the guest can be entered.
-    fn ready(&self, regime: &mut HostRegime, snapshot: &mut Arc<VmSnapshot>) -> Ready {
+    fn ready(
+        &self,
+        regime: &mut HostRegime,
+        snapshot: &mut Arc<VmSnapshot>,
+        rounds: &mut u32,
+    ) -> Ready {
         let core = &self.core;
         let mut flushed = false;
         while core.has_requests() {
+            *rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS) {
+                return Ready::Window;
+            }
             let requests = core.take_requests();
             if requests & request::SNAPSHOT != 0 {
                 *snapshot = self.vm.memory.snapshot();

@@ -123,7 +123,11 @@ fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
                 Ok(Done::Wait) if request != RUN && process::signal_pending() => {
                     break Err(Failure::Restart(Restart::Sys));
                 }
-                Ok(Done::Wait) => sched::park(),
+                Ok(Done::Wait) => {
+                    sched::park();
+                    // Who is woken all the time never sleeps.
+                    sched::breathe();
+                }
                 Ok(done) => break finish(done),
                 Err(errno) => break Err(Failure::Errno(errno)),
             }

@@ -16,6 +16,7 @@ use traps::{GuestFeatures, IdRegs};
 type Race = Box<dyn FnOnce(&MockSpace) + Send>;
 pub type Script = Box<dyn FnMut(&mut VcpuState, &Entry<'_>) -> Exit + Send>;
 
+pub type Window = Box<dyn FnMut(&MockHost) + Send>;
 pub type Guest = Box<dyn Fn(&mut VcpuState, &Entry<'_>) -> Exit + Send + Sync>;
 
 pub struct MockHost {
@@ -31,6 +32,10 @@ pub struct MockHost {
     pub flushed: Mutex<Vec<(u64, u64)>>,
     pub timer: Mutex<Option<u64>>,
     pub windows: AtomicU64,
+    /// What else happens in a window.
+    pub in_window: Mutex<Option<Window>>,
+    /// Asks for more whenever list registers are filled, as other vCPUs may.
+    pub pestered: AtomicBool,
 }
 
 pub fn facts() -> Facts {
@@ -102,6 +107,8 @@ impl MockHost {
             flushed: Mutex::default(),
             timer: Mutex::default(),
             windows: AtomicU64::new(0),
+            in_window: Mutex::default(),
+            pestered: AtomicBool::new(false),
         })
     }
 
@@ -157,13 +164,20 @@ impl Host for MockHost {
         no_locks();
     }
     fn read_live(&self, _: &VcpuCore, _: &mut VcpuState) {}
-    fn write_live(&self, _: &VcpuCore, _: &VcpuState, _: u8, _: bool) {}
+    fn write_live(&self, core: &VcpuCore, _: &VcpuState, _: u8, _: bool) {
+        if self.pestered.load(Ordering::Relaxed) {
+            core.timer_due();
+        }
+    }
     fn this_cpu(&self) -> u32 {
         0
     }
     fn window(&self, _: &mut HostRegime) {
         no_locks();
         self.windows.fetch_add(1, Ordering::Relaxed);
+        if let Some(then) = &mut *self.in_window.lock().unwrap() {
+            then(self);
+        }
     }
     fn set_timer(&self, _: &Arc<VcpuCore>, deadline: Option<u64>) {
         *self.timer.lock().unwrap() = deadline;

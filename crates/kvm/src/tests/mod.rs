@@ -919,6 +919,31 @@ fn another_thread_waits_for_its_turn() {
 }
 
 #[test]
+fn who_is_asked_all_the_time_still_sees_signals() {
+    // Other vCPUs send interrupts faster than they are put in list registers:
+    // the CPU must not stay in there with interrupts masked.
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let _gic = vmm.gic(&vm);
+    vmm.host.pestered.store(true, Ordering::Relaxed);
+    let mut windows = 3;
+    *vmm.host.in_window.lock().unwrap() = Some(Box::new(move |host| {
+        windows -= 1;
+        host.signal.store(windows == 0, Ordering::Relaxed);
+    }));
+    vcpu.core().timer_due();
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.host.windows.load(Ordering::Relaxed), 3);
+    // Once they stop, the guest runs.
+    vmm.host.pestered.store(false, Ordering::Relaxed);
+    *vmm.host.in_window.lock().unwrap() = None;
+    vmm.host.push(|state, _| hvc(state, [0x8400_0008, 0, 0, 0]));
+    assert_eq!(value(vmm.run(&vcpu)).unwrap(), 0);
+}
+
+#[test]
 fn suspended_vcpus_wake() {
     let _ram = sim::ram(8);
     let mut vmm = Vmm::new();
