@@ -81,6 +81,10 @@ pub trait Host: Send + Sync {
     /// The current task's address space.
     fn address_space(&self) -> Arc<dyn AddressSpace>;
 
+    /// [`AddressSpace::id`] of the current task's, without a reference to it:
+    /// every call asks.
+    fn address_space_id(&self) -> u64;
+
     /// The eventfd behind a file descriptor of the current task: `EBADF` if it
     /// isn't open, `EINVAL` if it is something else.
     fn eventfd(&self, fd: i32) -> Result<Arc<dyn EventFd>>;

@@ -87,13 +87,13 @@ impl Vcpu {
         request: u32,
         arg: u64,
     ) -> Result<Done> {
+        self.vm.check_space()?;
         if request == ioctl::RUN {
             if arg != 0 {
                 return Err(Errno::EINVAL);
             }
             return self.run(regime);
         }
-        self.vm.check_space()?;
         let Ok(_owned) = self.core.own() else { return Ok(Done::Wait) };
         match request {
             ioctl::ARM_VCPU_INIT => {
@@ -271,7 +271,6 @@ impl Vcpu {
         }
         if !state.ran {
             drop(state);
-            self.vm.check_space()?;
             self.first_run()?;
             state = self.core.state.lock();
         }

@@ -127,7 +127,7 @@ impl Vm {
 
     /// Only the address space that made the VM may use it: `EIO`.
     pub(crate) fn check_space(&self) -> Result<()> {
-        if self.host.address_space().id() == self.space.id() { Ok(()) } else { Err(Errno::EIO) }
+        if self.host.address_space_id() == self.space.id() { Ok(()) } else { Err(Errno::EIO) }
     }
 
     /// Changes the configuration that vCPUs see, and tells them.

@@ -132,6 +132,10 @@ impl Host for Machine {
         }
     }
 
+    fn address_space_id(&self) -> u64 {
+        process::space::current_id()
+    }
+
     fn eventfd(&self, number: i32) -> Result<Arc<dyn EventFd>> {
         let file = fd::get(number as u64)?;
         file.downcast::<File>().ok_or(Errno::EINVAL)?;

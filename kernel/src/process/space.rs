@@ -89,6 +89,12 @@ fn contexts() -> &'static Lock<Contexts> {
     })
 }
 
+/// The id of the address space that is current on this CPU, which is that of the
+/// process whose system call this is; 0 if there is none.
+pub fn current_id() -> u64 {
+    CURRENT.get(cpu::index()).map_or(0, |current| current.load(Relaxed))
+}
+
 /// Makes `mm` current on this CPU, or nothing at all.
 pub fn activate(mm: Option<&Mm>) {
     let index = cpu::index();

@@ -239,6 +239,11 @@ fn fork_child_is_apart() -> Outcome {
     let mut v = vm.vcpu(0, load_loop(), [RAM, MAIL, 0])?;
     let pid = fork(|| i32::from(v.run().err().map(|e| e.errno()) != Some(libc::EIO)))?;
     check_eq!(wait(pid)?, End::Exit(0));
+    // Nor one that has run already.
+    let mut v = vm.vcpu(1, crate::vm::mmio(), [NOWHERE, MAIL, 0])?;
+    v.run().map_err(crate::vm::e)?;
+    let pid = fork(|| i32::from(v.run().err().map(|e| e.errno()) != Some(libc::EIO)))?;
+    check_eq!(wait(pid)?, End::Exit(0));
     Ok(())
 }
 

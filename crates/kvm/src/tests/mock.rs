@@ -28,6 +28,8 @@ pub struct MockHost {
     pub script: Mutex<VecDeque<Script>>,
     pub kicks: Mutex<Vec<u32>>,
     pub space: Arc<MockSpace>,
+    /// The caller is another process.
+    pub elsewhere: AtomicBool,
     pub eventfds: Mutex<BTreeMap<i32, Arc<MockEvent>>>,
     pub flushed: Mutex<Vec<(u64, u64)>>,
     pub timer: Mutex<Option<u64>>,
@@ -103,6 +105,7 @@ impl MockHost {
             script: Mutex::default(),
             kicks: Mutex::default(),
             space: Arc::new(MockSpace::default()),
+            elsewhere: AtomicBool::new(false),
             eventfds: Mutex::default(),
             flushed: Mutex::default(),
             timer: Mutex::default(),
@@ -138,6 +141,9 @@ impl Host for MockHost {
     }
     fn address_space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()
+    }
+    fn address_space_id(&self) -> u64 {
+        self.space.id() + u64::from(self.elsewhere.load(Ordering::Relaxed))
     }
     fn eventfd(&self, fd: i32) -> Result<Arc<dyn EventFd>> {
         let event = self.eventfds.lock().unwrap().get(&fd).cloned().ok_or(Errno::EBADF)?;

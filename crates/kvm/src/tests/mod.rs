@@ -919,6 +919,24 @@ fn another_thread_waits_for_its_turn() {
 }
 
 #[test]
+fn another_process_may_not_touch_it() {
+    // A child has the descriptors by fork, but not the memory.
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let gic = vmm.gic(&vm);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    vmm.host.elsewhere.store(true, Ordering::Relaxed);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EIO);
+    let busy = vcpu.ioctl(&mut vmm.regime, &vmm.user, ioctl::RUN, 1);
+    assert_eq!(errno(busy), Errno::EIO);
+    assert_eq!(vmm.get(&vcpu, reg::PSCI_VERSION), Err(Errno::EIO));
+    assert_eq!(vmm.memory(&vm, 0, 0, 0x1000, 0x1000, 0), Err(Errno::EIO));
+    assert_eq!(vmm.attr(&gic, abi::vgic::GRP_CTRL, 0), Err(Errno::EIO));
+}
+
+#[test]
 fn who_is_asked_all_the_time_still_sees_signals() {
     // Other vCPUs send interrupts faster than they are put in list registers:
     // the CPU must not stay in there with interrupts masked.
