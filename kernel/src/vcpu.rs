@@ -229,6 +229,8 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     if READY.get(index).is_some_and(|ready| !ready.swap(true, Relaxed)) {
         gic::enable(VTIMER_INTID);
         gic::enable(MAINTENANCE_INTID);
+        // SAFETY: there are guests under VHE only.
+        unsafe { ich::keep_guests_in_system_registers() };
     }
     state.context.vttbr_el2 = entry.stage2_root | u64::from(switch.id) << 48;
     gic::set_active(VTIMER_INTID, state.load_plan(entry.core));

@@ -269,6 +269,21 @@ pub unsafe fn read_timer(context: &mut GuestContext) {
 pub mod gic {
     use core::arch::asm;
 
+    /// Guests stay with the system registers: where the CPU has a GICv2's
+    /// interface as well they could clear ICC_SRE_EL1.SRE, which is switched for
+    /// nobody. From here on that traps (ICC_SRE_EL2.Enable, GICv3 12.4.4).
+    ///
+    /// # Safety
+    /// The host runs at EL2, under VHE.
+    pub unsafe fn keep_guests_in_system_registers() {
+        // SAFETY: ICC_SRE_EL2.SRE is what EL2 itself obeys; boot has set it, and
+        // ICC_SRE_EL1.SRE.
+        unsafe {
+            let sre = read!("S3_4_C12_C9_5");
+            write!("S3_4_C12_C9_5", sre & !(1 << 3));
+        }
+    }
+
     /// ICH_VTR_EL2: how many list registers and so on.
     pub fn vtr() -> u64 {
         // SAFETY: a read.
