@@ -144,6 +144,8 @@ pub struct GuestContext {
     pub vpidr_el2: u64,
     /// MDSCR_EL1 as the guest sees it; debug registers are trapped (MDCR_EL2.TDA).
     pub mdscr_el1: u64,
+    /// VDISR_EL2, which the guest reads and writes as DISR_EL1 (FEAT_RAS).
+    pub vdisr_el2: u64,
     /// The registers of [`El1`].
     pub el1: [u64; EL1_COUNT],
     /// The timers.
@@ -176,6 +178,7 @@ impl GuestContext {
             vmpidr_el2: 0,
             vpidr_el2: 0,
             mdscr_el1: 0,
+            vdisr_el2: 0,
             el1: [0; EL1_COUNT],
             timer: TimerState {
                 cntv_ctl: 0,

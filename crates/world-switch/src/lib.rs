@@ -19,6 +19,7 @@
 //! | CPACR_EL1, CNTKCTL_EL1 | under TGE=1 EL0 obeys CPTR_EL2 and CNTHCTL_EL2 |
 //! | PMUSERENR_EL0 | zero for both |
 //! | MDSCR_EL1, breakpoints | the host's; the guest's accesses trap (MDCR_EL2.TDA) |
+//! | VDISR_EL2, VSESR_EL2 | no EL0 instruction reaches them (under TGE=1 DISR_EL1 is the host's) |
 //! | FP/SIMD | trapped unless EL0's own |
 #![no_std]
 #![cfg(target_arch = "aarch64")]

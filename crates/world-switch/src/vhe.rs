@@ -202,13 +202,26 @@ macro_rules! vhe_write {
 
 vcpu_context::el1_registers!(define_el1_switch);
 
-/// How the guest may use timers and counters while it is loaded.
-const CNTHCTL_GUEST: u64 = 1 << 10 | 2;
+/// How the guest may use timers and counters while it is loaded: the physical
+/// timer traps (EL1PTEN), EL0 of the host may read CNTVCT (EL0VCTEN).
+const CNTHCTL_GUEST: u64 = 1 << 1;
+/// CNTHCTL_EL2.EL1PCTEN: CNTPCT_EL0 doesn't trap. It shows the machine's count.
+const EL1PCTEN: u64 = 1 << 10;
+
+/// VSESR_EL2 for a virtual SError: IDS, an implementation-defined syndrome that
+/// says nothing, as KVM gives it.
+const VSESR_UNKNOWN: u64 = 1 << 24;
 
 /// MDCR_EL2 bits for a guest: TDE is clear (its debug exceptions are its own),
 /// TDA, TDOSA, TDRA: its debug registers trap; TPM, TPMCR: so does the PMU;
 /// TPMS, TTRF: so do statistical profiling and trace filters.
 const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5 | 1 << 14 | 1 << 19;
+
+/// ID_AA64PFR0_EL1.RAS: VDISR_EL2 and VSESR_EL2 exist.
+fn has_ras() -> bool {
+    // SAFETY: a read.
+    unsafe { read!("id_aa64pfr0_el1") >> 28 & 0xf != 0 }
+}
 
 /// Makes the vCPU's EL1 registers, timers and stage 2 live in this CPU.
 ///
@@ -224,11 +237,16 @@ pub unsafe fn load(context: &GuestContext, vtcr_el2: u64) {
         write!("vmpidr_el2", context.vmpidr_el2);
         write!("vpidr_el2", context.vpidr_el2);
         load_el1(context);
-        write!("cnthctl_el2", CNTHCTL_GUEST);
+        let direct = if context.timer.cntpoff == 0 { EL1PCTEN } else { 0 };
+        write!("cnthctl_el2", CNTHCTL_GUEST | direct);
         write!("cntvoff_el2", context.timer.cntvoff);
         vhe_write!("cntv_cval_el02", context.timer.cntv_cval);
         arch::barrier::isb();
         vhe_write!("cntv_ctl_el02", context.timer.cntv_ctl);
+        if has_ras() {
+            write!("S3_4_C12_C1_1", context.vdisr_el2);
+            write!("S3_4_C5_C2_3", VSESR_UNKNOWN); // VSESR_EL2
+        }
         let mdcr = read!("mdcr_el2");
         write!("mdcr_el2", mdcr | MDCR_TRAPS);
         arch::barrier::isb();
@@ -245,6 +263,9 @@ pub unsafe fn put(context: &mut GuestContext) {
         save_el1(context);
         read_timer(context);
         vhe_write!("cntv_ctl_el02", 0u64);
+        if has_ras() {
+            context.vdisr_el2 = read!("S3_4_C12_C1_1");
+        }
         let mdcr = read!("mdcr_el2");
         write!("mdcr_el2", mdcr & !MDCR_TRAPS);
         write!("vttbr_el2", 0u64);

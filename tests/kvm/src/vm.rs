@@ -103,6 +103,21 @@ guest_irq:
     msr     S3_0_C12_C12_1, x5          // ICC_EOIR1_EL1
     isb
     b       1b
+    // DISR_EL1 goes to x1, x3 to DISR_EL1; again and again.
+guest_disr:
+    mrs     x5, S3_0_C12_C1_1
+    str     x5, [x1]
+    msr     S3_0_C12_C1_1, x3
+    b       guest_disr
+    // The physical count goes to x1, the virtual one behind it.
+guest_counters:
+    isb
+    mrs     x5, CNTPCT_EL0
+    str     x5, [x1]
+    isb
+    mrs     x5, CNTVCT_EL0
+    str     x5, [x1, #8]
+    b       guest_counters
 guest_end:
 "#
 );
@@ -135,6 +150,10 @@ program! {
     walk, guest_walk;
     /// Waits for interrupts.
     irq, guest_irq;
+    /// Shows and changes DISR_EL1.
+    disr, guest_disr;
+    /// Shows its counters.
+    counters, guest_counters;
 }
 
 fn code() -> Vec<u8> {
