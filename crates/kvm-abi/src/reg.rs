@@ -2,13 +2,16 @@
 
 /// KVM_REG_ARM64.
 pub const ARM64: u64 = 0x6000_0000_0000_0000;
-pub const ARCH_MASK: u64 = 0xff00_0000_0000_0000;
+/// The architecture, and what lies between it and the register; not its size.
+pub const ARCH_MASK: u64 = 0xff0f_ffff_0000_0000;
 pub const SIZE_MASK: u64 = 0x00f0_0000_0000_0000;
 pub const SIZE_U32: u64 = 0x0020_0000_0000_0000;
 pub const SIZE_U64: u64 = 0x0030_0000_0000_0000;
 pub const SIZE_U128: u64 = 0x0040_0000_0000_0000;
 
 pub const COPROC_MASK: u64 = 0x0fff_0000;
+/// Above the group of registers.
+pub const UNUSED_MASK: u64 = 0xf000_0000;
 pub const CORE: u64 = 0x10 << 16;
 pub const DEMUX: u64 = 0x11 << 16;
 pub const SYSREG: u64 = 0x13 << 16;
@@ -37,6 +40,8 @@ pub mod core {
     pub const V0: u64 = 84;
     pub const FPSR: u64 = 212;
     pub const FPCR: u64 = 213;
+    /// The size of the structure.
+    pub const WORDS: u64 = 216;
 }
 
 /// A system register's id.

@@ -33,10 +33,15 @@ enum Core {
 }
 
 impl Core {
-    /// By index and size: `EINVAL` for what lies between registers.
+    /// By index and size: `ENOENT` beyond `struct kvm_regs`, `EINVAL` for what
+    /// lies between registers in it.
     fn decode(id: u64) -> Result<Core> {
         use reg::core as c;
         let index = id & 0xffff;
+        let words = reg::size(id) as u64 >> 2;
+        if index.saturating_add(words) >= c::WORDS {
+            return Err(Errno::ENOENT);
+        }
         let (core, size) = match index {
             c::X0..c::SP if index & 1 == 0 => (Core::X((index >> 1) as u8), reg::SIZE_U64),
             c::SP => (Core::Sp, reg::SIZE_U64),
@@ -51,8 +56,6 @@ impl Core {
             }
             c::FPSR => (Core::Fpsr, reg::SIZE_U32),
             c::FPCR => (Core::Fpcr, reg::SIZE_U32),
-            // Past the end of struct kvm_regs, in 32-bit words.
-            216.. => return Err(Errno::ENOENT),
             _ => return Err(Errno::EINVAL),
         };
         if id & reg::SIZE_MASK == size { Ok(core) } else { Err(Errno::EINVAL) }
@@ -229,12 +232,11 @@ impl Vcpu {
         one: &abi::OneReg,
         set: bool,
     ) -> Result<()> {
-        if one.id & reg::ARCH_MASK != reg::ARM64 || one.id & 0x000f_ffff_f000_0000 != 0 {
-            return Err(if one.id & reg::ARCH_MASK != reg::ARM64 {
-                Errno::EINVAL
-            } else {
-                Errno::ENOENT
-            });
+        if one.id & reg::ARCH_MASK != reg::ARM64 {
+            return Err(Errno::EINVAL);
+        }
+        if one.id & reg::UNUSED_MASK != 0 {
+            return Err(Errno::ENOENT);
         }
         let size = reg::size(one.id);
         let mut bytes = [0u8; 16];

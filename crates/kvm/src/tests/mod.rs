@@ -298,6 +298,12 @@ fn registers_round_trip() {
     assert_eq!(vmm.get(&vcpu, reg::core_reg(reg::SIZE_U64, 1)), Err(Errno::EINVAL));
     assert_eq!(vmm.get(&vcpu, reg::sysreg(3, 7, 15, 7, 7)), Err(Errno::ENOENT));
     assert_eq!(vmm.get(&vcpu, 0x4030_0000_0013_c000), Err(Errno::EINVAL));
+    assert_eq!(vmm.get(&vcpu, 0x6030_0001_0013_c000), Err(Errno::EINVAL));
+    assert_eq!(vmm.get(&vcpu, 0x6030_0000_1013_c000), Err(Errno::ENOENT));
+    // Beyond struct kvm_regs there is nothing; its padding is no register.
+    assert_eq!(vmm.get(&vcpu, reg::core_reg(reg::SIZE_U64, 0x800)), Err(Errno::ENOENT));
+    assert_eq!(vmm.get(&vcpu, reg::core_reg(reg::SIZE_U32, 215)), Err(Errno::ENOENT));
+    assert_eq!(vmm.get(&vcpu, reg::core_reg(reg::SIZE_U32, 214)), Err(Errno::EINVAL));
     assert_eq!(vmm.set(&vcpu, reg::sysreg(3, 0, 0, 0, 0), 1), Err(Errno::EINVAL));
     assert_eq!(vmm.set(&vcpu, reg::PSCI_VERSION, 0x10000), Ok(0));
     assert_eq!(vmm.get(&vcpu, reg::PSCI_VERSION), Ok(0x10000));
