@@ -101,8 +101,10 @@ impl Vcpu {
             _ => return Err(Errno::EFAULT),
         }
         let ipa = fault_ipa(state.context.hpfar_el2, far);
+        // Beyond what the guest sees as physical addresses; or only beyond the
+        // size that its VMM gave it, where nothing answers.
         if ipa >= snapshot.ipa_limit {
-            return give(true);
+            return give(ipa >> self.vm.facts().ipa_bits != 0);
         }
         let abort = esr.data_abort();
         let write = !fetch && abort.is_write();

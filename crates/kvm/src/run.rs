@@ -4,7 +4,7 @@ use crate::Done;
 use crate::exit::Todo;
 use crate::host::{Exit, Host};
 use crate::snapshot::VmSnapshot;
-use crate::vcpu::{Entry, SUSPENDED, Start, VcpuCore, VcpuState, request};
+use crate::vcpu::{Entry, HCR_VSE, SUSPENDED, Start, VcpuCore, VcpuState, request};
 use crate::vm::Vm;
 use alloc::sync::Arc;
 use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
@@ -179,6 +179,8 @@ impl Vcpu {
             config.features = Some(kept);
         }
         self.host().pull(regime, &self.core);
+        // A CPU_ON that hasn't come through yet was the old machine's.
+        self.core.take_start();
         let ran = {
             let mut state = self.core.state.lock();
             state.features = Some(kept);
@@ -202,10 +204,10 @@ impl Vcpu {
     fn set_events(&self, events: &abi::VcpuEvents) -> Result<()> {
         if events.reserved.iter().any(|word| *word != 0)
             || events.pad.iter().any(|byte| *byte != 0)
-            || events.serror_pending > 1
-            || events.serror_has_esr != 0
+            || (events.serror_pending != 0 && events.serror_has_esr != 0)
         {
-            // SErrors with a syndrome need KVM_CAP_ARM_INJECT_SERROR_ESR.
+            // SErrors with a syndrome need KVM_CAP_ARM_INJECT_SERROR_ESR; that
+            // there is none says nothing.
             return Err(Errno::EINVAL);
         }
         let mut state = self.core.state.lock();
@@ -739,6 +741,3 @@ impl Vcpu {
         (word >> ((at & 3) as u32).wrapping_mul(8)) as u8
     }
 }
-
-/// HCR_EL2.VSE: a virtual SError is pending. Hardware clears it when taken.
-const HCR_VSE: u64 = 1 << 8;

@@ -28,6 +28,9 @@ pub mod request {
     pub const IRQFD: u32 = 1 << 4;
 }
 
+/// HCR_EL2.VSE: a virtual SError is pending. Hardware clears it when taken.
+pub(crate) const HCR_VSE: u64 = 1 << 8;
+
 const OUTSIDE: u32 = 0;
 const IN_GUEST: u32 = 1;
 const KICKED: u32 = 2;
@@ -195,10 +198,11 @@ impl VcpuState {
         (outcome.write, outcome.deactivate & mask != 0)
     }
 
-    /// Whether WFI ends: an interrupt could be taken, or a timer is due whose
-    /// interrupt isn't on its way yet.
+    /// Whether WFI ends: an interrupt or a virtual SError could be taken, or a
+    /// timer is due whose interrupt isn't on its way yet.
     pub(crate) fn wakes(&self, index: usize, now: u64) -> bool {
-        self.vgic.as_ref().is_some_and(|vgic| vgic.has_deliverable(index, &self.lrs))
+        self.context.hcr_el2 & HCR_VSE != 0
+            || self.vgic.as_ref().is_some_and(|vgic| vgic.has_deliverable(index, &self.lrs))
             || (self.vtimer().line_level(now, self.counters.virtual_offset())
                 && !self.forwarded(index))
     }

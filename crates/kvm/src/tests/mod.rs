@@ -418,8 +418,13 @@ fn fetches_and_table_walks_from_nowhere_abort() {
     });
     vmm.host.push(|state, _| {
         assert_eq!(state.context.el1(El1::ESR_EL1), 0x25 << 26 | IL | 0x10);
-        // Beyond the guest's addresses.
+        // Beyond the VM's addresses, but not the machine's.
         abort(state, dabt(3, 1, false, 4), 1 << 41)
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.el1(El1::ESR_EL1), 0x25 << 26 | IL | 0x10);
+        // Beyond both.
+        abort(state, dabt(3, 1, false, 4), 1 << 45)
     });
     vmm.host.push(|state, _| {
         assert_eq!(state.context.el1(El1::ESR_EL1), 0x25 << 26 | IL);
@@ -940,6 +945,51 @@ fn another_process_may_not_touch_it() {
     assert_eq!(vmm.get(&vcpu, reg::PSCI_VERSION), Err(Errno::EIO));
     assert_eq!(vmm.memory(&vm, 0, 0, 0x1000, 0x1000, 0), Err(Errno::EIO));
     assert_eq!(vmm.attr(&gic, abi::vgic::GRP_CTRL, 0), Err(Errno::EIO));
+}
+
+#[test]
+fn what_a_vmm_restores_is_taken() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    // Linux on a CPU with FEAT_RAS says has_esr even where nothing is pending.
+    let none = abi::VcpuEvents { serror_has_esr: 1, ..Default::default() };
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_VCPU_EVENTS, &none), Ok(0));
+    let with_esr = abi::VcpuEvents { serror_pending: 1, serror_has_esr: 1, ..Default::default() };
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_VCPU_EVENTS, &with_esr), Err(Errno::EINVAL));
+    // A virtual SError ends WFI, masked or not.
+    let wfi = |state: &mut VcpuState, _: &Entry<'_>| {
+        state.context.esr_el2 = u64::from(ec::WFX) << 26 | IL;
+        Exit::Sync
+    };
+    vmm.host.push(wfi);
+    assert!(matches!(vmm.run(&vcpu), Ok(Done::Wait)));
+    let serror = abi::VcpuEvents { serror_pending: 1, ..Default::default() };
+    assert_eq!(vmm.on_vcpu(&vcpu, ioctl::SET_VCPU_EVENTS, &serror), Ok(0));
+    vmm.host.push(wfi);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+}
+
+#[test]
+fn a_reset_forgets_who_was_turned_on() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let first = vmm.ready(&vm, 0);
+    let second = vmm.vcpu(&vm, 1).unwrap();
+    vmm.init(&second, 4 | 1).unwrap();
+    // CPU_ON, and the machine is reset before the other runs.
+    vmm.host.push(|state, _| hvc(state, [0xc400_0003, 1, 0xdead_0000, 7]));
+    assert_eq!(errno(vmm.run(&first)), Errno::EINTR);
+    vmm.init(&second, 4).unwrap();
+    let pc = reg::core_reg(reg::SIZE_U64, reg::core::PC);
+    vmm.set(&second, pc, 0x8000_0000).unwrap();
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.pc, state.context.x(0)), (0x8000_0000, 0));
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&second)), Errno::EINTR);
 }
 
 #[test]
