@@ -10,6 +10,7 @@ use crate::host::{AddressSpace, Host, MmuNotifier};
 use crate::slots::Slot;
 use crate::snapshot::VmSnapshot;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
 use frame::Size;
 use paging::{Gather, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
@@ -30,6 +31,9 @@ pub struct VmMemory {
 struct Inner {
     table: PageTable<Stage2>,
     snapshot: Arc<VmSnapshot>,
+    /// Slots that are no longer in the snapshot, and whose entries are still
+    /// being unmapped: who takes memory back must find those, too.
+    leaving: Vec<Slot>,
 }
 
 /// The TLB entries of one VM.
@@ -53,13 +57,25 @@ impl VmMemory {
             root: table.root().get(),
             tsz: table.tsz(),
             sl0: table.sl0(),
-            inner: Lock::new(rank::STAGE2, Inner { table, snapshot: Arc::new(snapshot) }),
+            inner: Lock::new(
+                rank::STAGE2,
+                Inner { table, snapshot: Arc::new(snapshot), leaving: Vec::new() },
+            ),
         })
     }
 
     /// The current configuration.
     pub fn snapshot(&self) -> Arc<VmSnapshot> {
         self.inner.lock().snapshot.clone()
+    }
+
+    /// `slot` is about to be taken out of the snapshot; [`VmMemory::unmap_slot`]
+    /// is to follow.
+    pub(crate) fn announce(&self, slot: Slot) -> Result<()> {
+        let mut inner = self.inner.lock();
+        inner.leaving.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        inner.leaving.push(slot);
+        Ok(())
     }
 
     /// Replaces it. Faults in flight that used the old one start over.
@@ -148,8 +164,26 @@ impl VmMemory {
         inner.table.map(at, frame, attrs)
     }
 
+    /// Unmaps a slot that was announced and is in no snapshot any more.
+    pub(crate) fn unmap_slot(&self, slot: &Slot, regime: &mut HostRegime) {
+        self.unmap_in_steps(slot.gpa, slot.end(), || self.host.window(regime));
+        let mut inner = self.inner.lock();
+        if let Some(at) = inner.leaving.iter().position(|other| other == slot) {
+            inner.leaving.swap_remove(at);
+        }
+    }
+
+    /// Unmaps everything, with interrupt windows. What faults meanwhile stays.
+    pub(crate) fn unmap_all(&self, regime: &mut HostRegime) {
+        self.unmap_in_steps(0, u64::MAX, || self.host.window(regime));
+    }
+
     /// Unmaps guest physical addresses, and returns once no CPU reaches them.
-    pub(crate) fn unmap(&self, start: u64, end: u64) {
+    fn unmap(&self, start: u64, end: u64) {
+        self.unmap_in_steps(start, end, || {});
+    }
+
+    fn unmap_in_steps(&self, start: u64, end: u64, mut between: impl FnMut()) {
         let limit = 1u64.checked_shl(64u32.saturating_sub(u32::from(self.tsz))).unwrap_or(u64::MAX);
         let end = end.min(limit);
         let mut at = start;
@@ -169,16 +203,15 @@ impl VmMemory {
                 }
             };
             drop(gather);
+            drop(inner);
             if reached <= at {
                 return;
             }
             at = reached;
+            if at < end {
+                between();
+            }
         }
-    }
-
-    /// Unmaps everything.
-    pub(crate) fn unmap_all(&self) {
-        self.unmap(0, u64::MAX);
     }
 }
 
@@ -194,7 +227,7 @@ impl VmMemory {
 impl Drop for VmMemory {
     fn drop(&mut self) {
         // A page table must be empty before it goes.
-        self.unmap_all();
+        self.unmap(0, u64::MAX);
     }
 }
 
@@ -206,6 +239,15 @@ impl MmuNotifier for VmMemory {
             if let Some((from, to)) = slot.gpas_of(start, end) {
                 self.unmap(from, to);
             }
+        }
+        let mut nth = 0usize;
+        loop {
+            let slot = self.inner.lock().leaving.get(nth).copied();
+            let Some(slot) = slot else { break };
+            if let Some((from, to)) = slot.gpas_of(start, end) {
+                self.unmap(from, to);
+            }
+            nth = nth.wrapping_add(1);
         }
     }
 }

@@ -155,7 +155,7 @@ impl Vcpu {
     }
 
     /// KVM_ARM_VCPU_INIT.
-    fn init(&self, regime: &HostRegime, init: &abi::VcpuInit) -> Result<()> {
+    fn init(&self, regime: &mut HostRegime, init: &abi::VcpuInit) -> Result<()> {
         const POWER_OFF: u32 = 1 << abi::ARM_VCPU_POWER_OFF;
         /// All that Linux knows, whether the machine has it or not.
         const KNOWN: u32 = (1 << 8) - 1;
@@ -191,7 +191,7 @@ impl Vcpu {
         if ran && !self.vm.facts().stage2_fwb {
             // A guest that starts anew reads memory with its caches off: what
             // it gets mapped is cleaned again.
-            self.vm.memory.unmap_all();
+            self.vm.memory.unmap_all(regime);
         }
         if features & POWER_OFF != 0 {
             self.core.stop(self.host());
@@ -610,7 +610,7 @@ impl Vcpu {
             Todo::CleanAll => {
                 if !self.vm.facts().stage2_fwb {
                     // What is mapped again is cleaned first.
-                    self.vm.memory.unmap_all();
+                    self.vm.memory.unmap_all(regime);
                 }
             }
             Todo::SError(esr) => {

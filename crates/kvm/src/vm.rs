@@ -169,18 +169,19 @@ impl Vm {
                 Ok(Done::Value(check_extension(self.facts(), Some(self), arg)))
             }
             ioctl::CREATE_VCPU => self.create_vcpu(arg).map(Done::Vcpu),
-            ioctl::SET_USER_MEMORY_REGION => self.set_memory(&user.read_obj(arg)?),
+            ioctl::SET_USER_MEMORY_REGION => self.set_memory(regime, &user.read_obj(arg)?),
             ioctl::SET_USER_MEMORY_REGION2 => {
                 let region: abi::UserspaceMemoryRegion2 = user.read_obj(arg)?;
                 // Without guest_memfd its fields are ignored, as Linux ignores
                 // them without the flag.
-                self.set_memory(&abi::UserspaceMemoryRegion {
+                let old = abi::UserspaceMemoryRegion {
                     slot: region.slot,
                     flags: region.flags,
                     guest_phys_addr: region.guest_phys_addr,
                     memory_size: region.memory_size,
                     userspace_addr: region.userspace_addr,
-                })
+                };
+                self.set_memory(regime, &old)
             }
             ioctl::GET_DIRTY_LOG => {
                 let log: abi::DirtyLog = user.read_obj(arg)?;
@@ -221,17 +222,24 @@ impl Vm {
         }
     }
 
-    pub(crate) fn set_memory(&self, region: &abi::UserspaceMemoryRegion) -> Result<Done> {
+    pub(crate) fn set_memory(
+        &self,
+        regime: &mut HostRegime,
+        region: &abi::UserspaceMemoryRegion,
+    ) -> Result<Done> {
         let limit = self.memory.snapshot().ipa_limit;
-        let change = self.change(|new| {
+        let gone = self.change(|new| {
             let mut slots = new.slots.try_clone()?;
             let change = slots.set(region, limit, USER_LIMIT)?;
+            let before = new.slots.iter().find(|slot| slot.id == region.slot).copied();
             new.slots = Arc::new(slots);
-            Ok(change)
+            let gone = before.filter(|_| change != Change::None);
+            gone.map_or(Ok(()), |slot| self.memory.announce(slot))?;
+            Ok(gone)
         })?;
-        if let Change::Unmap { start, end } = change {
+        if let Some(slot) = gone {
             // No new fault maps there: it would find the generation changed.
-            self.memory.unmap(start, end);
+            self.memory.unmap_slot(&slot, regime);
         }
         Ok(Done::Value(0))
     }
@@ -374,6 +382,6 @@ impl Drop for Vm {
             };
             drop((vgic, snapshot));
         }
-        self.memory.unmap_all();
+        // Stage 2 empties itself when the last reference to it goes.
     }
 }

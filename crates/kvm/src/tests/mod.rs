@@ -582,13 +582,49 @@ fn a_fault_that_races_starts_over() {
         // On another CPU.
         let other = std::thread::spawn(move || {
             let gone = abi::UserspaceMemoryRegion::default();
-            deleter.set_memory(&abi::UserspaceMemoryRegion { slot: 0, ..gone }).unwrap();
+            let gone = abi::UserspaceMemoryRegion { slot: 0, ..gone };
+            deleter.set_memory(&mut HostRegime::hosted(), &gone).unwrap();
         });
         other.join().unwrap();
     }));
     vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 7), 0x4000_0000));
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
     assert_eq!(vm.memory.lookup(0x4000_0000), None);
+}
+
+#[test]
+fn a_slot_that_leaves_still_hears_of_its_memory() {
+    // Unmapping it takes a while, with windows; meanwhile the VMM forks, say:
+    // when the notifier returns, the guest can't write there any more.
+    const PAGES: u64 = 2100;
+    let _ram = sim::ram(32);
+    let mut vmm = Vmm::new();
+    let space = vmm.host.space.clone();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let (gpa, hva) = (0x4000_0000, 0x7000_0000);
+    vmm.memory(&vm, 0, gpa, PAGES << 12, hva, 0).unwrap();
+    for page in 0..PAGES {
+        space.back(hva + (page << 12), Size::Page, true);
+        vmm.host.push(move |state, _| abort(state, dabt(3, 1, true, 7), gpa + (page << 12)));
+    }
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    let last = PAGES - 1;
+    assert!(vm.memory.lookup(gpa + (last << 12)).is_some());
+    let memory = vm.memory.clone();
+    let seen = Arc::new(core::sync::atomic::AtomicBool::new(false));
+    let told = seen.clone();
+    *vmm.host.in_window.lock().unwrap() = Some(Box::new(move |host| {
+        if !told.swap(true, Ordering::Relaxed) {
+            assert!(memory.lookup(gpa + (last << 12)).is_some(), "in steps");
+            host.space.invalidate(hva + (last << 12), hva + (PAGES << 12));
+            assert_eq!(memory.lookup(gpa + (last << 12)), None);
+        }
+    }));
+    vmm.memory(&vm, 0, 0, 0, 0, 0).unwrap();
+    assert!(seen.load(Ordering::Relaxed), "a window");
+    *vmm.host.in_window.lock().unwrap() = None;
+    assert!((0..PAGES).all(|page| vm.memory.lookup(gpa + (page << 12)).is_none()));
 }
 
 #[test]
