@@ -5,7 +5,7 @@
 //! have, read as zero and ignore writes.
 
 use crate::bank::{Bank, PRIORITY_MASK, SGIS, bit, bits};
-use crate::vgic::{Cpu, GICD_CTLR_GRP0, GICD_CTLR_GRP1, Live, Region, Vgic};
+use crate::vgic::{Cpu, FIRST_SPECIAL, GICD_CTLR_GRP0, GICD_CTLR_GRP1, Live, Region, Vgic};
 use core::sync::atomic::Ordering;
 
 const GICD_CTLR: u32 = 0x0;
@@ -327,7 +327,7 @@ impl Vgic {
         }
         let n = (intid >> 5) as usize;
         let Some(cpu) = cpu.or(live.cpu(0)) else { return };
-        let word = value as u32;
+        let word = value as u32 & existing(n);
         let first = (intid & 31) as usize;
         self.change(live, cpu, n, by.vcpu(), |bank| match kind {
             Kind::Group => {
@@ -377,7 +377,7 @@ impl Vgic {
             Kind::Config => {
                 let mut edge = 0;
                 for i in 0..16usize {
-                    if word & bit(i.wrapping_mul(2).wrapping_add(1)) != 0 {
+                    if value & u64::from(bit(i.wrapping_mul(2).wrapping_add(1))) != 0 {
                         edge |= bit(i);
                     }
                 }
@@ -431,9 +431,19 @@ impl Vgic {
         let n = (first >> 5) as usize;
         let sgis = if n == 0 { SGIS } else { 0 };
         self.change(live, cpu, n, None, |bank| {
-            bank.line = (bank.line & sgis) | (lines & !sgis);
+            bank.line = (bank.line & sgis) | (lines & !sgis & existing(n));
             !sgis
         });
+    }
+}
+
+/// The interrupts of bank `n` that can be: INTIDs from 1020 on are special
+/// (GICv3 2.2.1), and a list register that holds one is UNPREDICTABLE.
+fn existing(n: usize) -> u32 {
+    if n == (FIRST_SPECIAL >> 5) as usize {
+        bit((FIRST_SPECIAL & 31) as usize).wrapping_sub(1)
+    } else {
+        u32::MAX
     }
 }
 

@@ -64,6 +64,8 @@ impl Config {
 
 /// SGIs, PPIs and SPIs when KVM_DEV_ARM_VGIC_GRP_NR_IRQS doesn't say.
 const DEFAULT_NR_IRQS: u32 = 256;
+/// INTIDs 1020 to 1023 are no interrupts.
+pub(crate) const FIRST_SPECIAL: u32 = 1020;
 /// VGIC_V3_MAX_CPUS.
 pub(crate) const MAX_VCPUS: usize = 512;
 
@@ -442,7 +444,7 @@ impl Vgic {
     /// edge. `EINVAL` if there is no such SPI, `EBUSY` before initialisation.
     pub fn inject_spi(&self, intid: u32, level: bool) -> Result<()> {
         let live = self.live().ok_or(Errno::EBUSY)?;
-        if intid < 32 || intid >= live.nr_irqs {
+        if intid < 32 || intid >= live.nr_irqs.min(FIRST_SPECIAL) {
             return Err(Errno::EINVAL);
         }
         let n = (intid >> 5) as usize;

@@ -170,7 +170,8 @@ fn numbers_of_interrupts() {
         assert_eq!(d.get(GRP_NR_IRQS, 0, 0), Ok(good));
         let typer = d.machine.read(0, Region::Dist, 4);
         assert_eq!(u64::from(typer & 0x1f), good / 32 - 1);
-        let last = good as u32 - 1;
+        // INTIDs from 1020 on are special.
+        let last = (good as u32).min(1020) - 1;
         assert_eq!(d.machine.vgic.inject_spi(last, true), Ok(()));
         assert_eq!(d.machine.vgic.inject_spi(last + 1, true), Err(Errno::EINVAL));
     }

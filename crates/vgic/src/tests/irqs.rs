@@ -37,6 +37,28 @@ fn an_edge_comes_once() {
 }
 
 #[test]
+fn special_intids_are_no_interrupts() {
+    let mut m = Machine::with_irqs(1, 1024);
+    let last = (0x100 + 31 * 4, 0x200 + 31 * 4, 0x300 + 31 * 4);
+    m.write(0, D, last.0, u32::MAX);
+    assert_eq!(m.vgic.inject_spi(1019, true), Ok(()));
+    for intid in 1020..1024 {
+        assert_eq!(m.vgic.inject_spi(intid, true), Err(Errno::EINVAL));
+    }
+    assert_eq!(m.ack(0), Some(1019));
+    m.vgic.inject_spi(1019, false).unwrap();
+    m.eoi(0, 1019);
+    // Nor by way of the registers.
+    m.write(0, D, last.1, 0xf << 28);
+    m.write(0, D, last.2, 0xf << 28);
+    assert_eq!(m.ack(0), None);
+    assert_eq!((m.read(0, D, last.1) | m.read(0, D, last.2)) >> 28, 0);
+    // INTIDs 992 to 1007 have their whole configuration register.
+    m.write(0, D, 0xc00 + 62 * 4, 0xaaaa_aaaa);
+    assert_eq!(m.read(0, D, 0xc00 + 62 * 4), 0xaaaa_aaaa);
+}
+
+#[test]
 fn a_level_comes_until_it_falls() {
     let mut m = Machine::new(1);
     enable(&m, 1, 0);
