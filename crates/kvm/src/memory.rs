@@ -139,9 +139,10 @@ impl VmMemory {
             return Ok(());
         }
         if let Some(leaf) = inner.table.lookup(at) {
-            let same = leaf.attrs() == attrs && leaf.len() == len && leaf.addr() == frame.addr();
-            if same || (!write && leaf.len() > len) {
-                // Another vCPU was here first.
+            let same = leaf.len() == len && leaf.addr() == frame.addr();
+            let enough = leaf.attrs() == attrs || leaf.attrs().write;
+            if (same && enough) || (!write && leaf.len() > len) {
+                // Another vCPU was here first, perhaps to write.
                 return Ok(());
             }
         }

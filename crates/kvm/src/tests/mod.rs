@@ -628,6 +628,27 @@ fn a_slot_that_leaves_still_hears_of_its_memory() {
 }
 
 #[test]
+fn a_load_takes_no_permission_back() {
+    // Two vCPUs fault on a page; the one that only loads comes second.
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let space = vmm.host.space.clone();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let hva = 0x7000_0000;
+    vmm.memory(&vm, 0, 0x4000_0000, BLOCK_SIZE, hva, 0).unwrap();
+    let frame = space.back(hva, Size::Page, true);
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 7), 0x4000_0000));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    if let Some((_, writable)) = space.frames.lock().unwrap().get_mut(&hva) {
+        *writable = false;
+    }
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, false, 7), 0x4000_0000));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(0x4000_0000), Some((frame, 4096, true)));
+}
+
+#[test]
 fn read_only_slots_tell_the_vmm_of_writes() {
     let _ram = sim::ram(8);
     let mut vmm = Vmm::new();
