@@ -19,6 +19,9 @@ pub(crate) const MAX_ROUTES: usize = 4096;
 const PINS: u32 = 1020 - 32;
 /// Linux's NR_IOBUS_DEVS.
 const MAX_IO_EVENTS: usize = 1000;
+/// Irqfds of a VM. Linux's go when their eventfd is closed; these keep it open,
+/// so that the number of descriptors is no bound.
+const MAX_IRQFDS: usize = 4096;
 
 /// Global system interrupt to pin of the interrupt controller. `None`: each is
 /// its own.
@@ -163,6 +166,9 @@ impl Vm {
             let mut config = self.config.lock();
             if config.irqfds.iter().any(|other| other.line.eventfd.same(&*eventfd)) {
                 return Err(Errno::EBUSY);
+            }
+            if config.irqfds.len() >= MAX_IRQFDS {
+                return Err(Errno::ENOSPC);
             }
             config.irqfds.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             eventfd.wait_queue().register(&irqfd.waker)?;

@@ -649,6 +649,27 @@ fn a_load_takes_no_permission_back() {
 }
 
 #[test]
+fn a_vm_has_only_so_many_irqfds() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let _vcpu = vmm.ready(&vm, 0);
+    let _gic = vmm.gic(&vm);
+    // Each eventfd is closed after: the VM alone keeps it.
+    let mut add = |fd: u32| {
+        vmm.host.add_eventfd(fd as i32);
+        let args = abi::Irqfd { fd, gsi: 8, flags: 0, resamplefd: 0, pad: [0; 16] };
+        let done = vmm.on_vm(&vm, ioctl::IRQFD, &args);
+        vmm.host.eventfds.lock().unwrap().clear();
+        done
+    };
+    for fd in 0..4096 {
+        assert_eq!(add(fd), Ok(0));
+    }
+    assert_eq!(add(4096), Err(Errno::ENOSPC));
+}
+
+#[test]
 fn read_only_slots_tell_the_vmm_of_writes() {
     let _ram = sim::ram(8);
     let mut vmm = Vmm::new();
