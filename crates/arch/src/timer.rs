@@ -2,6 +2,17 @@
 
 use crate::host;
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// The host's timer is the virtual one.
+static VIRTUAL: AtomicBool = AtomicBool::new(false);
+
+/// Makes the virtual timer the host's, on all CPUs, before any is armed: for a
+/// kernel that is a guest itself. Whoever is at EL2 then chose CNTVOFF_EL2, so
+/// that CNTP_CVAL_EL0 would count another time than [`counter`].
+pub fn use_virtual() {
+    VIRTUAL.store(true, Relaxed);
+}
 
 /// The counter, in ticks: CNTVCT_EL0, read no earlier than program order says.
 /// At EL1 the virtual offset is zero or our own hypervisor's; under E2H with
@@ -31,8 +42,13 @@ pub fn allow_el0() {
 pub fn arm(ticks: u64) {
     // SAFETY: at worst an interrupt comes, which is handled.
     unsafe {
-        host::set_timer_cval(ticks);
-        host::set_timer_ctl(1);
+        if VIRTUAL.load(Relaxed) {
+            set_virtual_cval(ticks);
+            set_virtual_ctl(1);
+        } else {
+            host::set_timer_cval(ticks);
+            host::set_timer_ctl(1);
+        }
     }
 }
 
@@ -40,10 +56,28 @@ pub fn arm(ticks: u64) {
 #[inline(always)]
 pub fn disarm() {
     // SAFETY: as for `arm`.
-    unsafe { host::set_timer_ctl(0) }
+    unsafe { if VIRTUAL.load(Relaxed) { set_virtual_ctl(0) } else { host::set_timer_ctl(0) } }
 }
 
-/// INTID of the host's timer: CNTHP at EL2, CNTP at EL1.
+/// # Safety
+/// As for [`host::set_timer_cval`].
+unsafe fn set_virtual_cval(ticks: u64) {
+    // SAFETY: the caller answers for the value.
+    unsafe { asm!("msr cntv_cval_el0, {}", in(reg) ticks, options(nostack, preserves_flags)) }
+}
+
+/// # Safety
+/// As for [`host::set_timer_ctl`].
+unsafe fn set_virtual_ctl(control: u64) {
+    // SAFETY: the caller answers for the value.
+    unsafe { asm!("msr cntv_ctl_el0, {}", in(reg) control, options(nostack, preserves_flags)) }
+}
+
+/// INTID of the host's timer: CNTHP at EL2, CNTP at EL1, CNTV in a guest.
 pub fn host_intid() -> u32 {
-    if crate::sysreg::exception_level() == 2 { 26 } else { 30 }
+    match crate::sysreg::exception_level() {
+        2 => 26,
+        _ if VIRTUAL.load(Relaxed) => 27,
+        _ => 30,
+    }
 }

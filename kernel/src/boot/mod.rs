@@ -16,6 +16,9 @@ core::arch::global_asm!(include_str!("head.s"));
 extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
     cpu::init(0);
     crate::heap::init();
+    if plan.facts.entered_at == 1 {
+        arch::timer::use_virtual();
+    }
     time::init();
     // SAFETY: early.rs mapped the device tree at its linear address.
     let tree = unsafe { machine::read(device_tree, plan.offset) };
