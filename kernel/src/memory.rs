@@ -43,6 +43,10 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
     static __image_end: u8;
+
+    /// head.s: puts the tables at `root` in the place of the kernel's map, with
+    /// the MMU off in between.
+    fn __replace_map(regime: u64, root: u64, offset: u64);
 }
 
 /// Where the Image lies, virtual: start, end of text, end of constants, end.
@@ -73,19 +77,15 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
         crate::power::hang();
     }
     // SAFETY: the new tables map the Image, its stack and data as the old did
-    // (text becomes read-only, data not executable), and all RAM. The switch
-    // itself is from a map to one that agrees with it on all of the Image's
-    // addresses; stale entries are forgotten right after.
+    // (text becomes read-only, data not executable), and all RAM; the identity
+    // map of boot still holds the Image.
     unsafe {
+        __replace_map(plan.regime as u64, root, plan.offset);
         if plan.regime == Regime::El2 {
-            arch::host::set_ttbr0(root);
             plan.ttbr0 = root;
         } else {
-            arch::host::set_ttbr1(root);
             plan.ttbr1 = root;
         }
-        arch::barrier::isb();
-        arch::tlb::flush_all();
         frame::init(plan.offset, &machine.memory, &machine.reserved).unwrap_or_else(|_| crate::power::hang());
     }
     if plan.regime != Regime::El2 {

@@ -25,6 +25,7 @@ _head:
 __primary_entry:
     mov     x21, x0                 // device tree
     msr     daifset, #15
+    msr     spsel, #1
     adrp    x0, __bss_start
     adrp    x1, __bss_end
 1:  stp     xzr, xzr, [x0], #16
@@ -63,6 +64,7 @@ __kernel_main:
 .global __secondary_entry
 __secondary_entry:
     msr     daifset, #15
+    msr     spsel, #1
     mov     x21, x0
     ldr     x19, [x21]
     ldr     x0, [x19, #PLAN_REGIME]
@@ -213,6 +215,44 @@ __enable_mmu:
     isb
     ic      iallu
     dsb     nsh
+    msr     sctlr_el2, x4
+    isb
+    ret
+
+// Puts the tables at x1 in the place of the kernel's map: regime x0, x2 from
+// physical to kernel addresses. The maps differ in block sizes where this code
+// runs, and a TLB may hold no two translations of one address (Arm ARM
+// D8.16.1, break before make): the MMU is off between them, in the identity
+// map. No data is touched meanwhile.
+.global __replace_map
+__replace_map:
+    dsb     ish                     // the new tables, before they are walked
+    adr     x3, 1f
+    sub     x3, x3, x2
+    br      x3
+1:  cmp     x0, #2
+    b.eq    2f
+    mrs     x4, sctlr_el1
+    bic     x5, x4, #1
+    msr     sctlr_el1, x5
+    isb
+    msr     ttbr1_el1, x1
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    msr     sctlr_el1, x4
+    isb
+    ret
+2:  mrs     x4, sctlr_el2
+    bic     x5, x4, #1
+    msr     sctlr_el2, x5
+    isb
+    msr     ttbr0_el2, x1
+    isb
+    tlbi    alle2
+    dsb     nsh
+    isb
     msr     sctlr_el2, x4
     isb
     ret
