@@ -46,6 +46,7 @@ const GICD_IROUTER: u64 = 0x6000;
 /// A redistributor's second 64 KiB frame has the distributor's layout for the
 /// private interrupts.
 const GICR_SGI_BASE: u64 = 0x1_0000;
+const GICR_CTLR: u64 = 0x0;
 const GICR_TYPER: u64 = 0x8;
 const GICR_WAKER: u64 = 0x14;
 /// GICv2 CPU interface.
@@ -169,6 +170,9 @@ impl Controller {
     fn init_distributor(&self) {
         let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
         distributor.write32(GICD_CTLR, 0);
+        if matches!(self, Controller::V3 { .. }) {
+            wait_for_writes(distributor, GICD_CTLR, 1 << 31);
+        }
         let lines = (distributor.read32(GICD_TYPER) & 31).saturating_add(1).saturating_mul(32).min(1020);
         for first in (32..lines).step_by(32) {
             let at = u64::from(first / 8);
@@ -186,6 +190,7 @@ impl Controller {
         match self {
             Controller::V3 { .. } => {
                 let target = arch::cpu::hardware_id();
+                wait_for_writes(distributor, GICD_CTLR, 1 << 31);
                 // ARE_NS, EnableGrp1NS; routing to the boot CPU.
                 distributor.write32(GICD_CTLR, 1 << 4 | 2 | 1);
                 for intid in 32..lines {
@@ -228,7 +233,9 @@ impl Controller {
         let private = |offset, value| self.private().write32(offset, value);
         private(GICD_ICENABLER, u32::MAX);
         private(GICD_ICACTIVER, u32::MAX);
-        if matches!(self, Controller::V3 { .. }) {
+        if let Controller::V3 { frames, .. } = self {
+            let frame = frames.get(cpu::index()).map_or(0, |slot| slot.load(Ordering::Relaxed));
+            wait_for_writes(&memory::mmio(Registers { base: frame, len: 0x1_0000 }), GICR_CTLR, 1 << 3);
             private(GICD_IGROUPR, u32::MAX);
         }
         for first in (0..32).step_by(4) {
@@ -251,7 +258,9 @@ impl Controller {
         match self {
             Controller::V3 { frames, .. } => {
                 let base = frames.get(cpu::index()).map_or(0, |slot| slot.load(Ordering::Relaxed));
-                memory::mmio(Registers { base: base.wrapping_add(GICR_SGI_BASE), len: 0x1_0000 })
+                // A CPU without a redistributor has no such registers.
+                let len = if base == 0 { 0 } else { 0x1_0000 };
+                memory::mmio(Registers { base: base.wrapping_add(GICR_SGI_BASE), len })
             }
             Controller::V2 { distributor, .. } => *distributor,
         }
@@ -263,6 +272,16 @@ impl Controller {
         let registers = if intid < 32 { self.private() } else { *distributor };
         let at = register.wrapping_add(u64::from(intid / 32).wrapping_mul(4));
         registers.write32(at, 1 << (intid % 32));
+    }
+}
+
+/// Waits until the writes so far have taken effect: RWP, `bit` of the control
+/// register, clears (GICv3 12.9.4, 12.11.2). A stuck one must not hold the boot.
+fn wait_for_writes(registers: &Mmio, control: u64, bit: u32) {
+    for _ in 0..1_000_000 {
+        if registers.read32(control) & bit == 0 {
+            break;
+        }
     }
 }
 
