@@ -73,12 +73,16 @@ pub enum Gic {
 pub struct Machine {
     /// `/model`.
     pub model: String,
-    /// RAM.
+    /// RAM that the kernel maps: whole pages, upwards, none twice.
     pub memory: Vec<RamRange>,
     /// RAM that is somebody else's: the tree itself, reserved regions.
     pub reserved: Vec<RamRange>,
+    /// What not even speculation may touch (`no-map`).
+    no_map: Vec<RamRange>,
     /// The initrd, physical.
     pub initrd: Option<RamRange>,
+    /// What was said to be the initrd and can't be.
+    pub lost_initrd: Option<RamRange>,
     /// MPIDR affinities, boot CPU or not, in the order of the tree.
     pub cpus: Vec<u64>,
     /// How to call PSCI, if there is one.
@@ -179,7 +183,9 @@ impl Machine {
             model: text(&root, "model").unwrap_or_default(),
             memory: Vec::new(),
             reserved: alloc::vec![at],
+            no_map: alloc::vec![BEYOND],
             initrd: chosen.as_ref().and_then(initrd),
+            lost_initrd: None,
             cpus: Vec::new(),
             psci: None,
             gic: None,
@@ -193,9 +199,6 @@ impl Machine {
                 .map(|p| p.value().to_vec())
                 .unwrap_or_default(),
         };
-        if let Some(region) = machine.initrd {
-            machine.reserved.push(region);
-        }
         for region in tree.memory_reservations() {
             machine.reserved.push(RamRange::new(region.address(), region.size()));
         }
@@ -209,7 +212,38 @@ impl Machine {
                 machine.take_serial(&node, address_cells, size_cells);
             }
         }
+        machine.memory = runs(&machine.memory, &machine.no_map);
         machine
+    }
+
+    /// Takes the initrd for what it is said to be only if it lies in RAM, and
+    /// not in `image`; then applies `mem=`. As on Linux, an initrd beyond that
+    /// limit stays.
+    pub fn settle(&mut self, image: RamRange) {
+        let image_end = image.end();
+        self.initrd = self.initrd.filter(|initrd| {
+            let (start, end) = (initrd.start.get(), initrd.end());
+            let in_ram = self.memory.iter().any(|ram| ram.start.get() <= start && end <= ram.end());
+            let apart = end <= image.start.get() || image_end <= start;
+            if !in_ram || !apart {
+                self.lost_initrd = Some(*initrd);
+            }
+            in_ram && apart
+        });
+        if let Some(limit) = self.arguments.mem {
+            let mut left = limit;
+            for range in &mut self.memory {
+                range.size = range.size.min(left) & !0xfff;
+                left = left.saturating_sub(range.size);
+            }
+        }
+        if let Some(initrd) = self.initrd {
+            let start = initrd.start.get() & !0xfff;
+            let end = initrd.end().saturating_add(0xfff) & !0xfff;
+            self.memory.push(RamRange::new(start, end.saturating_sub(start)));
+            self.memory = runs(&self.memory, &[]);
+            self.reserved.push(initrd);
+        }
     }
 
     fn take(&mut self, node: &FdtNode<'_>, address_cells: usize, size_cells: usize, stdout: Option<&str>) {
@@ -226,7 +260,9 @@ impl Machine {
         } else if node.name() == "reserved-memory" {
             for region in node.children() {
                 let regions = reg(&region, address_cells, size_cells);
-                self.reserved.extend(regions.iter().map(|r| RamRange::new(r.base, r.len)));
+                let no_map = region.property("no-map").is_some();
+                let list = if no_map { &mut self.no_map } else { &mut self.reserved };
+                list.extend(regions.iter().map(|r| RamRange::new(r.base, r.len)));
             }
         } else if compatible(node, "arm,psci-0.2") || compatible(node, "arm,psci-1.0") {
             self.psci = match text(node, "method").as_deref() {
@@ -240,7 +276,11 @@ impl Machine {
             if let Some((distributor, rest)) = regions.split_first() {
                 self.gic = Some(Gic::V3 {
                     distributor: *distributor,
-                    redistributors: rest.iter().take(count).copied().collect(),
+                    redistributors: rest
+                        .iter()
+                        .take(count)
+                        .map(|r| Registers { len: r.len.min(REDISTRIBUTORS_MAX), ..*r })
+                        .collect(),
                 });
             }
         } else if compatible(node, "arm,cortex-a15-gic") || compatible(node, "arm,gic-400") {
@@ -270,6 +310,23 @@ impl Machine {
             self.serial = Some(Serial { kind, registers, intid: interrupt(node) });
         }
     }
+}
+
+/// What lies beyond 48 bits has no place in the linear map.
+const BEYOND: RamRange = RamRange::new(1 << 48, u64::MAX - (1 << 48));
+
+/// The most of one region of redistributors that is mapped: 256 of the larger
+/// kind, 256 KiB each (GICv4).
+const REDISTRIBUTORS_MAX: u64 = 64 << 20;
+
+/// The whole pages of `regions` that `holes` leave: upwards, none twice.
+fn runs(regions: &[RamRange], holes: &[RamRange]) -> Vec<RamRange> {
+    let mut runs: Vec<RamRange> = Vec::new();
+    frame::gaps(regions, &[holes], |start, end| match runs.last_mut() {
+        Some(last) if last.end() == start => last.size = last.size.saturating_add(end.wrapping_sub(start)),
+        _ => runs.push(RamRange::new(start, end.wrapping_sub(start))),
+    });
+    runs
 }
 
 fn initrd(chosen: &FdtNode<'_>) -> Option<RamRange> {

@@ -66,11 +66,10 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
     let Some(tree) = tree else { crate::power::hang() };
     let tree_at = RamRange::new(device_tree & !0xfff, (tree.data().len() as u64).saturating_add(0x1fff) & !0xfff);
     let mut machine = Machine::from_tree(tree, tree_at);
-    if let Some(limit) = machine.arguments.mem {
-        limit_memory(&mut machine.memory, limit);
-    }
     let [start, _, _, end] = image().map(virt_to_phys);
-    machine.reserved.push(RamRange::new(start, end.wrapping_sub(start)));
+    let image = RamRange::new(start, end.wrapping_sub(start));
+    machine.settle(image);
+    machine.reserved.push(image);
 
     let root = take_table().unwrap_or_else(|| crate::power::hang());
     if map_all(plan, root, &machine).is_err() {
@@ -147,11 +146,8 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
     match &machine.gic {
         Some(Gic::V3 { distributor, redistributors }) => {
             device(distributor)?;
-            // One redistributor is 128 KiB (GICv3); map no more than there
-            // are CPUs.
-            let need = (machine.cpus.len() as u64).saturating_mul(0x4_0000);
             for region in redistributors {
-                device(&Registers { base: region.base, len: region.len.min(need) })?;
+                device(region)?;
             }
         }
         Some(Gic::V2 { distributor, cpu }) => {
@@ -191,17 +187,11 @@ pub fn release_initrd() {
     }
 }
 
-/// `mem=`: forget what lies beyond so many bytes.
-fn limit_memory(memory: &mut [RamRange], limit: u64) {
-    let mut left = limit;
-    for range in memory {
-        range.size = range.size.min(left) & !0xfff;
-        left = left.saturating_sub(range.size);
-    }
-}
-
 /// Says in the log what there is.
 pub fn report() {
+    if let Some(lost) = machine().and_then(|machine| machine.lost_initrd) {
+        log::error!("The initrd at {:#x}..{:#x} is not in RAM: ignored", lost.start.get(), lost.end());
+    }
     let stats = frame::stats();
     log::info!(
         "Memory: {} KiB, {} KiB free, {} KiB the frame table",

@@ -109,6 +109,18 @@ pub const TESTS: &[SystemTest] = &[
         },
     },
     SystemTest {
+        name: "boot: as its own guest, by the virtual timer",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.own_guest(),
+    },
+    SystemTest {
+        name: "boot: mem= below where the initrd lies",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.little_memory(),
+    },
+    SystemTest {
         name: "boot: without an initramfs, a panic that says why, and the reboot",
         needs: Needs::UserSpace,
         long: false,
@@ -273,6 +285,22 @@ fn plain(kernel: &Path, initrd: PathBuf) -> Machine {
     }
 }
 
+/// An initramfs that sleeps a second, says what the kernel counted, and powers
+/// off.
+fn reporting_initrd() -> Result<PathBuf> {
+    const INIT: &[u8] = b"#!/bin/busybox sh
+/bin/busybox mkdir -p /proc
+/bin/busybox mount -t proc proc /proc
+/bin/busybox sleep 1
+/bin/busybox grep ^timer: /proc/interrupts
+/bin/busybox grep ^MemTotal: /proc/meminfo
+/bin/busybox poweroff -f
+";
+    let initrd = paths::hypha().join("tests/reporting.cpio.gz");
+    initramfs::write(&initrd, initramfs::parity(INIT, b"")?)?;
+    Ok(initrd)
+}
+
 fn says(log: &str, text: &str) -> Result<()> {
     if !log.contains(text) {
         bail!("the log does not say {text:?}");
@@ -359,6 +387,46 @@ impl Bench<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Hypha in Hypha: its CNTVOFF_EL2 isn't zero, so only the virtual timer
+    /// goes off when it should.
+    fn own_guest(&self) -> Result<()> {
+        let args = run::Args {
+            kernel: Some(self.built.image.clone().context("no kernel")?),
+            initrd: Some(reporting_initrd()?),
+            ..options()
+        };
+        let machine = run::machine(&args, self.built)?;
+        let log =
+            self.watched(&machine, Keyboard::Nobody, |console| run::watch(console, &args, false))?;
+        says(&log, "entered at EL1")?;
+        let line = log.lines().find(|line| line.starts_with("timer:"));
+        let counts = line.context("the guest does not count its timer interrupts")?;
+        let count: u64 = counts.split_whitespace().filter_map(|n| n.parse::<u64>().ok()).sum();
+        if count > 200 {
+            bail!("{count} timer interrupts in a second's sleep");
+        }
+        Ok(())
+    }
+
+    /// The initrd counts as RAM even beyond the limit, as on Linux.
+    fn little_memory(&self) -> Result<()> {
+        let kernel = self.built.image.as_deref().context("no kernel")?;
+        let append = "console=ttyAMA0 panic=-1 mem=64M".into();
+        let machine = Machine { append, ..plain(kernel, reporting_initrd()?) };
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            match console.wait_end(Some(Duration::from_secs(60))) {
+                Wait::Ended => Ok(()),
+                other => bail!("after mem=64M: {other:?}"),
+            }
+        })?;
+        let line = log.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let total = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        match total {
+            Some(60_000..=70_000) => Ok(()),
+            other => bail!("MemTotal is {other:?} KiB"),
+        }
     }
 
     /// There is no init to run: the reason, and the reboot that panic=-1 asks for.

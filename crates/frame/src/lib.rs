@@ -27,5 +27,5 @@ pub use buddy::MAX_ORDER;
 pub use handle::{Fill, Frame, Pieces, Size};
 pub use kernel::{KernelPages, entries_at};
 pub use ram::{
-    RamRange, Stats, fail_allocation, init, is_low, phys_to_virt, release, set_reserve, stats,
+    RamRange, Stats, fail_allocation, gaps, init, is_low, phys_to_virt, release, set_reserve, stats,
 };

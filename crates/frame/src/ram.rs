@@ -173,8 +173,8 @@ pub fn phys_to_virt(addr: PhysAddr) -> *mut u8 {
 }
 
 /// Calls `f(start, end)` for each run of whole free pages of `regions` that
-/// `reserved` leaves.
-fn gaps(regions: &[RamRange], reserved: &[&[RamRange]], mut f: impl FnMut(u64, u64)) {
+/// `reserved` leaves, upwards. Lists need no order and may overlap.
+pub fn gaps(regions: &[RamRange], reserved: &[&[RamRange]], mut f: impl FnMut(u64, u64)) {
     let mut done = 0;
     while let Some(region) =
         regions.iter().filter(|r| r.size > 0 && r.end() > done).min_by_key(|r| r.start)

@@ -37,7 +37,7 @@ pub struct BootPlan {
     pub facts: Facts,
 }
 
-const TABLES: usize = 40;
+const TABLES: usize = 64;
 
 /// How many of them are in use. Plain loads and stores only: exclusives need
 /// Normal memory.
@@ -273,7 +273,8 @@ fn find_bootargs(device_tree: u64) -> Bytes {
                 let value = at.wrapping_add(8);
                 if in_chosen && depth == 2 && tree.matches(name, b"bootargs\0") {
                     let start = device_tree.wrapping_add(value);
-                    return Bytes { start, len: len.saturating_sub(1).min(total) };
+                    let rest = total.saturating_sub(value);
+                    return Bytes { start, len: len.saturating_sub(1).min(rest) };
                 }
                 at = value.wrapping_add(len).wrapping_add(3) & !3;
             }
