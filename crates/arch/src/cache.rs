@@ -21,8 +21,13 @@ pub unsafe fn sync_icache(start: usize, len: usize) {
             at = at.wrapping_add(dline);
         }
     }
-    // SAFETY: barriers, and an invalidation of the whole instruction cache.
-    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) }
+    crate::barrier::dsb_ish();
+    // CTR_EL0.DIC: instruction caches need no invalidation.
+    if ctr & (1 << 29) == 0 {
+        // SAFETY: an invalidation of the whole instruction cache.
+        unsafe { asm!("ic ialluis", "dsb ish", options(nostack, preserves_flags)) }
+    }
+    crate::barrier::isb();
 }
 
 /// Cleans and invalidates to the point of coherency: what was written is in

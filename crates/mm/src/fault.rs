@@ -227,6 +227,7 @@ impl Locked<'_> {
             Some(leaf) if access == Access::Write && !vma.flags.shared => {
                 self.break_cow(&vma, addr, &leaf)
             }
+            Some(leaf) if access == Access::Exec => self.make_executable(&vma, &leaf),
             Some(_) => self.refill(&vma, addr, access),
         }
     }
@@ -313,6 +314,11 @@ impl Locked<'_> {
         }
         let mut gather = self.gather();
         if alone(self) {
+            if !leaf.attrs().exec
+                && let Some(frame) = self.table.frame(leaf)
+            {
+                self.sync(vma, &frame);
+            }
             let (start, end) = (leaf.start.max(vma.start), leaf.end().min(vma.end));
             self.table.protect(start, end, &mut gather, |_| vma.attrs(true))?;
             return Ok(());
@@ -326,6 +332,17 @@ impl Locked<'_> {
         self.table.unmap(addr, addr.saturating_add(PAGE_SIZE), &mut gather)?;
         drop(gather);
         self.table.map(addr, new, vma.attrs(true))?;
+        Ok(())
+    }
+
+    /// mprotect() made the area executable: what was written to the page before
+    /// is seen by instruction fetches from now on.
+    fn make_executable(&mut self, vma: &Vma, leaf: &Leaf<User>) -> Result<(), Fault> {
+        let frame = self.table.frame(leaf).ok_or(Fault::BusAdrErr)?;
+        self.sync(vma, &frame);
+        let mut gather = self.gather();
+        let (start, end) = (leaf.start.max(vma.start), leaf.end().min(vma.end));
+        self.table.protect(start, end, &mut gather, |old| vma.attrs(old.write))?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use crate::space::{AddressSpace, Locked};
 use crate::vma::{Vma, VmaFlags};
 use alloc::sync::Arc;
 use base::{BLOCK_SIZE, Errno, PAGE_SHIFT, PAGE_SIZE, Result};
+use paging::UserAttrs;
 
 /// The arguments of mmap(2).
 pub struct Map {
@@ -84,6 +85,10 @@ impl AddressSpace {
             }
             _ => return Err(Errno::EINVAL),
         };
+        // Only anonymous private memory is a stack.
+        if flags & MAP_GROWSDOWN != 0 && (shared || flags & MAP_ANONYMOUS == 0) {
+            return Err(Errno::EINVAL);
+        }
         let mut max_prot = PROT_RWX;
         let object = if flags & MAP_ANONYMOUS != 0 {
             shared.then(|| (Arc::new(SharedMemory::new(len)) as Arc<dyn VmObject>, 0))
@@ -260,7 +265,8 @@ impl Locked<'_> {
     }
 
     /// Lets the pages in `start..end` allow what `vma` does, all or nothing.
-    /// What wasn't writable isn't yet: copying on write decides.
+    /// What wasn't writable isn't yet: copying on write decides. What wasn't
+    /// executable isn't either: the caches may not agree on it.
     fn protect(&mut self, start: u64, end: u64, vma: &Vma) -> Result<()> {
         if self.table.next(start, end).is_none() {
             return Ok(());
@@ -269,7 +275,10 @@ impl Locked<'_> {
         let mut gather = self.gather();
         self.table.split_at(start, &mut gather)?;
         self.table.split_at(end, &mut gather)?;
-        self.table.protect(start, end, &mut gather, |old| vma.attrs(old.write))?;
+        self.table.protect(start, end, &mut gather, |old| {
+            let new = vma.attrs(old.write);
+            UserAttrs { exec: new.exec && old.exec, ..new }
+        })?;
         Ok(())
     }
 }

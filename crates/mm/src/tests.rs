@@ -312,6 +312,58 @@ fn fork_copies_on_write() {
 }
 
 #[test]
+fn what_becomes_code_is_synced_first() {
+    let _ram = sim::ram(64);
+    let (space, env) = space();
+    let synced = || env.synced.load(Ordering::Relaxed);
+    let len = 3 * BLOCK_SIZE;
+    let at = map(&space, 0, len, RW, ANON).unwrap();
+    space.write_obj(at, &1u64).unwrap();
+    space.write_obj(at + len - 8, &2u64).unwrap();
+    assert_eq!(synced(), 0);
+    space.mprotect(at, len, PROT_READ | PROT_EXEC).unwrap();
+    // Not executable before it is: the fault syncs.
+    for page in [at, at + len - PAGE_SIZE] {
+        let before = synced();
+        assert!(!space.get_frame(page, false).unwrap().executable);
+        space.fault(page, Access::Exec).unwrap();
+        assert_eq!(synced(), before + 1);
+        assert!(space.get_frame(page, false).unwrap().executable);
+    }
+    assert_eq!(space.read_obj::<u64>(at), Ok(1));
+    assert_eq!(space.read_obj::<u64>(at + len - 8), Ok(2));
+    // Writable too, and copied on write by the way.
+    space.mprotect(at, PAGE_SIZE, RW).unwrap();
+    let child = space.fork(Arc::new(Env::default())).unwrap();
+    drop(child);
+    space.mprotect(at, PAGE_SIZE, RW | PROT_EXEC).unwrap();
+    let before = synced();
+    space.write_obj(at, &3u64).unwrap();
+    assert!(synced() > before || !space.get_frame(at, false).unwrap().executable);
+    drop(space);
+    nothing_left();
+}
+
+#[test]
+fn only_private_memory_is_a_stack() {
+    let _ram = sim::ram(64);
+    let (space, _) = space();
+    let mut stack = file(PAGE_SIZE, RW, MAP_PRIVATE | MAP_GROWSDOWN, 0, true);
+    assert_eq!(space.mmap(stack), Err(Errno::EINVAL));
+    stack = Map {
+        addr: 0,
+        len: PAGE_SIZE,
+        prot: RW,
+        flags: MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN,
+        object: None,
+    };
+    assert_eq!(space.mmap(stack), Err(Errno::EINVAL));
+    map(&space, 0, PAGE_SIZE, RW, ANON | MAP_GROWSDOWN).unwrap();
+    drop(space);
+    nothing_left();
+}
+
+#[test]
 fn files_are_private_or_shared() {
     let _ram = sim::ram(64);
     let (space, env) = space();
