@@ -17,12 +17,14 @@ extern crate std;
 
 mod addr;
 mod errno;
+mod ids;
 mod lock;
 mod user;
 mod wait;
 
 pub use addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 pub use errno::Errno;
+pub use ids::IdSet;
 pub use lock::{Lock, LockGuard, LockTracker, rank, set_lock_tracker};
 pub use user::{UserMem, UserMemExt};
 pub use wait::WaitQueue;

@@ -6,10 +6,12 @@ use crate::task::Task;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, rank};
+use base::{Errno, IdSet, Lock, Result, rank};
 
 /// /proc/sys/kernel/pid_max
 pub const PID_MAX: u32 = 32768;
+/// As on Linux, low numbers stay with those who boot.
+const FIRST_AGAIN: u32 = 300;
 /// How many tasks there may be: /proc/sys/kernel/threads-max.
 pub const TASKS_MAX: usize = 8192;
 
@@ -41,12 +43,21 @@ pub(super) struct Table {
     pub processes: BTreeMap<u32, Entry>,
     pub threads: BTreeMap<u32, Arc<Task>>,
     last: u32,
+    /// All IDs were given out once.
     wrapped: bool,
+    /// For [`Table::allocate`].
+    taken: IdSet<{ PID_MAX as usize / 64 }>,
 }
 
 static TABLE: Lock<Table> = Lock::new(
     rank::PROCESS,
-    Table { processes: BTreeMap::new(), threads: BTreeMap::new(), last: 0, wrapped: false },
+    Table {
+        processes: BTreeMap::new(),
+        threads: BTreeMap::new(),
+        last: 0,
+        wrapped: false,
+        taken: IdSet::new(),
+    },
 );
 
 /// Works on the table; nothing in `f` may sleep or touch user memory.
@@ -55,27 +66,28 @@ pub(super) fn with<R>(f: impl FnOnce(&mut Table) -> R) -> R {
 }
 
 impl Table {
-    /// A free ID. `EAGAIN` if there are too many tasks.
+    /// A free ID. `EAGAIN` if there are too many tasks. Zombies count: each has
+    /// an ID, and memory.
     fn allocate(&mut self) -> Result<u32> {
-        if self.threads.len() >= TASKS_MAX {
+        if self.threads.len().max(self.processes.len()) >= TASKS_MAX {
             return Err(Errno::EAGAIN);
         }
-        for _ in 0..PID_MAX {
-            self.last = self.last.wrapping_add(1);
-            if self.last >= PID_MAX {
-                // As on Linux, low numbers stay with those who boot.
-                self.last = 300;
-                self.wrapped = true;
-            }
-            let id = self.last;
-            let taken = self.threads.contains_key(&id) || self.processes.contains_key(&id);
-            let named = self.wrapped
-                && self.processes.values().any(|entry| entry.group == id || entry.session == id);
-            if !taken && !named {
-                return Ok(id);
-            }
+        let next = self.last.wrapping_add(1);
+        if !self.wrapped && next < PID_MAX {
+            self.last = next;
+            return Ok(next);
         }
-        Err(Errno::EAGAIN)
+        self.wrapped = true;
+        // One look at all there is, not one for each ID that is taken.
+        self.taken.clear();
+        self.threads.keys().for_each(|&tid| self.taken.insert(tid));
+        for (&pid, entry) in &self.processes {
+            [pid, entry.group, entry.session].map(|id| self.taken.insert(id));
+        }
+        let free = self.taken.free(next, PID_MAX);
+        let id = free.or_else(|| self.taken.free(FIRST_AGAIN, PID_MAX)).ok_or(Errno::EAGAIN)?;
+        self.last = id;
+        Ok(id)
     }
 
     pub fn entry(&mut self, pid: u32) -> Result<&mut Entry> {
