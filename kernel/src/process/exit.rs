@@ -54,7 +54,9 @@ fn leave() {
     syscall::futex::thread_exits(thread);
     clone::release_parent(thread);
 
-    // Once this thread isn't counted, another may free the page table.
+    // Once this thread isn't counted, another that calls execve() may take its
+    // ID, and free the page table.
+    table::remove_thread(tid);
     space::activate(None);
     let runtime = super::runtime(&task);
     let last = {
@@ -66,7 +68,6 @@ fn leave() {
     if last {
         end(&process);
     }
-    table::remove_thread(tid);
     process.thread_gone.wake_all();
 }
 
