@@ -315,6 +315,11 @@ impl Thread {
         Some((resumable.number, resumable.args))
     }
 
+    /// The call that restart_syscall() went on with is over.
+    pub fn resumed(&self) {
+        *self.deadline.lock() = None;
+    }
+
     /// When a relative time-out of `timeout` ends: later than now, or when the
     /// call that restart_syscall() goes on with was to end.
     pub fn deadline_in(&self, timeout: Nanos) -> Nanos {

@@ -90,12 +90,13 @@ pub fn futex(args: Args) -> SysResult {
     let (operation, value, value3) = (operation as u32, value as u32, value3 as u32);
     let private = operation & op::PRIVATE != 0;
     let command = operation & !(op::PRIVATE | op::REALTIME);
-    if operation & op::REALTIME != 0 && !matches!(command, op::WAIT | op::WAIT_BITSET) {
+    // FUTEX_WAIT's time-out is relative: no clock can be chosen for it.
+    if operation & op::REALTIME != 0 && command != op::WAIT_BITSET {
         return Err(Errno::ENOSYS.into());
     }
     let mm = current()?.mm()?;
     let table = futexes()?;
-    // How many to wake or move: negative numbers are many, but for requeueing.
+    // How many to wake or move.
     let count = value as usize;
     let (count2, count2_valid) = (timeout as u32 as usize, timeout as i32 >= 0);
     match command {
@@ -107,16 +108,8 @@ pub fn futex(args: Args) -> SysResult {
                     Some(with_thread(|thread| thread.deadline_in(timeout))?)
                 }
             };
-            wait_for(&mm, addr, private, value, MATCH_ANY, deadline).map_err(|failure| {
-                match (failure, deadline) {
-                    // What is left of the time, not all of it again.
-                    (Failure::Restart(_), Some(deadline)) => {
-                        with_thread(|thread| thread.interrupted(nr::FUTEX, args, deadline))
-                            .unwrap_or(failure)
-                    }
-                    _ => failure,
-                }
-            })
+            let result = wait_for(&mm, addr, private, value, MATCH_ANY, deadline);
+            with_time_out(result, args, deadline)
         }
         op::WAIT_BITSET => {
             let real = operation & op::REALTIME != 0;
@@ -127,7 +120,8 @@ pub fn futex(args: Args) -> SysResult {
                     Some(if real { clock::to_monotonic(deadline) } else { deadline })
                 }
             };
-            wait_for(&mm, addr, private, value, value3, deadline)
+            let result = wait_for(&mm, addr, private, value, value3, deadline);
+            with_time_out(result, args, deadline)
         }
         op::WAKE => Ok(wake(&mm, addr, private, count, MATCH_ANY)?),
         op::WAKE_BITSET => Ok(wake(&mm, addr, private, count, value3)?),
@@ -145,7 +139,6 @@ pub fn futex(args: Args) -> SysResult {
                     table.requeue(from, to, count, count2, check)
                 })?
             };
-            let moved = if command == op::REQUEUE { 0 } else { moved };
             Ok(woken.saturating_add(moved) as i64)
         }
         op::WAKE_OP => {
@@ -154,12 +147,28 @@ pub fn futex(args: Args) -> SysResult {
             let woken = retry(|| {
                 let word = Word::pin(&mm, addr2, true)?;
                 let apply = || Ok(change.apply(word.get()?));
-                table.wake_op(first, count.max(1), second, count2.max(1), apply)
+                table.wake_op(first, one_or(count), second, one_or(count2), apply)
             })?;
             Ok(woken as i64)
         }
         // Priority inheritance is not there.
         _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+/// As on Linux, waking none (or fewer) wakes one.
+fn one_or(count: usize) -> usize {
+    if (count as i32) < 1 { 1 } else { count }
+}
+
+/// A wait with a time-out that a signal interrupted goes on with what is left
+/// of the time, and only if no handler ran.
+fn with_time_out(result: SysResult, args: Args, deadline: Option<Nanos>) -> SysResult {
+    match (result, deadline) {
+        (Err(Failure::Restart(_)), Some(deadline)) => {
+            Err(with_thread(|thread| thread.interrupted(nr::FUTEX, args, deadline))?)
+        }
+        (result, _) => result,
     }
 }
 
@@ -190,9 +199,7 @@ fn wait_for(
 
 fn wake(mm: &Mm, addr: u64, private: bool, count: usize, bitset: u32) -> Result<i64> {
     let key = key(mm, addr, private)?;
-    // As on Linux, asking for none (or fewer) wakes one.
-    let count = if (count as i32) < 1 { 1 } else { count };
-    Ok(futexes()?.wake_in_chunks(key, count, bitset, sched::breathe)? as i64)
+    Ok(futexes()?.wake_in_chunks(key, one_or(count), bitset, sched::breathe)? as i64)
 }
 
 pub fn set_robust_list(head: u64, len: u64) -> SysResult {

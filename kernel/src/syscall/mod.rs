@@ -194,7 +194,11 @@ fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
         }
         nr::SIGALTSTACK => signal::sigaltstack(a0, a1, frame.sp),
         nr::RESTART_SYSCALL => match with_thread(|thread| thread.resume())? {
-            Some((number, args)) if number != nr::RESTART_SYSCALL => dispatch(number, args, frame),
+            Some((number, args)) if number != nr::RESTART_SYSCALL => {
+                let result = dispatch(number, args, frame);
+                with_thread(|thread| thread.resumed())?;
+                result
+            }
             _ => Err(Errno::EINTR.into()),
         },
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 cases!("futex";
     value_mismatch, wake_none, timeout, absolute_timeout, wake_counts, bitset, requeue,
-    cmp_requeue_mismatch, wake_op, shared_across_fork, private_is_private, interrupted, errors,
+    cmp_requeue_mismatch, wake_op, wake_op_counts, time_out_and_handler, shared_across_fork, private_is_private, interrupted, errors,
     many_waiters, lost_wakeup,
 );
 
@@ -162,7 +162,7 @@ fn requeue() -> Outcome {
                 up.fetch_add(1, Ordering::SeqCst);
             });
         }
-        ms(100);
+        ms(500);
         // One is woken, the rest move to `b`.
         let r = op(&a, libc::FUTEX_CMP_REQUEUE | PRIVATE, 1, 100, b.as_ptr() as usize, 0)?;
         check_eq!(r, 4);
@@ -170,7 +170,10 @@ fn requeue() -> Outcome {
         check_eq!(wake(&a, 10), Ok(0));
         ms(10);
         check_eq!(up.load(Ordering::SeqCst), 1);
-        wake_all_of(&b, 3)?;
+        // Without a comparison, those who move count too.
+        check_eq!(op(&b, libc::FUTEX_REQUEUE | PRIVATE, 0, 2, a.as_ptr() as usize, 0), Ok(2));
+        wake_all_of(&b, 1)?;
+        wake_all_of(&a, 2)?;
         check!(until(|| up.load(Ordering::SeqCst) == 4));
         Ok(())
     })
@@ -194,6 +197,29 @@ fn wake_op() -> Outcome {
     check_eq!(op(&a, libc::FUTEX_WAKE_OP | PRIVATE, 1, 1, b.as_ptr() as usize, code), Ok(0));
     check_eq!(b.load(Ordering::SeqCst), 10);
     Ok(())
+}
+
+/// A negative count wakes one, as zero does.
+fn wake_op_counts() -> Outcome {
+    let (a, b) = (AtomicU32::new(0), AtomicU32::new(0));
+    let up = AtomicUsize::new(0);
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| {
+                let _ = wait_on(&a, 0);
+                up.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        ms(100);
+        let code = (1 << 24) | 0; // b = 0; wakes waiters of `b` unless it was.
+        check_eq!(
+            op(&a, libc::FUTEX_WAKE_OP | PRIVATE, u32::MAX, 0, b.as_ptr() as usize, code),
+            Ok(1)
+        );
+        wake_all_of(&a, 2)?;
+        check!(until(|| up.load(Ordering::SeqCst) == 3));
+        Ok(())
+    })
 }
 
 fn word_of(m: &Map, off: usize) -> &'static AtomicU32 {
@@ -253,8 +279,35 @@ fn interrupted() -> Outcome {
     })
 }
 
+/// A wait with a time-out is not started again once a handler ran, not even
+/// with SA_RESTART.
+fn time_out_and_handler() -> Outcome {
+    extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    let h: Handler = nothing;
+    handle(libc::SIGUSR1, h, libc::SA_RESTART, &[])?;
+    let f = AtomicU32::new(0);
+    let me = crate::util::gettid();
+    let pid = std::process::id();
+    let mut end = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    sys!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut end)?;
+    end.tv_sec += 2;
+    thread::scope(|s| {
+        s.spawn(move || {
+            ms(30);
+            let _ = sys!(libc::SYS_tgkill, pid, me, libc::SIGUSR1);
+        });
+        let time = &raw const end as usize;
+        let r = op(&f, libc::FUTEX_WAIT_BITSET | PRIVATE, 0, time, 0, u32::MAX);
+        check_eq!(r, Err(Errno(libc::EINTR)));
+        Ok(())
+    })
+}
+
 fn errors() -> Outcome {
     let f = AtomicU32::new(0);
+    let soon = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    let real = libc::FUTEX_WAIT | PRIVATE | libc::FUTEX_CLOCK_REALTIME;
+    check_eq!(op(&f, real, 0, &raw const soon as usize, 0, 0), Err(Errno(libc::ENOSYS)));
     let odd = f.as_ptr() as usize + 1;
     check_eq!(sys!(libc::SYS_futex, odd, libc::FUTEX_WAIT, 0, 0, 0, 0), Err(Errno(libc::EINVAL)));
     let t = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000_000 };
