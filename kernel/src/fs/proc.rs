@@ -173,6 +173,7 @@ impl ProcSource for Facts {
             cpu: task.map_or(0, |task| task.cpu.load(Relaxed)),
             allowed_cpus: cpus_in(affinity),
             umask: process.fs().map_or(0, |fs| fs.lock().umask),
+            no_new_privs: thread.is_some_and(|thread| thread.no_new_privs.load(Relaxed)),
             signal_queue: [0, process.limit(process::credentials::resource::SIGPENDING)],
             ..ProcessInfo::default()
         })

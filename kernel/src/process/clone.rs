@@ -135,6 +135,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
 
     let blocked = parent.signals.lock().blocked();
     let thread = Thread::new(process.clone(), tid, blocked, parent.comm());
+    thread.no_new_privs.store(parent.no_new_privs.load(Relaxed), Relaxed);
     if has(flag::CHILD_CLEARTID) {
         thread.clear_child_tid.store(request.child_tid, Relaxed);
     }

@@ -128,6 +128,8 @@ pub struct Thread {
     deadline: Lock<Option<Nanos>>,
     /// set_tid_address().
     pub clear_child_tid: AtomicU64,
+    /// PR_SET_NO_NEW_PRIVS: it stays, here and in children.
+    pub no_new_privs: AtomicBool,
     /// set_robust_list().
     pub robust_list: AtomicU64,
     comm: Lock<[u8; 16]>,
@@ -263,6 +265,7 @@ impl Thread {
             resume: Lock::new(LEAF, None),
             deadline: Lock::new(LEAF, None),
             clear_child_tid: AtomicU64::new(0),
+            no_new_privs: AtomicBool::new(false),
             robust_list: AtomicU64::new(0),
             comm: Lock::new(LEAF, comm),
             fault: Lock::new(LEAF, (0, 0)),

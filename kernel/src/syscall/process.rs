@@ -267,8 +267,13 @@ pub fn prctl(operation: u32, a1: u64, a2: u64) -> SysResult {
         pr::SET_TIMERSLACK => Ok(0),
         pr::GET_TIMERSLACK => Ok(50_000),
         // Nobody has privileges to gain: execve() knows no set-user-ID.
-        pr::SET_NO_NEW_PRIVS if a1 == 1 && a2 == 0 => Ok(0),
-        pr::GET_NO_NEW_PRIVS => Ok(0),
+        pr::SET_NO_NEW_PRIVS if a1 == 1 && a2 == 0 => {
+            with_thread(|thread| thread.no_new_privs.store(true, Relaxed))?;
+            Ok(0)
+        }
+        pr::GET_NO_NEW_PRIVS if a1 == 0 && a2 == 0 => {
+            Ok(i64::from(with_thread(|thread| thread.no_new_privs.load(Relaxed))?))
+        }
         pr::GET_TID_ADDRESS => {
             let addr = with_thread(|thread| thread.clear_child_tid.load(Relaxed))?;
             CurrentUser.write_obj(a1, &addr)?;

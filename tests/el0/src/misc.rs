@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 cases!("misc";
     affinity, affinity_follows, yield_is_fair, priorities, getrandom, uname, prlimit, sysinfo,
-    ids, prctl_name, proc_self, proc_stat_fields, proc_meminfo, proc_system, auxv, getcpu,
+    ids, prctl_name, prctl_no_new_privs, proc_self, proc_stat_fields, proc_meminfo, proc_system, auxv, getcpu,
     unknown_calls, bad_pointers, kernel_pointers, partly_bad_pointers, wrapping_lengths,
     read_only_pointers, kernel_memory_unreachable, negative_arguments, membarrier, spinner_yields,
 );
@@ -187,6 +187,20 @@ fn ids() -> Outcome {
         check!(sys!(nr).is_ok());
     }
     check_eq!(sys!(libc::SYS_set_tid_address, 0), Ok(me));
+    Ok(())
+}
+
+/// PR_SET_NO_NEW_PRIVS reads back, and children have it.
+fn prctl_no_new_privs() -> Outcome {
+    let pid = fork(|| {
+        let get = || sys!(libc::SYS_prctl, libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+        let before = get();
+        let set = sys!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        let child = fork(|| i32::from(get() != Ok(1)));
+        let same = child.and_then(wait) == Ok(End::Exit(0));
+        i32::from((before, set, get(), same) != (Ok(0), Ok(0), Ok(1), true))
+    })?;
+    check_eq!(wait(pid)?, End::Exit(0));
     Ok(())
 }
 
