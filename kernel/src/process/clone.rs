@@ -99,6 +99,10 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
     {
         return Err(Errno::EINVAL.into());
     }
+    // As on Linux: first the handlers, then the child.
+    if super::signal_pending() {
+        return Err(Failure::Restart(Restart::Always));
+    }
     let exit_signal = match exit_signal {
         0 => 0,
         number => Signal::new(number)?.number(),
@@ -155,7 +159,11 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
             false => parent.process.pid,
         };
         process.threads.lock().push(task.clone());
-        table::add_process(&process, ancestor, exit_signal);
+        if table::add_process(&process, ancestor, exit_signal).is_err() {
+            // Each holds the other.
+            process.threads.lock().clear();
+            return Err(Failure::Restart(Restart::Always));
+        }
     } else {
         let mut threads = process.threads.lock();
         let signals = process.signals.lock();

@@ -412,7 +412,7 @@ pub fn start_init(
     let thread = Thread::new(process.clone(), pid, SigSet::EMPTY, *b"init\0\0\0\0\0\0\0\0\0\0\0\0");
     task.thread.call_once(|| thread);
     process.threads.lock().push(task.clone());
-    table::add_process(&process, 0, Signal::SIGCHLD.number());
+    table::add_process(&process, 0, Signal::SIGCHLD.number())?;
     table::add_thread(pid, &task);
     sched::start(&task);
     Ok(())

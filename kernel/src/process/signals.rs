@@ -164,14 +164,37 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
 
 /// Sends a signal to all of a process group; `ESRCH` if it has no members.
 pub fn send_group(group: u32, info: SigInfo) -> Result<()> {
-    let members = table::group_members(group);
-    if members.is_empty() {
-        return Err(Errno::ESRCH);
+    send_all(|_, member| member == group, info)
+}
+
+/// Sends a signal to all processes that `whom`, given ID and group, chooses:
+/// `ESRCH` if there are none, and an error only if none got it.
+pub fn send_all(whom: impl Fn(u32, u32) -> bool, info: SigInfo) -> Result<()> {
+    if info.signal() == Signal::SIGCONT {
+        // The parents' news need the table; nobody who goes on is missed by it.
+        let chosen = table::with(|table| table.living(&whom).cloned().collect::<alloc::vec::Vec<_>>());
+        return first_success(chosen.iter().map(|process| send(process, info)));
     }
-    for process in &members {
-        send(process, info)?;
+    // Under the table's lock: a member that forks meanwhile finds the signal
+    // pending, and its child is made after it was handled, or not at all.
+    table::with(|table| first_success(table.living(&whom).map(|process| send(process, info))))
+}
+
+/// Whether [`send_all`] would find anybody.
+pub fn probe(whom: impl Fn(u32, u32) -> bool) -> Result<()> {
+    let found = table::with(|table| table.living(&whom).next().is_some());
+    if found { Ok(()) } else { Err(Errno::ESRCH) }
+}
+
+fn first_success(results: impl Iterator<Item = Result<()>>) -> Result<()> {
+    let mut all = Err(Errno::ESRCH);
+    // To the end: each of them is a signal sent.
+    for one in results {
+        if all.is_err() {
+            all = one;
+        }
     }
-    Ok(())
+    all
 }
 
 /// Tells the parent that a process stopped or continued.

@@ -82,12 +82,20 @@ impl Table {
         self.taken.clear();
         self.threads.keys().for_each(|&tid| self.taken.insert(tid));
         for (&pid, entry) in &self.processes {
-            [pid, entry.group, entry.session].map(|id| self.taken.insert(id));
+            for id in [pid, entry.group, entry.session] {
+                self.taken.insert(id);
+            }
         }
         let free = self.taken.free(next, PID_MAX);
         let id = free.or_else(|| self.taken.free(FIRST_AGAIN, PID_MAX)).ok_or(Errno::EAGAIN)?;
         self.last = id;
         Ok(id)
+    }
+
+    /// Processes that live and that `whom`, given ID and group, chooses.
+    pub fn living(&self, whom: impl Fn(u32, u32) -> bool) -> impl Iterator<Item = &Arc<Process>> {
+        let living = self.processes.iter().filter(|(_, entry)| entry.zombie.is_none());
+        living.filter(move |(pid, entry)| whom(**pid, entry.group)).map(|(_, entry)| &entry.process)
     }
 
     pub fn entry(&mut self, pid: u32) -> Result<&mut Entry> {
@@ -113,9 +121,13 @@ pub fn new_id() -> Result<u32> {
 }
 
 /// Enters a process. A child of `parent` inherits its group and session; 0 for
-/// the first process.
-pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) {
+/// the first process. `EINTR` if a signal has come for the caller: it may have
+/// been for its group, which the child would be in.
+pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) -> Result<()> {
     with(|table| {
+        if super::signal_pending() {
+            return Err(Errno::EINTR);
+        }
         let pid = process.pid;
         let (group, session) = match table.processes.get_mut(&parent) {
             Some(parent) => {
@@ -141,7 +153,8 @@ pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) {
             pages: 0,
         };
         table.processes.insert(pid, entry);
-    });
+        Ok(())
+    })
 }
 
 /// Enters a thread.

@@ -20,24 +20,22 @@ pub fn kill(pid: i32, number: u32) -> SysResult {
     let signal = signal_or_probe(number)?;
     let me = caller();
     let info = signal.map(|signal| SigInfo::user(signal, code::SI_USER, me.pid, 0));
-    let targets = match pid {
+    let group = match pid {
         i32::MIN => return Err(Errno::ESRCH.into()),
-        1.. => alloc::vec![table::process(pid.unsigned_abs())?],
-        0 => table::group_members(me.pgid),
-        -1 => {
-            let mut all = table::all();
-            all.retain(|process| process.pid != 1 && process.pid != me.pid);
-            all
+        1.. => {
+            let process = table::process(pid.unsigned_abs())?;
+            if let Some(info) = info {
+                signals::send(&process, info)?;
+            }
+            return Ok(0);
         }
-        group => table::group_members(group.unsigned_abs()),
+        0 => me.pgid,
+        pid => pid.unsigned_abs(),
     };
-    if targets.is_empty() {
-        return Err(Errno::ESRCH.into());
-    }
-    if let Some(info) = info {
-        for process in &targets {
-            signals::send(process, info)?;
-        }
+    let whom = |other: u32, of: u32| if pid == -1 { other != 1 && other != me.pid } else { of == group };
+    match info {
+        Some(info) => signals::send_all(whom, info)?,
+        None => signals::probe(whom)?,
     }
     Ok(0)
 }

@@ -13,7 +13,7 @@ cases!("process";
     command_stdin, command_env_cwd, command_signal, command_many_args, command_in_threads,
     exec_errors, exec_keeps_and_closes, exec_resets_signals, exec_from_thread, exec_arg_limit,
     orphan_reparented, groups_and_sessions, kill_group, cow, cow_chain, cow_file_private,
-    fork_storm, fork_tree, fork_in_threaded, zombies_counted, pdeathsig, vfork_shares,
+    fork_storm, fork_tree, fork_in_threaded, group_kill_misses_nobody, zombies_counted, pdeathsig, vfork_shares,
     many_children_at_once, proc_of_child,
 );
 
@@ -512,6 +512,37 @@ fn fork_tree() -> Outcome {
         sum
     }
     check_eq!(grow(5), 63);
+    Ok(())
+}
+
+/// A signal to a group that forks meanwhile misses nobody.
+fn group_kill_misses_nobody() -> Outcome {
+    for _ in 0..15 {
+        // All of the group hold one end: the other ends when they all have.
+        let mut ends = [0i32; 2];
+        sys!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_NONBLOCK)?;
+        let leader = fork(|| {
+            let _ = sys!(libc::SYS_setpgid, 0, 0);
+            loop {
+                let _ = fork(|| {
+                    ms(20_000);
+                    0
+                });
+            }
+        })?;
+        close(ends[1]);
+        let group = -(leader as isize);
+        check!(until(|| sys!(libc::SYS_kill, group, 0) == Ok(0)));
+        ms(3);
+        sys!(libc::SYS_kill, group, libc::SIGKILL)?;
+        check_eq!(wait(leader)?, End::Signal(libc::SIGKILL));
+        let gone = || {
+            let mut byte = 0u8;
+            sys!(libc::SYS_read, ends[0], &raw mut byte, 1) == Ok(0)
+        };
+        check!(until(gone), "somebody of group {leader} lives on");
+        close(ends[0]);
+    }
     Ok(())
 }
 
