@@ -63,6 +63,11 @@ impl FpContext {
         }
     }
 
+    /// Where the registers belong, if they are in the hardware.
+    pub fn save_area(&self) -> Option<u64> {
+        self.is_loaded().then(|| self.state.get().addr() as u64)
+    }
+
     /// The thread leaves the CPU, or somebody wants to read its registers.
     pub fn save(&self) {
         if self.is_loaded() {
@@ -115,6 +120,11 @@ impl GuestFp {
     #[inline]
     pub fn is_loaded() -> bool {
         cpu::this().fp_owner.load(Relaxed) == GUEST
+    }
+
+    /// At EL2, `hyp` loaded them, and saved what was there.
+    pub fn taken() {
+        cpu::this().fp_owner.store(GUEST, Relaxed);
     }
 
     /// In the guest's world: it touched FP that wasn't its own.

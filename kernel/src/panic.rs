@@ -35,6 +35,23 @@ pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     end()
 }
 
+/// `hyp` at EL2 failed; the registers are its own.
+pub fn hypervisor(failure: &hyp_abi::Failure) -> ! {
+    begin();
+    log::error!(
+        "Kernel panic: hyp failed at EL2: vector {}, ESR {:#x} FAR {:#x} HPFAR {:#x} PC {:#x} PSTATE {:#x}",
+        failure.vector, failure.esr, failure.far, failure.hpfar, failure.pc, failure.pstate
+    );
+    for (i, row) in failure.x.chunks(4).enumerate() {
+        log::error!("x{:<2} {row:016x?}", i.wrapping_mul(4));
+    }
+    log::error!("sp  {:016x}", failure.sp);
+    if failure.line != 0 {
+        log::error!("hyp: a broken invariant in line {} of its source", failure.line);
+    }
+    end()
+}
+
 fn begin() {
     arch::irq::mask_all();
     if PANICKING.swap(true, Ordering::SeqCst) {

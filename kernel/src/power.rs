@@ -1,11 +1,12 @@
 //! Firmware: PSCI (Arm DEN 0022) over SMC or HVC.
 
 use crate::machine::Conduit;
-use crate::memory;
+use crate::{hyp, memory};
 use smccc::{Hvc, Smc, psci};
 
 /// Turns the machine off; stands still if firmware won't.
 pub fn off() -> ! {
+    hyp::leave_cpu();
     match conduit() {
         Some(Conduit::Smc) => drop(psci::system_off::<Smc>()),
         Some(Conduit::Hvc) => drop(psci::system_off::<Hvc>()),
@@ -16,6 +17,7 @@ pub fn off() -> ! {
 
 /// Resets the machine; stands still if firmware won't.
 pub fn reset() -> ! {
+    hyp::leave_cpu();
     match conduit() {
         Some(Conduit::Smc) => drop(psci::system_reset::<Smc>()),
         Some(Conduit::Hvc) => drop(psci::system_reset::<Hvc>()),

@@ -87,5 +87,6 @@ extern "C" fn hypha_secondary_main(index: u64) -> ! {
         memory::close_lower_half();
     }
     gic::init_cpu();
+    crate::hyp::enter_cpu();
     crate::secondary_main()
 }

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "the world switch")]
 
 use crate::fp::GuestFp;
+use crate::hyp;
 use crate::memory;
 use crate::task::Task;
 use crate::timer::{self, Timer};
@@ -60,8 +61,22 @@ pub fn with_host_regime<R>(f: impl FnOnce(&mut HostRegime) -> R) -> R {
     f(&mut regime)
 }
 
+/// Whether the hypervisor is a program of its own, at EL2.
+#[inline(always)]
+pub fn split() -> bool {
+    arch::host::is_at_el1()
+}
+
 fn loaded_here(core: &VcpuCore) -> bool {
     core.live_in.load(Relaxed) == cpu::index() as u32
+}
+
+/// Runs the guest until it needs the host, through `hyp` at EL2.
+pub fn enter_split(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
+    if !loaded_here(entry.core) {
+        load(entry, state);
+    }
+    hyp::enter(entry, state)
 }
 
 /// Runs the guest until it needs the host.
@@ -73,7 +88,7 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
         // SAFETY: the loaded guest's value.
         unsafe { ich::set_hcr(state.lrs.hcr) };
     }
-    legalize(&mut state.context);
+    state.context.legalize();
     let fp = GuestFp::is_loaded();
     let argument = core::ptr::from_ref(entry).cast_mut().cast();
     // SAFETY: the context is loaded and `state` is locked by the caller;
@@ -85,8 +100,8 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
         let why = loop {
             let why = vhe::run(&raw mut state.context, fast_exit, argument);
             let goes_on = match why {
-                vhe::EXIT_IRQ => take_interrupt(entry, state),
-                DONE => entry.take_news() && refill(entry, state),
+                vhe::EXIT_IRQ => take_interrupt::<false>(entry, state),
+                DONE => entry.take_news() && refill::<false>(entry, state),
                 _ => false,
             };
             if !goes_on {
@@ -105,10 +120,10 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
     }
 }
 
-/// In the guest's world, an interrupt is pending: takes it, if it concerns but
+/// In the guest's world (split: between two runs), an interrupt is pending: takes it, if it concerns but
 /// the guest. Whether the guest may go on: not while another is pending, which
 /// an interrupt that never rests would keep off.
-fn take_interrupt(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
+pub fn take_interrupt<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
     let intid = gic::highest_pending();
     if !matches!(intid, VTIMER_INTID | gic::SGI_RESCHEDULE) || state.vgic.is_none() {
         return false;
@@ -123,23 +138,25 @@ fn take_interrupt(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
         None => return false,
     }
     if intid == VTIMER_INTID {
-        read_gic(state);
+        if !SPLIT {
+            read_gic(state);
+        }
         if let Some(write) = state.vtimer_fired(entry.core) {
-            write_gic(state, write);
+            write_gic::<SPLIT>(state, write);
         }
         return !arch::irq::is_pending();
     }
     gic::deactivate(intid);
     let wanted = arch::irq::is_pending() || sched::need_resched() || process::signal_pending();
-    !wanted && entry.core.take_news() && refill(entry, state)
+    !wanted && entry.core.take_news() && refill::<SPLIT>(entry, state)
 }
 
 /// In the guest's world: gives the guest its new interrupts. Whether it may go
 /// on.
-fn refill(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
-    read_live(entry.core, state);
+pub fn refill<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
+    read_live::<SPLIT>(entry.core, state);
     let (write, deactivate) = state.refill(entry.core, arch::timer::counter());
-    write_gic(state, write);
+    write_gic::<SPLIT>(state, write);
     if deactivate {
         gic::set_active(VTIMER_INTID, false);
     }
@@ -148,18 +165,6 @@ fn refill(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
 
 const NEEDS_HOST: u64 = 1;
 const DONE: u64 = 2;
-
-/// What PSTATE says about the exception level may come from the VMM: nothing
-/// but EL0t, EL1t and EL1h in AArch64 is entered. Anything else becomes an
-/// illegal state, which the guest takes as an exception (Arm ARM D1.3.4).
-fn legalize(context: &mut GuestContext) {
-    const MODE: u64 = 0x1f;
-    const IL: u64 = 1 << 20;
-    const EL1H: u64 = 5;
-    if !matches!(context.pstate & MODE, 0 | 4 | EL1H) {
-        context.pstate = context.pstate & !MODE | EL1H | IL;
-    }
-}
 
 /// A synchronous exit, in the guest's HCR_EL2: 0 goes back to the guest.
 extern "C" fn fast_exit(context: *mut GuestContext, argument: *mut ()) -> u64 {
@@ -172,18 +177,7 @@ extern "C" fn fast_exit(context: *mut GuestContext, argument: *mut ()) -> u64 {
             GuestFp::take(&mut context.fp);
             return 0;
         }
-        EC_IABT_LOWER | EC_DABT_LOWER => {
-            vhe::read_abort(context);
-            if needs_translation(context.esr_el2) {
-                // HPFAR_EL2 is UNKNOWN after a permission fault that isn't on a
-                // stage-1 walk (Arm ARM D24.2.63).
-                match vhe::translate_guest(context.far_el2) {
-                    Some(ipa) => context.hpfar_el2 = ipa >> 8,
-                    // Stage 1 has changed meanwhile: it faults again.
-                    None => return 0,
-                }
-            }
-        }
+        EC_IABT_LOWER | EC_DABT_LOWER if !vhe::read_abort(context) => return 0,
         _ => {}
     }
     match kvm::fast(context, entry) {
@@ -197,11 +191,6 @@ const EC_FP: u64 = 0x07;
 const EC_HVC64: u64 = 0x16;
 const EC_IABT_LOWER: u64 = 0x20;
 const EC_DABT_LOWER: u64 = 0x24;
-
-/// A permission fault (DFSC 0b0011xx) with S1PTW, bit 7, clear.
-fn needs_translation(esr: u64) -> bool {
-    esr & 0x3c == 0x0c && esr & 1 << 7 == 0
-}
 
 /// VTCR_EL2 for a table of this shape: write-back, inner shareable walks, 4 KiB
 /// granule, 40 to 48 bits of output, 16-bit VMIDs where there are (VS), RES1.
@@ -224,25 +213,37 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     let Some(contexts) = CONTEXTS.get() else { return };
     let switch = contexts.lock().switch(index, entry.vmid);
     if switch.flush_local {
-        vhe::flush_all_guests_local();
+        if split() {
+            hyp::flush_all_guests_local();
+        } else {
+            vhe::flush_all_guests_local();
+        }
     }
     if READY.get(index).is_some_and(|ready| !ready.swap(true, Relaxed)) {
         gic::enable(VTIMER_INTID);
         gic::enable(MAINTENANCE_INTID);
-        // SAFETY: there are guests under VHE only.
-        unsafe { ich::keep_guests_in_system_registers() };
+        if !split() {
+            // SAFETY: the host runs at EL2. (Split, `hyp` does it.)
+            unsafe { ich::keep_guests_in_system_registers() };
+        }
     }
     state.context.vttbr_el2 = entry.stage2_root | u64::from(switch.id) << 48;
     gic::set_active(VTIMER_INTID, state.load_plan(entry.core));
     // The virtual timer is live from here on; the physical one is emulated.
     let physical = state.counters.physical_offset();
     set_timer(entry.core, state.ptimer.fires_at(arch::timer::counter(), physical));
-    // SAFETY: no vCPU is loaded here any more, and this one nowhere: its thread
-    // put it when it left its last CPU. The tables live as long as the VM,
-    // which releases its vCPUs before them.
-    unsafe {
-        vhe::load(&state.context, vtcr(entry.stage2_tsz, entry.stage2_sl0));
-        load_gic(state);
+    let vtcr = vtcr(entry.stage2_tsz, entry.stage2_sl0);
+    // No vCPU is loaded here any more, and this one nowhere: its thread put it
+    // when it left its last CPU. The tables live as long as the VM, which
+    // releases its vCPUs before them.
+    if split() {
+        hyp::load(state, vtcr);
+    } else {
+        // SAFETY: see above.
+        unsafe {
+            vhe::load(&state.context, vtcr);
+            load_gic(state);
+        }
     }
     entry.core.live_in.store(index as u32, Relaxed);
     if let Some(slot) = LOADED.get(index) {
@@ -329,8 +330,9 @@ fn read_gic(state: &mut VcpuState) {
 }
 
 /// See `kvm::Host::read_live`.
-pub fn read_live(core: &VcpuCore, state: &mut VcpuState) {
-    if loaded_here(core) {
+pub fn read_live<const SPLIT: bool>(core: &VcpuCore, state: &mut VcpuState) {
+    // Split, memory is the truth while the host runs.
+    if !SPLIT && loaded_here(core) {
         read_gic(state);
         // SAFETY: it is loaded here.
         unsafe { vhe::read_timer(&mut state.context) };
@@ -338,18 +340,26 @@ pub fn read_live(core: &VcpuCore, state: &mut VcpuState) {
 }
 
 /// See `kvm::Host::write_live`.
-pub fn write_live(core: &VcpuCore, state: &VcpuState, write: u8, deactivate: bool) {
+pub fn write_live<const SPLIT: bool>(
+    core: &VcpuCore,
+    state: &VcpuState,
+    write: u8,
+    deactivate: bool,
+) {
     if !loaded_here(core) {
         return;
     }
-    write_gic(state, write);
+    write_gic::<SPLIT>(state, write);
     if deactivate {
         gic::set_active(VTIMER_INTID, false);
     }
 }
 
 /// List registers `..write` and ICH_HCR_EL2 of the vCPU that is loaded here.
-fn write_gic(state: &VcpuState, write: u8) {
+fn write_gic<const SPLIT: bool>(state: &VcpuState, write: u8) {
+    if SPLIT {
+        return hyp::write_live(state, write);
+    }
     for (index, value) in (0..write).zip(&state.lrs.lr) {
         // SAFETY: no more list registers than the machine said it has.
         unsafe { ich::write_lr(index, *value) };
@@ -370,9 +380,13 @@ fn put_here() {
     let deadline = {
         let mut state = core.state.lock();
         GuestFp::put(&mut state.context.fp);
-        save_gic(&mut state);
-        // SAFETY: it is the one that is loaded.
-        unsafe { vhe::put(&mut state.context) };
+        if split() {
+            hyp::put(&mut state);
+        } else {
+            save_gic(&mut state);
+            // SAFETY: it is the one that is loaded.
+            unsafe { vhe::put(&mut state.context) };
+        }
         let plan = state.put_plan(&core, arch::timer::counter());
         if plan.deactivate {
             gic::set_active(VTIMER_INTID, false);
@@ -448,10 +462,13 @@ pub fn interrupt(intid: u32) -> Option<bool> {
         MAINTENANCE_INTID => {
             // List registers want attention, at the next entry. Until then the
             // level-sensitive interrupt is kept quiet.
-            // SAFETY: `enter` and `write_live` restore it.
-            unsafe { ich::set_hcr(ich::hcr() & EOICOUNT) };
-            if let Some(quiet) = QUIET.get(cpu::index()) {
-                quiet.store(true, Relaxed);
+            // (Split, it is quiet while the host runs.)
+            if !split() {
+                // SAFETY: `enter` and `write_live` restore it.
+                unsafe { ich::set_hcr(ich::hcr() & EOICOUNT) };
+                if let Some(quiet) = QUIET.get(cpu::index()) {
+                    quiet.store(true, Relaxed);
+                }
             }
             if let Some(core) = core() {
                 core.timer_due();
@@ -497,6 +514,9 @@ pub fn set_timer(core: &Arc<VcpuCore>, deadline: Option<u64>) {
 pub fn invalidate_stage2(vmid: &Id, start: u64, len: u64, last_level: bool) {
     // Without a VMID it never ran.
     let Some(vmid) = vmid.get() else { return };
+    if split() {
+        return hyp::flush_guest(vmid, start, len, last_level);
+    }
     let ours = vhe::vttbr();
     // Only the VMID counts for invalidation.
     // SAFETY: interrupts are masked, `ours` is what was there.

@@ -4,9 +4,9 @@ use crate::initramfs::{self, Cargo};
 use crate::system_packages::{For, ensure};
 use crate::toolchain::{BARE, Toolchain};
 use crate::workspace::{self, Package};
-use crate::{debian, image, ksyms, modules, paths, proc, ui};
+use crate::{debian, hyp, image, ksyms, modules, paths, proc, ui};
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The packages by name.
 pub const KERNEL: &str = "hypha";
@@ -62,7 +62,10 @@ pub fn build(args: &Args) -> Result<Built> {
     std::fs::create_dir_all(out.join("guest"))?;
 
     let image = match find(KERNEL) {
-        Some(package) => Some(kernel(&toolchain, package, args)?),
+        Some(package) => {
+            let hyp = hyp::build(&toolchain)?;
+            Some(kernel(&toolchain, package, args, &hyp)?)
+        }
         None => {
             ui::warn("this tree has no kernel yet");
             None
@@ -87,10 +90,12 @@ pub fn build(args: &Args) -> Result<Built> {
     Ok(Built { image, initramfs, vmm, guest_image, guest_initramfs })
 }
 
-fn kernel(toolchain: &Toolchain, package: &Package, args: &Args) -> Result<PathBuf> {
+fn kernel(toolchain: &Toolchain, package: &Package, args: &Args, hyp: &Path) -> Result<PathBuf> {
     ui::step("Building the kernel");
     let mut command = toolchain.cargo_bare("build")?;
     command.args(["--release", "-p", KERNEL]);
+    // Its build script embeds it.
+    command.env("HYPHA_HYP", hyp);
     if args.no_vhe {
         command.arg("--no-default-features");
         let kept: Vec<_> =

@@ -7,6 +7,7 @@ mod console;
 mod cpio;
 mod debian;
 mod doctor;
+mod hyp;
 mod image;
 mod initramfs;
 mod ksyms;

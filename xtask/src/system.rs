@@ -85,6 +85,40 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.boot(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
     },
     SystemTest {
+        name: "boot: guest on max, nVHE",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.split(&nvhe(), "asked for by kvm-arm.mode="),
+    },
+    SystemTest {
+        name: "boot: guest on max, nVHE because VHE is hidden",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| {
+            let args = run::Args { append: "id_aa64mmfr1.vh=0".into(), ..options() };
+            bench.split(&args, "id_aa64mmfr1.vh=0 hides VHE")
+        },
+    },
+    SystemTest {
+        name: "boot: guest on cortex-a72",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| {
+            let args = run::Args { cpu: "cortex-a72".into(), ..options() };
+            bench.split(&args, "the CPU has no FEAT_VHE")
+        },
+    },
+    SystemTest {
+        name: "boot: cortex-a57, 4 CPUs, guest with 4 CPUs",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| {
+            let cpu = "cortex-a57".into();
+            let args = run::Args { cpu, smp: 4, guest_cpus: 4, ..options() };
+            bench.split(&args, "the CPU has no FEAT_VHE")
+        },
+    },
+    SystemTest {
         name: "boot: GICv2 host reaches its shell",
         needs: Needs::UserSpace,
         long: false,
@@ -127,6 +161,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.panic(),
     },
     SystemTest {
+        name: "boot: a failure at EL2 reaches the log, with registers",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.failure_at_el2(),
+    },
+    SystemTest {
         name: "shell: commands on the console",
         needs: Needs::UserSpace,
         long: false,
@@ -151,6 +191,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.program("kvm-tests", None),
     },
     SystemTest {
+        name: "kvm: programs get what VMMs may expect, nVHE",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.program_with("kvm-tests", None, NVHE),
+    },
+    SystemTest {
         name: "linux: kvm-tests on Debian's kernel",
         needs: Needs::Nothing,
         long: true,
@@ -169,6 +215,21 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", None),
     },
     SystemTest {
+        name: "guest: conformance, nVHE",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.bare_guest_with("guest-conformance", " passed, 0 failed", nvhe()),
+    },
+    SystemTest {
+        name: "guest: conformance on cortex-a72",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| {
+            let args = run::Args { cpu: "cortex-a72".into(), ..options() };
+            bench.bare_guest_with("guest-conformance", " passed, 0 failed", args)
+        },
+    },
+    SystemTest {
         name: "bench: no exit costs more than is recorded",
         needs: Needs::Kvm,
         long: false,
@@ -179,6 +240,12 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Kvm,
         long: true,
         run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", None),
+    },
+    SystemTest {
+        name: "guest: attack, nVHE",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.bare_guest_with("guest-attack", "ok attack.survived", nvhe()),
     },
     SystemTest {
         name: "linux: guest conformance",
@@ -209,6 +276,18 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Kvm,
         long: true,
         run: |bench| bench.script("/hypha/tests/kill-test,100,256", None),
+    },
+    SystemTest {
+        name: "vmm: killed 10 times at random moments, nVHE",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.script_with("/hypha/tests/kill-test,10,256", nvhe()),
+    },
+    SystemTest {
+        name: "boot: 20 times in a row on max, nVHE",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.repeat(&nvhe()),
     },
     SystemTest {
         name: "boot: 20 times in a row on max",
@@ -263,6 +342,12 @@ pub const TESTS: &[SystemTest] = &[
 
 fn options() -> run::Args {
     run::Args { exit_after_boot: true, ..run::Args::default() }
+}
+
+const NVHE: &str = " kvm-arm.mode=nvhe";
+
+fn nvhe() -> run::Args {
+    run::Args { mode: Mode::Nvhe, ..options() }
 }
 
 fn shell() -> run::Args {
@@ -320,6 +405,18 @@ impl Bench<'_> {
 
     /// As `./x run` with these options; also wants the guest's own words.
     fn boot(&self, args: &run::Args) -> Result<()> {
+        self.boot_log(args).map(drop)
+    }
+
+    /// As [`Bench::boot`], the host at EL1 for this reason.
+    fn split(&self, args: &run::Args, reason: &str) -> Result<()> {
+        let log = self.boot_log(args)?;
+        says(&log, "Kernel: at EL1, entered at EL2")?;
+        says(&log, &format!("Hypervisor: nVHE, hyp at EL2: {reason}"))?;
+        says(&log, "KVM: nVHE")
+    }
+
+    fn boot_log(&self, args: &run::Args) -> Result<String> {
         let machine = run::machine(args, self.built)?;
         let log =
             self.watched(&machine, Keyboard::Nobody, |console| run::watch(console, args, false))?;
@@ -334,7 +431,7 @@ impl Bench<'_> {
                 bail!("the guest has {nproc:?} CPUs instead of {}", args.guest_cpus);
             }
         }
-        Ok(())
+        Ok(log)
     }
 
     fn repeat(&self, args: &run::Args) -> Result<()> {
@@ -347,12 +444,16 @@ impl Bench<'_> {
 
     /// A guest without an operating system, which says what it found.
     fn bare_guest(&self, package: &str, verdict: &str, image: Option<&str>) -> Result<()> {
+        let args = run::Args { image: image.map(PathBuf::from), ..options() };
+        self.bare_guest_with(package, verdict, args)
+    }
+
+    fn bare_guest_with(&self, package: &str, verdict: &str, args: run::Args) -> Result<()> {
         let args = run::Args {
             kernel: Some(build::bare_guest(package)?),
             // None: the guest is its kernel alone.
             initrd: Some("/dev/null".into()),
-            image: image.map(PathBuf::from),
-            ..options()
+            ..args
         };
         let machine = run::machine(&args, self.built)?;
         let log =
@@ -366,11 +467,11 @@ impl Bench<'_> {
 
     /// A script in the host's initramfs, instead of a guest.
     fn script(&self, command: &str, image: Option<&str>) -> Result<()> {
-        let args = run::Args {
-            append: format!("hypha.run={command}"),
-            image: image.map(PathBuf::from),
-            ..options()
-        };
+        self.script_with(command, run::Args { image: image.map(PathBuf::from), ..options() })
+    }
+
+    fn script_with(&self, command: &str, args: run::Args) -> Result<()> {
+        let args = run::Args { append: format!("hypha.run={command}"), ..args };
         let machine = run::machine(&args, self.built)?;
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("hypha-host: status ", Duration::from_secs(1200))?;
@@ -440,6 +541,22 @@ impl Bench<'_> {
             }
         })?;
         says(&log, "Kernel panic: no init found")?;
+        says(&log, "rebooting")
+    }
+
+    /// `hyp` fails on request: the host prints its registers, and reboots.
+    fn failure_at_el2(&self) -> Result<()> {
+        let args = run::Args { append: "hypha.crash=hyp".into(), ..nvhe() };
+        let machine = run::machine(&args, self.built)?;
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            match console.wait_end(Some(Duration::from_secs(60))) {
+                Wait::Trouble => Ok(()),
+                other => bail!("no panic: {other:?}"),
+            }
+        })?;
+        // BRK #0x48, from the vector for EL2 itself.
+        says(&log, "Kernel panic: hyp failed at EL2: vector 4, ESR 0xf2000048")?;
+        says(&log, "x28 ")?;
         says(&log, "rebooting")
     }
 
@@ -514,11 +631,17 @@ impl Bench<'_> {
 
     /// tests/el0 or tests/kvm as PID 1: named cases, each in a process of its own.
     fn program(&self, package: &str, linux: Option<&Path>) -> Result<()> {
+        self.program_with(package, linux, "")
+    }
+
+    /// `append` goes to the end of the kernel's command line.
+    fn program_with(&self, package: &str, linux: Option<&Path>, append: &str) -> Result<()> {
         let program = build::linux_program(package)?;
         let initrd = paths::hypha().join(format!("tests/{package}.cpio.gz"));
         initramfs::write(&initrd, initramfs::program(&std::fs::read(program)?))?;
         let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
-        let machine = plain(kernel, initrd);
+        let mut machine = plain(kernel, initrd);
+        machine.append += append;
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect(" passed, ", Duration::from_secs(420))?;
             match console.wait_end(Some(Duration::from_secs(60))) {

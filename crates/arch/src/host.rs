@@ -106,6 +106,25 @@ pub fn allow_el0_fp(allow: bool) {
     unsafe { asm!("msr cpacr_el1, {}", in(reg) cpacr, options(nostack, preserves_flags)) }
 }
 
+/// Whether the kernel stands at EL1: a constant, once boot has patched it.
+#[inline(always)]
+pub fn is_at_el1() -> bool {
+    let value: u64;
+    // SAFETY: moves a constant.
+    unsafe {
+        asm!(
+            "661: mov {v}, #1",
+            ".pushsection .hostpatch.el2, \"a\"",
+            ".long 661b - .",
+            "mov {v}, #0",
+            ".popsection",
+            v = out(reg) value,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    value != 0
+}
+
 /// Applies a patch table: boot calls it with the MMU off, before any patched
 /// access runs.
 ///

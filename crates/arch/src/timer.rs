@@ -73,6 +73,12 @@ unsafe fn set_virtual_ctl(control: u64) {
     unsafe { asm!("msr cntv_ctl_el0, {}", in(reg) control, options(nostack, preserves_flags)) }
 }
 
+/// Turns CNTV off, which is a guest's where the host's timer is CNTP.
+pub fn disarm_virtual() {
+    // SAFETY: the host itself does not use it then.
+    unsafe { set_virtual_ctl(0) }
+}
+
 /// INTID of the host's timer: CNTHP at EL2, CNTP at EL1, CNTV in a guest.
 pub fn host_intid() -> u32 {
     match crate::sysreg::exception_level() {

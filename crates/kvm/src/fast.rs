@@ -23,8 +23,8 @@ pub enum Fast {
 }
 
 /// Answers a synchronous exit, if that can be done here. Hypercalls come first
-/// and need no stack.
-#[inline]
+/// and need no stack, where this is inlined.
+#[inline(always)]
 pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     let esr = Esr(context.esr_el2);
     if esr.ec() == ec::HVC64 { hypercall(context, entry) } else { other(context, entry, esr) }

@@ -7,6 +7,7 @@
 
 /// What `kvm-arm.mode=` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Requested {
     /// No such parameter.
     Absent,
@@ -37,16 +38,25 @@ pub const VALUES: [(&[u8], Requested); 6] = [
 ];
 
 /// What the machine and the command line say.
+///
+/// One aligned word, as is [`Choice`]: with the MMU off, memory is Device, where
+/// an unaligned access faults, and the compiler may copy an odd number of bytes
+/// by two words that overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct Facts {
     /// The exception level the Image was entered at: 1 or 2.
-    pub entered_at: u64,
+    pub entered_at: u8,
     /// FEAT_VHE.
     pub cpu_has_vhe: bool,
     /// HCR_EL2.E2H can't be cleared.
     pub e2h_is_res1: bool,
     /// The build has the feature `vhe`.
     pub build_has_vhe: bool,
+    /// The build has `hyp`, for the split.
+    pub build_has_hyp: bool,
+    /// The build has protected mode.
+    pub build_has_protected: bool,
     /// `id_aa64mmfr1.vh=0`.
     pub vhe_hidden: bool,
     /// `kvm-arm.mode=`.
@@ -55,6 +65,7 @@ pub struct Facts {
 
 /// Where the host kernel stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
 pub enum Place {
     /// EL1.
     El1,
@@ -66,17 +77,21 @@ pub enum Place {
 
 /// Which hypervisor is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Hypervisor {
     /// None: there is no /dev/kvm.
     None,
     /// In the kernel, under VHE.
     Vhe,
+    /// A program of its own at EL2, `hyp`.
+    Nvhe,
     /// Hypha as a Type-1 hypervisor.
     Type1,
 }
 
 /// Why it came to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Reason {
     /// The CPU has VHE and nothing speaks against it.
     Default,
@@ -84,22 +99,27 @@ pub enum Reason {
     AsRequested,
     /// The Image was entered at EL1: EL2 is somebody else's.
     EnteredAtEl1,
-    /// The CPU has no FEAT_VHE, and the split is not built yet.
-    NoVheNoSplit,
-    /// VHE is hidden by `id_aa64mmfr1.vh=0`, and the split is not built yet.
-    VheHiddenNoSplit,
-    /// The build leaves VHE out, and the split is not built yet.
-    VheNotBuiltNoSplit,
-    /// A split mode was asked for, and is not built yet.
-    SplitNotBuilt,
+    /// The CPU has no FEAT_VHE.
+    NoVhe,
+    /// VHE is hidden by `id_aa64mmfr1.vh=0`.
+    VheHidden,
+    /// The build leaves VHE out.
+    VheNotBuilt,
+    /// `protected` was asked for, and is not built yet: nVHE instead.
+    ProtectedNotBuilt,
+    /// The host must be at EL1, but the build has no `hyp`.
+    HypNotBuilt,
     /// A split mode was asked for, but E2H is RES1 on this CPU.
     CannotSplit,
+    /// E2H is RES1 on this CPU, and the build leaves VHE out.
+    OnlyVheNotBuilt,
     /// `nested` was asked for, and is not built yet: VHE instead.
     NestedNotBuilt,
 }
 
 /// The outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(4))]
 pub struct Choice {
     /// Where the host kernel stands.
     pub place: Place,
@@ -108,6 +128,8 @@ pub struct Choice {
     /// Why.
     pub reason: Reason,
 }
+
+const _: () = assert!(size_of::<Facts>() == 8 && size_of::<Choice>() == 4);
 
 /// Decides. Never fails: what can't be honoured falls to what can, and the
 /// reason says so.
@@ -136,20 +158,25 @@ pub fn choose(facts: &Facts) -> Choice {
         };
         return choice(Place::El2Vhe, hypervisor, reason);
     }
-    if !usable {
+    if facts.requested == Requested::None && !usable {
+        return choice(Place::El1, Hypervisor::None, Reason::AsRequested);
+    }
+    if facts.e2h_is_res1 {
+        return choice(Place::El1, Hypervisor::None, Reason::OnlyVheNotBuilt);
+    }
+    if split || !usable {
         let reason = match facts.requested {
-            Requested::None => Reason::AsRequested,
-            _ if split => Reason::SplitNotBuilt,
-            _ if !facts.cpu_has_vhe => Reason::NoVheNoSplit,
-            _ if !facts.build_has_vhe => Reason::VheNotBuiltNoSplit,
-            _ => Reason::VheHiddenNoSplit,
+            _ if !facts.build_has_hyp => Reason::HypNotBuilt,
+            Requested::Nvhe => Reason::AsRequested,
+            Requested::Protected => Reason::ProtectedNotBuilt,
+            _ if !facts.cpu_has_vhe => Reason::NoVhe,
+            _ if !facts.build_has_vhe => Reason::VheNotBuilt,
+            _ => Reason::VheHidden,
         };
-        return choice(Place::El1, Hypervisor::None, reason);
+        let hypervisor = if facts.build_has_hyp { Hypervisor::Nvhe } else { Hypervisor::None };
+        return choice(Place::El1, hypervisor, reason);
     }
     match facts.requested {
-        Requested::Nvhe | Requested::Protected => {
-            choice(Place::El1, Hypervisor::None, Reason::SplitNotBuilt)
-        }
         Requested::None => choice(Place::El2Vhe, Hypervisor::None, Reason::AsRequested),
         Requested::Vhe => choice(Place::El2Vhe, Hypervisor::Vhe, Reason::AsRequested),
         Requested::Nested => choice(Place::El2Vhe, Hypervisor::Vhe, Reason::NestedNotBuilt),
@@ -164,17 +191,15 @@ impl Reason {
             Reason::Default => "the CPU has FEAT_VHE and the Image was entered at EL2",
             Reason::AsRequested => "asked for by kvm-arm.mode=",
             Reason::EnteredAtEl1 => "the Image was entered at EL1: EL2 is not available",
-            Reason::NoVheNoSplit => {
-                "the CPU has no FEAT_VHE, and this build has no nVHE hypervisor yet"
-            }
-            Reason::VheHiddenNoSplit => {
-                "id_aa64mmfr1.vh=0 hides VHE, and this build has no nVHE hypervisor yet"
-            }
-            Reason::VheNotBuiltNoSplit => {
-                "this build leaves VHE out, and it has no nVHE hypervisor yet"
-            }
-            Reason::SplitNotBuilt => "the split modes (nvhe, protected) are not in this build yet",
+            Reason::NoVhe => "the CPU has no FEAT_VHE",
+            Reason::VheHidden => "id_aa64mmfr1.vh=0 hides VHE",
+            Reason::VheNotBuilt => "this build leaves VHE out",
+            Reason::ProtectedNotBuilt => "protected is not in this build yet: nVHE instead",
+            Reason::HypNotBuilt => "the host's place is EL1, and this build has no hyp",
             Reason::CannotSplit => "this CPU only has HCR_EL2.E2H=1 (RES1): splitting is refused",
+            Reason::OnlyVheNotBuilt => {
+                "this CPU only has HCR_EL2.E2H=1 (RES1), and this build leaves VHE out"
+            }
             Reason::NestedNotBuilt => "nested is not in this build yet: VHE instead",
         }
     }
@@ -198,10 +223,12 @@ mod tests {
     fn all() -> impl Iterator<Item = Facts> {
         (0..64u32).flat_map(|bits| {
             REQUESTS.into_iter().map(move |requested| Facts {
-                entered_at: 1 + u64::from(bits & 1),
+                entered_at: 1 + (bits & 1) as u8,
                 cpu_has_vhe: bits & 2 != 0,
                 e2h_is_res1: bits & 4 != 0 && bits & 2 != 0,
                 build_has_vhe: bits & 8 != 0,
+                build_has_hyp: bits & 32 != 0,
+                build_has_protected: false,
                 vhe_hidden: bits & 16 != 0,
                 requested,
             })
@@ -214,6 +241,7 @@ mod tests {
             let choice = choose(&facts);
             if facts.entered_at == 1 {
                 assert_eq!(choice.place, Place::El1);
+                assert_eq!(choice.hypervisor, Hypervisor::None);
             }
             if choice.place == Place::El2Vhe {
                 assert!(facts.cpu_has_vhe && facts.build_has_vhe, "{facts:?}");
@@ -221,31 +249,73 @@ mod tests {
             if choice.hypervisor == Hypervisor::Vhe {
                 assert_eq!(choice.place, Place::El2Vhe, "{facts:?}");
             }
+            if choice.hypervisor == Hypervisor::Nvhe {
+                assert_eq!(choice.place, Place::El1, "{facts:?}");
+                assert!(facts.build_has_hyp && !facts.e2h_is_res1, "{facts:?}");
+            }
             if facts.requested == Requested::None {
                 assert_eq!(choice.hypervisor, Hypervisor::None);
             }
         }
     }
 
+    const USUAL: Facts = Facts {
+        entered_at: 2,
+        cpu_has_vhe: true,
+        e2h_is_res1: false,
+        build_has_vhe: true,
+        build_has_hyp: true,
+        build_has_protected: false,
+        vhe_hidden: false,
+        requested: Requested::Absent,
+    };
+
+    fn outcome(facts: Facts) -> (Hypervisor, Reason) {
+        let choice = choose(&facts);
+        (choice.hypervisor, choice.reason)
+    }
+
     #[test]
     fn the_default_is_vhe_where_it_can_be() {
-        let facts = Facts {
-            entered_at: 2,
-            cpu_has_vhe: true,
-            e2h_is_res1: false,
-            build_has_vhe: true,
-            vhe_hidden: false,
-            requested: Requested::Absent,
-        };
-        assert_eq!(choose(&facts).hypervisor, Hypervisor::Vhe);
+        assert_eq!(outcome(USUAL), (Hypervisor::Vhe, Reason::Default));
         // An unknown value gets a warning, and the default.
-        let unknown = Facts { requested: Requested::Unknown, ..facts };
-        assert_eq!(choose(&unknown).hypervisor, Hypervisor::Vhe);
-        // id_aa64mmfr1.vh=0 hides VHE.
-        let hidden = Facts { vhe_hidden: true, ..facts };
-        assert_eq!(choose(&hidden).place, Place::El1);
-        // RES1: what can't be split isn't.
-        let res1 = Facts { e2h_is_res1: true, requested: Requested::Nvhe, ..facts };
-        assert_eq!(choose(&res1).reason, Reason::CannotSplit);
+        let unknown = Facts { requested: Requested::Unknown, ..USUAL };
+        assert_eq!(outcome(unknown), (Hypervisor::Vhe, Reason::Default));
+        let vhe = Facts { requested: Requested::Vhe, ..USUAL };
+        assert_eq!(outcome(vhe), (Hypervisor::Vhe, Reason::AsRequested));
+    }
+
+    #[test]
+    fn the_split_is_for_those_who_ask_and_those_who_must() {
+        let nvhe = Facts { requested: Requested::Nvhe, ..USUAL };
+        assert_eq!(outcome(nvhe), (Hypervisor::Nvhe, Reason::AsRequested));
+        let protected = Facts { requested: Requested::Protected, ..USUAL };
+        assert_eq!(outcome(protected), (Hypervisor::Nvhe, Reason::ProtectedNotBuilt));
+        let old = Facts { cpu_has_vhe: false, ..USUAL };
+        for requested in [Requested::Absent, Requested::Vhe, Requested::Nested, Requested::Unknown]
+        {
+            let facts = Facts { requested, ..old };
+            assert_eq!(outcome(facts), (Hypervisor::Nvhe, Reason::NoVhe));
+        }
+        let hidden = Facts { vhe_hidden: true, ..USUAL };
+        assert_eq!(outcome(hidden), (Hypervisor::Nvhe, Reason::VheHidden));
+        let without = Facts { build_has_vhe: false, ..USUAL };
+        assert_eq!(outcome(without), (Hypervisor::Nvhe, Reason::VheNotBuilt));
+        let none = Facts { requested: Requested::None, ..old };
+        assert_eq!(outcome(none), (Hypervisor::None, Reason::AsRequested));
+        let no_hyp = Facts { build_has_hyp: false, ..old };
+        assert_eq!(outcome(no_hyp), (Hypervisor::None, Reason::HypNotBuilt));
+    }
+
+    #[test]
+    fn what_cannot_be_split_is_not() {
+        let res1 = Facts { e2h_is_res1: true, ..USUAL };
+        assert_eq!(outcome(res1), (Hypervisor::Vhe, Reason::Default));
+        let nvhe = Facts { requested: Requested::Nvhe, ..res1 };
+        assert_eq!(outcome(nvhe), (Hypervisor::Vhe, Reason::CannotSplit));
+        let hidden = Facts { vhe_hidden: true, ..res1 };
+        assert_eq!(outcome(hidden), (Hypervisor::Vhe, Reason::CannotSplit));
+        let without = Facts { build_has_vhe: false, ..res1 };
+        assert_eq!(outcome(without), (Hypervisor::None, Reason::OnlyVheNotBuilt));
     }
 }

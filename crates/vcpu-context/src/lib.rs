@@ -216,6 +216,19 @@ impl GuestContext {
         }
     }
 
+    /// What PSTATE says about the exception level may come from the VMM: nothing
+    /// but EL0t, EL1t and EL1h in AArch64 is entered. Anything else becomes an
+    /// illegal state, which the guest takes as an exception (Arm ARM D1.3.4).
+    #[inline]
+    pub const fn legalize(&mut self) {
+        const MODE: u64 = 0x1f;
+        const IL: u64 = 1 << 20;
+        const EL1H: u64 = 5;
+        if !matches!(self.pstate & MODE, 0 | 4 | EL1H) {
+            self.pstate = self.pstate & !MODE | EL1H | IL;
+        }
+    }
+
     /// An EL1 register.
     #[inline(always)]
     pub const fn el1(&self, register: El1) -> u64 {
@@ -327,6 +340,20 @@ mod tests {
         assert_eq!(context.x(31), 0);
         assert_eq!(context.x(30), 7);
         assert_eq!(context.pc, 0);
+    }
+
+    #[test]
+    fn no_other_exception_level_is_entered() {
+        let mut context = GuestContext::new();
+        for mode in 0..32 {
+            context.pstate = 0x3c0 | mode;
+            context.legalize();
+            match mode {
+                0 | 4 | 5 => assert_eq!(context.pstate, 0x3c0 | mode),
+                // EL2, EL3, AArch32, reserved.
+                _ => assert_eq!(context.pstate, 0x3c5 | 1 << 20, "{mode}"),
+            }
+        }
     }
 
     #[test]

@@ -1,41 +1,6 @@
-// Into the guest and out of it, under VHE. The vectors here are in force only
-// between World::enter and World::leave.
-
-// x0 = context, x1 = fast handler, x2 = its argument -> x0 = why it ended
-.section .text.guest, "ax"
-.global __guest_run
-.balign 16
-__guest_run:
-    stp     x29, x30, [sp, #-128]!
-    mov     x29, sp
-    stp     x19, x20, [sp, #16]
-    stp     x21, x22, [sp, #32]
-    stp     x23, x24, [sp, #48]
-    stp     x25, x26, [sp, #64]
-    stp     x27, x28, [sp, #80]
-    stp     x0, x1, [sp, #96]
-    str     x2, [sp, #112]
-__guest_resume:
-    ldp     x30, x1, [x0, #{PC_X30}]
-    ldr     x2, [x0, #{PSTATE}]
-    msr     elr_el2, x1
-    msr     spsr_el2, x2
-    ldp     x2, x3, [x0, #16]
-    ldp     x4, x5, [x0, #32]
-    ldp     x6, x7, [x0, #48]
-    ldp     x8, x9, [x0, #64]
-    ldp     x10, x11, [x0, #80]
-    ldp     x12, x13, [x0, #96]
-    ldp     x14, x15, [x0, #112]
-    ldp     x16, x17, [x0, #128]
-    ldp     x18, x19, [x0, #144]
-    ldp     x20, x21, [x0, #160]
-    ldp     x22, x23, [x0, #176]
-    ldp     x24, x25, [x0, #192]
-    ldp     x26, x27, [x0, #208]
-    ldp     x28, x29, [x0, #224]
-    ldp     x0, x1, [x0]
-    eret
+// Into the guest and out of it: one text for both arrangements. The vectors here
+// are in force only while a guest is (VHE: between World::enter and
+// World::leave; nVHE: between enter and leave).
 
 // Saves the guest's registers; x0 = context, x20 = 0 afterwards.
 .macro save_guest
@@ -64,37 +29,13 @@ __guest_resume:
     stp     x2, x3, [x0]
 .endm
 
-__guest_sync:
-    save_guest
-    // Under TGE=0 an exception leaves PSTATE.PAN as the guest had it.
+// Under TGE=0 an exception leaves PSTATE.PAN as the guest had it. At E2H=0 it
+// means nothing at EL2, and the CPU may not have it.
+.macro mask_pan split
+    .if \split == 0
     .inst   0xd500419f                  // msr pan, #1
-    ldr     x4, [sp, #104]
-    ldr     x1, [sp, #112]
-    mov     x29, sp
-    blr     x4
-    cbnz    x0, __guest_leave
-    ldr     x0, [sp, #96]
-    b       __guest_resume
-
-__guest_irq:
-    save_guest
-    .inst   0xd500419f
-    mov     x0, #(1 << 32)
-    b       __guest_leave
-
-__guest_serror:
-    save_guest
-    .inst   0xd500419f
-    mov     x0, #(2 << 32)
-
-__guest_leave:
-    ldp     x19, x20, [sp, #16]
-    ldp     x21, x22, [sp, #32]
-    ldp     x23, x24, [sp, #48]
-    ldp     x25, x26, [sp, #64]
-    ldp     x27, x28, [sp, #80]
-    ldp     x29, x30, [sp], #128
-    ret
+    .endif
+.endm
 
 .macro guest_vector label
     .balign 0x80
@@ -103,29 +44,100 @@ __guest_leave:
 
 // Faults of the kernel's own while in the guest's world are as fatal as they
 // are in its own: to the host's handlers.
-.macro host_vector offset
+.macro host_vector vectors, offset
     .balign 0x80
-    b       __vectors + \offset
+    b       \vectors + \offset
 .endm
 
-.section .text.guest_vectors, "ax"
+// prefix: of the symbols; split: 0 under VHE, 1 at E2H=0; vectors: what faults
+// of the hypervisor's own go to.
+.macro guest_switch prefix, split, vectors
+// x0 = context, x1 = fast handler, x2 = its argument -> x0 = why it ended
+.section .text.guest_\prefix, "ax"
+.global __\prefix\()_run
+.balign 16
+__\prefix\()_run:
+    stp     x29, x30, [sp, #-128]!
+    mov     x29, sp
+    stp     x19, x20, [sp, #16]
+    stp     x21, x22, [sp, #32]
+    stp     x23, x24, [sp, #48]
+    stp     x25, x26, [sp, #64]
+    stp     x27, x28, [sp, #80]
+    stp     x0, x1, [sp, #96]
+    str     x2, [sp, #112]
+__\prefix\()_resume:
+    ldp     x30, x1, [x0, #{PC_X30}]
+    ldr     x2, [x0, #{PSTATE}]
+    msr     elr_el2, x1
+    msr     spsr_el2, x2
+    ldp     x2, x3, [x0, #16]
+    ldp     x4, x5, [x0, #32]
+    ldp     x6, x7, [x0, #48]
+    ldp     x8, x9, [x0, #64]
+    ldp     x10, x11, [x0, #80]
+    ldp     x12, x13, [x0, #96]
+    ldp     x14, x15, [x0, #112]
+    ldp     x16, x17, [x0, #128]
+    ldp     x18, x19, [x0, #144]
+    ldp     x20, x21, [x0, #160]
+    ldp     x22, x23, [x0, #176]
+    ldp     x24, x25, [x0, #192]
+    ldp     x26, x27, [x0, #208]
+    ldp     x28, x29, [x0, #224]
+    ldp     x0, x1, [x0]
+    eret
+
+__\prefix\()_sync:
+    save_guest
+    mask_pan \split
+    ldr     x4, [sp, #104]
+    ldr     x1, [sp, #112]
+    mov     x29, sp
+    blr     x4
+    cbnz    x0, __\prefix\()_leave
+    ldr     x0, [sp, #96]
+    b       __\prefix\()_resume
+
+__\prefix\()_irq:
+    save_guest
+    mask_pan \split
+    mov     x0, #(1 << 32)
+    b       __\prefix\()_leave
+
+__\prefix\()_serror:
+    save_guest
+    mask_pan \split
+    mov     x0, #(2 << 32)
+
+__\prefix\()_leave:
+    ldp     x19, x20, [sp, #16]
+    ldp     x21, x22, [sp, #32]
+    ldp     x23, x24, [sp, #48]
+    ldp     x25, x26, [sp, #64]
+    ldp     x27, x28, [sp, #80]
+    ldp     x29, x30, [sp], #128
+    ret
+
+.section .text.guest_vectors_\prefix, "ax"
 .balign 0x800
-.global __guest_vectors
-__guest_vectors:
-    host_vector 0x000
-    host_vector 0x080
-    host_vector 0x100
-    host_vector 0x180
-    host_vector 0x200
-    host_vector 0x280
-    host_vector 0x300
-    host_vector 0x380
-    guest_vector __guest_sync
-    guest_vector __guest_irq
-    guest_vector __guest_irq
-    guest_vector __guest_serror
+.global __\prefix\()_vectors
+__\prefix\()_vectors:
+    host_vector \vectors, 0x000
+    host_vector \vectors, 0x080
+    host_vector \vectors, 0x100
+    host_vector \vectors, 0x180
+    host_vector \vectors, 0x200
+    host_vector \vectors, 0x280
+    host_vector \vectors, 0x300
+    host_vector \vectors, 0x380
+    guest_vector __\prefix\()_sync
+    guest_vector __\prefix\()_irq
+    guest_vector __\prefix\()_irq
+    guest_vector __\prefix\()_serror
     // AArch32 at EL1 is never on offer (HCR_EL2.RW), at EL0 it may be.
-    guest_vector __guest_sync
-    guest_vector __guest_irq
-    guest_vector __guest_irq
-    guest_vector __guest_serror
+    guest_vector __\prefix\()_sync
+    guest_vector __\prefix\()_irq
+    guest_vector __\prefix\()_irq
+    guest_vector __\prefix\()_serror
+.endm

@@ -1,6 +1,12 @@
 //! The world switch: from the host's registers to a guest's and back.
 //!
-//! Two groups of registers switch at different times:
+//! Two drivers over the same parts: [`vhe`], where the kernel is the hypervisor
+//! and only what must be is switched; [`nvhe`], for the program `hyp` at EL2,
+//! where host and guest share EL1 and all of it is. Both take the EL1 registers
+//! from one list (`vcpu_context::el1_registers`), enter and leave by one text
+//! (`guest.s`), and reach the GIC by [`gic`].
+//!
+//! Under VHE, two groups of registers switch at different times:
 //!
 //! * at each entry and exit: the general-purpose registers, PC, PSTATE
 //!   ([`vhe::run`]);
@@ -22,6 +28,50 @@
 //! | VDISR_EL2, VSESR_EL2 | no EL0 instruction reaches them (under TGE=1 DISR_EL1 is the host's) |
 //! | FP/SIMD | trapped unless EL0's own |
 #![no_std]
-#![cfg(target_arch = "aarch64")]
 
+pub mod errata;
+
+#[cfg(target_arch = "aarch64")]
+mod access;
+#[cfg(target_arch = "aarch64")]
+pub mod gic;
+#[cfg(target_arch = "aarch64")]
+mod guest;
+#[cfg(target_arch = "aarch64")]
+pub mod nvhe;
+#[cfg(target_arch = "aarch64")]
 pub mod vhe;
+
+/// Answers an exit with the guest's EL1 state live, interrupts masked: 0
+/// resumes the guest, anything else goes back to who ran it.
+pub type Fast = extern "C" fn(context: *mut vcpu_context::GuestContext, argument: *mut ()) -> u64;
+
+/// The guest was left because an interrupt of the host's is pending.
+pub const EXIT_IRQ: u64 = 1 << 32;
+/// The guest was left because of its SError; ESR_EL2 is in the context.
+pub const EXIT_SERROR: u64 = 2 << 32;
+
+/// HCR_EL2.VSE: a virtual SError is pending.
+#[cfg(target_arch = "aarch64")]
+const HCR_VSE: u64 = 1 << 8;
+
+/// MDCR_EL2 bits for a guest: TDE is clear (its debug exceptions are its own),
+/// TDA, TDOSA, TDRA: its debug registers trap; TPM, TPMCR: so does the PMU;
+/// TPMS, TTRF: so do statistical profiling and trace filters.
+#[cfg(target_arch = "aarch64")]
+const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5 | 1 << 14 | 1 << 19;
+
+#[cfg(target_arch = "aarch64")]
+core::arch::global_asm!(
+    include_str!("guest.s"),
+    // Whoever doesn't use one of the two doesn't link it.
+    "guest_switch guest, 0, __vectors",
+    "guest_switch hyp_guest, 1, __hyp_vectors",
+    PC_X30 = const vcpu_context::offset::REGS + 240,
+    PSTATE = const vcpu_context::offset::PSTATE,
+);
+
+// guest.s relies on these.
+const _: () = assert!(vcpu_context::offset::REGS == 0);
+const _: () = assert!(vcpu_context::offset::PC == 248);
+const _: () = assert!(vcpu_context::offset::ESR_EL2 == vcpu_context::offset::PSTATE + 8);

@@ -1,34 +1,19 @@
 //! Under VHE: the kernel is the hypervisor.
 
+use crate::access::{read, write};
 use core::arch::asm;
 use regime::HostRegime;
 use vcpu_context::{El1, GuestContext};
 
-core::arch::global_asm!(
-    include_str!("guest.s"),
-    PC_X30 = const vcpu_context::offset::REGS + 240,
-    PSTATE = const vcpu_context::offset::PSTATE,
-);
-
-// guest.s relies on these.
-const _: () = assert!(vcpu_context::offset::REGS == 0);
-const _: () = assert!(vcpu_context::offset::PC == 248);
-const _: () = assert!(vcpu_context::offset::ESR_EL2 == vcpu_context::offset::PSTATE + 8);
-
 /// HCR_EL2 for the host: E2H, TGE, RW; AMO, IMO, FMO are as if set under TGE.
 pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 
-/// HCR_EL2.VSE: a virtual SError is pending.
-const HCR_VSE: u64 = 1 << 8;
+pub use crate::gic;
+use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
+pub use crate::guest::{flush_all_guests_local, read_abort};
+use crate::{HCR_VSE, MDCR_TRAPS};
 
-/// Answers an exit in the guest's HCR_EL2, interrupts masked: 0 resumes the
-/// guest, anything else goes back to the caller of [`run`].
-pub type Fast = extern "C" fn(context: *mut GuestContext, argument: *mut ()) -> u64;
-
-/// [`run`]'s result: an interrupt of the host's is pending.
-pub const EXIT_IRQ: u64 = 1 << 32;
-/// [`run`]'s result: an SError from the guest; ESR_EL2 is in the context.
-pub const EXIT_SERROR: u64 = 2 << 32;
+pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
 
 unsafe extern "C" {
     fn __guest_run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> u64;
@@ -51,20 +36,6 @@ pub unsafe fn run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> 
 /// The host's world, put aside while this CPU is in a guest's.
 pub struct World {
     tpidr_el0: u64,
-}
-
-macro_rules! write {
-    ($register:literal, $value:expr) => {
-        asm!(concat!("msr ", $register, ", {}"), in(reg) $value, options(nostack, preserves_flags))
-    };
-}
-
-macro_rules! read {
-    ($register:literal) => {{
-        let value: u64;
-        asm!(concat!("mrs {}, ", $register), out(reg) value, options(nostack, preserves_flags));
-        value
-    }};
 }
 
 impl World {
@@ -130,29 +101,6 @@ pub fn allow_guest_fp(allow: bool) {
     unsafe { write!("cpacr_el1", TRAPS | fpen) }
 }
 
-/// FAR_EL2 and HPFAR_EL2 of the abort that just came from a guest.
-#[inline]
-pub fn read_abort(context: &mut GuestContext) {
-    // SAFETY: reads.
-    unsafe {
-        context.far_el2 = read!("far_el2");
-        context.hpfar_el2 = read!("hpfar_el2");
-    }
-}
-
-/// Virtual addresses to guest physical ones, when HPFAR_EL2 isn't valid: asks
-/// the MMU (AT S1E1R, Arm ARM D24.2). In the guest's world.
-pub fn translate_guest(far: u64) -> Option<u64> {
-    // SAFETY: AT changes PAR_EL1 only, which is the guest's: kept.
-    unsafe {
-        let par = read!("par_el1");
-        asm!("at s1e1r, {}", "isb", in(reg) far, options(nostack));
-        let result = read!("par_el1");
-        write!("par_el1", par);
-        (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000)
-    }
-}
-
 macro_rules! define_el1_switch {
     ($(($variant:ident, $nvhe:literal, $vhe:literal, $encoding:tt),)+) => {
         /// Copies the guest's EL1 registers from the hardware.
@@ -207,21 +155,6 @@ vcpu_context::el1_registers!(define_el1_switch);
 const CNTHCTL_GUEST: u64 = 1 << 1;
 /// CNTHCTL_EL2.EL1PCTEN: CNTPCT_EL0 doesn't trap. It shows the machine's count.
 const EL1PCTEN: u64 = 1 << 10;
-
-/// VSESR_EL2 for a virtual SError: IDS, an implementation-defined syndrome that
-/// says nothing, as KVM gives it.
-const VSESR_UNKNOWN: u64 = 1 << 24;
-
-/// MDCR_EL2 bits for a guest: TDE is clear (its debug exceptions are its own),
-/// TDA, TDOSA, TDRA: its debug registers trap; TPM, TPMCR: so does the PMU;
-/// TPMS, TTRF: so do statistical profiling and trace filters.
-const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5 | 1 << 14 | 1 << 19;
-
-/// ID_AA64PFR0_EL1.RAS: VDISR_EL2 and VSESR_EL2 exist.
-fn has_ras() -> bool {
-    // SAFETY: a read.
-    unsafe { read!("id_aa64pfr0_el1") >> 28 & 0xf != 0 }
-}
 
 /// Makes the vCPU's EL1 registers, timers and stage 2 live in this CPU.
 ///
@@ -286,107 +219,6 @@ pub unsafe fn read_timer(context: &mut GuestContext) {
     }
 }
 
-/// The GIC's virtual CPU interface (GICv3 12.4).
-pub mod gic {
-    use core::arch::asm;
-
-    /// Guests stay with the system registers: where the CPU has a GICv2's
-    /// interface as well they could clear ICC_SRE_EL1.SRE, which is switched for
-    /// nobody. From here on that traps (ICC_SRE_EL2.Enable, GICv3 12.4.4).
-    ///
-    /// # Safety
-    /// The host runs at EL2, under VHE.
-    pub unsafe fn keep_guests_in_system_registers() {
-        // SAFETY: ICC_SRE_EL2.SRE is what EL2 itself obeys; boot has set it, and
-        // ICC_SRE_EL1.SRE.
-        unsafe {
-            let sre = read!("S3_4_C12_C9_5");
-            write!("S3_4_C12_C9_5", sre & !(1 << 3));
-        }
-    }
-
-    /// ICH_VTR_EL2: how many list registers and so on.
-    pub fn vtr() -> u64 {
-        // SAFETY: a read.
-        unsafe { read!("S3_4_C12_C11_1") }
-    }
-
-    macro_rules! registers {
-        ($($index:literal => $name:literal,)+) => {
-            /// List register `index`.
-            #[inline]
-            pub fn read_lr(index: u8) -> u64 {
-                // SAFETY: reads.
-                unsafe { match index { $($index => read!($name),)+ _ => 0 } }
-            }
-
-            /// Writes list register `index`.
-            ///
-            /// # Safety
-            /// It exists (ICH_VTR_EL2.ListRegs), and a hardware interrupt it
-            /// names belongs to the loaded guest.
-            #[inline]
-            pub unsafe fn write_lr(index: u8, value: u64) {
-                // SAFETY: the caller's promise.
-                unsafe { match index { $($index => write!($name, value),)+ _ => {} } }
-            }
-        };
-    }
-
-    registers! {
-        0 => "S3_4_C12_C12_0", 1 => "S3_4_C12_C12_1", 2 => "S3_4_C12_C12_2",
-        3 => "S3_4_C12_C12_3", 4 => "S3_4_C12_C12_4", 5 => "S3_4_C12_C12_5",
-        6 => "S3_4_C12_C12_6", 7 => "S3_4_C12_C12_7", 8 => "S3_4_C12_C13_0",
-        9 => "S3_4_C12_C13_1", 10 => "S3_4_C12_C13_2", 11 => "S3_4_C12_C13_3",
-        12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6",
-        15 => "S3_4_C12_C13_7",
-    }
-
-    macro_rules! ich {
-        ($($(#[$doc:meta])* $read:ident, $write:ident = $name:literal;)+) => {$(
-            $(#[$doc])*
-            #[inline]
-            pub fn $read() -> u64 {
-                // SAFETY: a read.
-                unsafe { read!($name) }
-            }
-
-            $(#[$doc])*
-            ///
-            /// # Safety
-            /// The loaded guest's value.
-            #[inline]
-            pub unsafe fn $write(value: u64) {
-                // SAFETY: the caller's promise.
-                unsafe { write!($name, value) }
-            }
-        )+};
-    }
-
-    ich! {
-        /// ICH_HCR_EL2.
-        hcr, set_hcr = "S3_4_C12_C11_0";
-        /// ICH_VMCR_EL2.
-        vmcr, set_vmcr = "S3_4_C12_C11_7";
-        /// ICH_AP0R0_EL2.
-        ap0r0, set_ap0r0 = "S3_4_C12_C8_0";
-        /// ICH_AP0R1_EL2; with 6 or more preemption bits.
-        ap0r1, set_ap0r1 = "S3_4_C12_C8_1";
-        /// ICH_AP0R2_EL2; with 7 preemption bits.
-        ap0r2, set_ap0r2 = "S3_4_C12_C8_2";
-        /// ICH_AP0R3_EL2; with 7 preemption bits.
-        ap0r3, set_ap0r3 = "S3_4_C12_C8_3";
-        /// ICH_AP1R0_EL2.
-        ap1r0, set_ap1r0 = "S3_4_C12_C9_0";
-        /// ICH_AP1R1_EL2; with 6 or more preemption bits.
-        ap1r1, set_ap1r1 = "S3_4_C12_C9_1";
-        /// ICH_AP1R2_EL2; with 7 preemption bits.
-        ap1r2, set_ap1r2 = "S3_4_C12_C9_2";
-        /// ICH_AP1R3_EL2; with 7 preemption bits.
-        ap1r3, set_ap1r3 = "S3_4_C12_C9_3";
-    }
-}
-
 /// Forgets translations of a guest, on all CPUs: a range of guest physical
 /// addresses, or all of the VMID where `len` is `u64::MAX`.
 ///
@@ -398,8 +230,6 @@ pub mod gic {
 /// Interrupts are masked; `vttbr_el2` names the guest's VMID, and `restore` is
 /// what VTTBR_EL2 holds now.
 pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, last_level: bool) {
-    const MAX_PAGES: u64 = 64;
-    let pages = len.div_ceil(4096);
     // SAFETY: forgetting translations is always sound. With TGE clear, nothing
     // but these instructions runs before it is set again.
     unsafe {
@@ -407,31 +237,11 @@ pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, la
         write!("vttbr_el2", vttbr_el2);
         write!("hcr_el2", HCR_HOST & !(1 << 27));
         arch::barrier::isb();
-        if pages > MAX_PAGES {
-            asm!("tlbi vmalls12e1is", options(nostack));
-        } else {
-            let first = start >> 12;
-            for page in first..first.saturating_add(pages) {
-                if last_level {
-                    asm!("tlbi ipas2le1is, {}", in(reg) page, options(nostack));
-                } else {
-                    asm!("tlbi ipas2e1is, {}", in(reg) page, options(nostack));
-                }
-            }
-            asm!("dsb ish", "tlbi vmalle1is", options(nostack));
-        }
-        arch::barrier::dsb_ish();
+        forget(start, len, last_level);
         write!("hcr_el2", HCR_HOST);
         write!("vttbr_el2", restore);
         arch::barrier::isb();
     }
-}
-
-/// Forgets the translations of all guests on this CPU.
-pub fn flush_all_guests_local() {
-    // SAFETY: forgetting translations is always sound. ALLE1 is by regime, in
-    // any HCR_EL2.TGE.
-    unsafe { asm!("dsb nshst", "tlbi alle1", "dsb nsh", "isb", options(nostack)) }
 }
 
 /// What VTTBR_EL2 holds.

@@ -72,10 +72,12 @@ extern "C" fn hypha_early(device_tree: u64, image: u64) -> *const BootPlan {
     let arguments = find_bootargs(device_tree);
     let entered_at = arch::sysreg::exception_level();
     let facts = Facts {
-        entered_at,
+        entered_at: entered_at as u8,
         cpu_has_vhe: arch::cpu::has_vhe(),
         e2h_is_res1: entered_at == 2 && e2h_is_res1(),
         build_has_vhe: cfg!(feature = "vhe"),
+        build_has_hyp: crate::hyp::is_built(),
+        build_has_protected: false,
         vhe_hidden: arguments.value(b"id_aa64mmfr1.vh=").is_some_and(|v| v.is(b"0")),
         requested: requested(&arguments),
     };

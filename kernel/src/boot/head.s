@@ -168,9 +168,14 @@ __el2_setup:
     isb
 9:  ret
 7:  mov     x3, #0x33ff             // RES1; SVE and SME trapped, FP not
-    msr     cptr_el2, x3
-    mov     x3, #3                  // EL1PCTEN, EL1PCEN
-    msr     cnthctl_el2, x3
+    mov     x4, #3                  // EL1PCTEN, EL1PCEN
+    mrs     x2, hcr_el2
+    tbz     x2, #34, 8f
+    // E2H is RES1: other layouts. FPEN; EL1PTEN, EL1PCTEN.
+    mov     x3, #(3 << 20)
+    mov     x4, #(3 << 10)
+8:  msr     cptr_el2, x3
+    msr     cnthctl_el2, x4
     isb
     cbnz    x0, 9b
     // The host's place is EL1.
@@ -257,14 +262,39 @@ __replace_map:
     isb
     ret
 
-// What stays at EL2 while the host is at EL1 without a hypervisor: nothing
-// may call it yet, so it stands still.
+// What stays at EL2 while the host is at EL1 without a hypervisor, MMU off:
+// Linux's stub (Documentation/virt/kvm/arm/hyp-abi.rst), so that hyp can come,
+// and after a soft restart the next kernel's. x0: 0 = SET_VECTORS to x1,
+// 1 = SOFT_RESTART at x1 with x2 to x4, 2 = RESET_VECTORS, which these are.
 .balign 0x800
+.global __stub_vectors
 __stub_vectors:
-.rept 16
+.rept 8
     .balign 0x80
     b       .
 .endr
+    .balign 0x80
+    b       __stub_call
+.rept 7
+    .balign 0x80
+    b       .
+.endr
+__stub_call:
+    cmp     x0, #2
+    b.hi    2f
+    b.eq    1f
+    cbnz    x0, 3f
+    msr     vbar_el2, x1
+1:  mov     x0, xzr
+    eret
+2:  ldr     x0, =0xbadca11          // HVC_STUB_ERR
+    eret
+3:  mov     x0, x2
+    mov     x2, x4
+    mov     x4, x1
+    mov     x1, x3
+    br      x4
+.ltorg
 
 .section .bss.stack, "aw", @nobits
 .balign 4096

@@ -5,7 +5,7 @@ mod early;
 
 pub use early::{BootPlan, take_table};
 
-use crate::{console, cpu, gic, log, machine, memory, smp, time};
+use crate::{console, cpu, gic, hyp, log, machine, memory, smp, time};
 use arch::regime::Regime;
 use mode::{Hypervisor, Requested};
 
@@ -33,6 +33,12 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
     }
     crate::trap::init();
     gic::init(machine);
+    if plan.choice.hypervisor == Hypervisor::Nvhe {
+        match hyp::prepare(plan, machine) {
+            Ok(()) => hyp::enter_cpu(),
+            Err(why) => ::log::error!("hyp: {why}"),
+        }
+    }
     smp::start_secondaries(plan, machine);
     crate::kernel_main(plan)
 }
@@ -58,6 +64,7 @@ fn banner(plan: &BootPlan) {
     let hypervisor = match plan.choice.hypervisor {
         Hypervisor::None => "none, there is no /dev/kvm",
         Hypervisor::Vhe => "VHE, in the kernel",
+        Hypervisor::Nvhe => "nVHE, hyp at EL2",
         Hypervisor::Type1 => "Type-1, in the kernel",
     };
     ::log::info!("Hypervisor: {hypervisor}: {}", plan.choice.reason.text());

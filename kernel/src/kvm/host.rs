@@ -1,7 +1,7 @@
 //! What KVM asks of this kernel.
 
 use crate::syscall::fd;
-use crate::{cpu, gic, process, random, time, vcpu};
+use crate::{cpu, gic, hyp, process, random, time, vcpu};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::sysreg;
@@ -18,7 +18,7 @@ use vfs::OpenFile;
 use vfs::eventfd::EventFd as File;
 
 /// HCR_EL2 for guests (Arm ARM D24.2.61): VM, SWIO, PTW, FMO, IMO, AMO, FB,
-/// BSU=inner, TWI, TID3, TSC, TIDCP, TACR, TSW, RW, E2H, TLOR.
+/// BSU=inner, TWI, TID3, TSC, TIDCP, TACR, TSW, RW, TLOR.
 const HCR_GUEST: u64 = 1
     | 1 << 1
     | 1 << 2
@@ -32,8 +32,9 @@ const HCR_GUEST: u64 = 1
     | 1 << 21
     | 1 << 22
     | 1 << 31
-    | 1 << 34
     | 1 << 35;
+/// E2H, under VHE.
+const HCR_E2H: u64 = 1 << 34;
 const HCR_FWB: u64 = 1 << 46;
 /// TERR, TEA, with FEAT_RAS: the error records are the host's.
 const HCR_RAS: u64 = 1 << 36 | 1 << 37;
@@ -44,6 +45,7 @@ pub fn facts() -> Result<Facts, &'static str> {
     if !arch::cpu::has_gicv3_registers() || !gic::is_v3() {
         return Err("guests need a GICv3 on this build");
     }
+    let split = vcpu::split();
     let pfr0 = sysreg::id_aa64pfr0_el1();
     let fwb = arch::cpu::field(sysreg::id_aa64mmfr2_el1(), 40) != 0;
     let ras = arch::cpu::field(pfr0, 28) != 0;
@@ -75,10 +77,12 @@ pub fn facts() -> Result<Facts, &'static str> {
         actlr: 0,
         ccsidr: arch::guest_facts::cache_sizes().collect::<Vec<_>>(),
         vtimer_intid: vcpu::VTIMER_INTID as u16,
-        ich_vtr: Some(world_switch::vhe::gic::vtr()),
+        ich_vtr: Some(if split { hyp::gic_type() } else { world_switch::gic::vtr() }),
         ipa_bits: arch::cpu::pa_bits().clamp(32, 48) as u8,
         cpus: cpu::online().count() as u32,
-        hcr_el2: HCR_GUEST | (if fwb { HCR_FWB } else { 0 }) | (if ras { HCR_RAS } else { 0 }),
+        hcr_el2: HCR_GUEST
+            | (if split { 0 } else { HCR_E2H })
+            | (if fwb { HCR_FWB } else { 0 }) | (if ras { HCR_RAS } else { 0 }),
         stage2_fwb: fwb,
         workarounds: [spectre_v2, ssbs, Workaround::NotAvailable],
     })
@@ -94,19 +98,19 @@ fn id_registers() -> [u64; traps::id::COUNT] {
     values
 }
 
-/// The kernel, for KVM.
-pub struct Machine {
+/// The kernel, for KVM. `SPLIT`: the hypervisor is a program of its own.
+pub struct Machine<const SPLIT: bool> {
     facts: Facts,
 }
 
-impl Machine {
+impl<const SPLIT: bool> Machine<SPLIT> {
     /// With what was found out at boot.
-    pub fn new(facts: Facts) -> Machine {
+    pub fn new(facts: Facts) -> Self {
         Machine { facts }
     }
 }
 
-impl Host for Machine {
+impl<const SPLIT: bool> Host for Machine<SPLIT> {
     fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -147,7 +151,7 @@ impl Host for Machine {
     }
 
     fn enter(&self, regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
-        vcpu::enter(regime, entry, state)
+        if SPLIT { vcpu::enter_split(entry, state) } else { vcpu::enter(regime, entry, state) }
     }
 
     fn pull(&self, regime: &HostRegime, core: &Arc<VcpuCore>) {
@@ -155,11 +159,11 @@ impl Host for Machine {
     }
 
     fn read_live(&self, core: &VcpuCore, state: &mut VcpuState) {
-        vcpu::read_live(core, state);
+        vcpu::read_live::<SPLIT>(core, state);
     }
 
     fn write_live(&self, core: &VcpuCore, state: &VcpuState, write: u8, deactivate: bool) {
-        vcpu::write_live(core, state, write, deactivate);
+        vcpu::write_live::<SPLIT>(core, state, write, deactivate);
     }
 
     fn this_cpu(&self) -> u32 {

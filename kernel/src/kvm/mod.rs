@@ -6,6 +6,7 @@ mod host;
 pub use files::ioctl;
 
 use crate::boot::BootPlan;
+use crate::memory;
 use alloc::sync::Arc;
 use kvm::Kvm;
 use mode::Hypervisor;
@@ -16,8 +17,18 @@ static KVM: Once<Arc<Kvm>> = Once::new();
 
 /// Makes /dev/kvm, if there is a hypervisor and the machine can run guests.
 pub fn init(plan: &BootPlan, devices: &DeviceRegistry) {
-    if plan.choice.hypervisor != Hypervisor::Vhe {
+    let split = match plan.choice.hypervisor {
+        Hypervisor::Vhe => false,
+        Hypervisor::Nvhe => true,
+        _ => return,
+    };
+    if split && !crate::hyp::is_ready() {
+        log::warn!("KVM: hyp did not start: there is no /dev/kvm");
         return;
+    }
+    let crash = memory::machine().and_then(|machine| machine.arguments.hypha("crash"));
+    if split && crash == Some("hyp") {
+        crate::hyp::crash();
     }
     let facts = match host::facts() {
         Ok(facts) => facts,
@@ -28,11 +39,17 @@ pub fn init(plan: &BootPlan, devices: &DeviceRegistry) {
     };
     crate::vcpu::init();
     log::info!(
-        "KVM: VHE, {} bits of guest physical address, {} list registers",
+        "KVM: {}, {} bits of guest physical address, {} list registers",
+        if split { "nVHE" } else { "VHE" },
         facts.ipa_bits,
         facts.ich_vtr.map_or(0, |vtr| (vtr & 31).saturating_add(1))
     );
-    let kvm = KVM.call_once(|| Arc::new(Kvm::new(Arc::new(host::Machine::new(facts)))));
+    let host: Arc<dyn kvm::Host> = if split {
+        Arc::new(host::Machine::<true>::new(facts))
+    } else {
+        Arc::new(host::Machine::<false>::new(facts))
+    };
+    let kvm = KVM.call_once(|| Arc::new(Kvm::new(host)));
     let file: Arc<dyn vfs::File> = Arc::new(files::KvmFile(kvm.clone()));
     devices.register_file(device::KVM, "kvm", 0o600, file);
 }

@@ -82,7 +82,8 @@ fn forbids(package: &Package) -> Result<bool> {
     Ok(true)
 }
 
-fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The Rust and assembly files of a package.
+pub fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut dirs = vec![dir.to_path_buf()];
     while let Some(dir) = dirs.pop() {
@@ -109,6 +110,48 @@ fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
 fn first_unsafe(source: &str) -> Option<usize> {
     let code = blank_comments_and_strings(source);
     code.lines().position(|line| words(line).any(is_unsafe)).map(|index| index + 1)
+}
+
+/// How many lines of code there are before the tests, and on how many of them
+/// stands what is `unsafe` or assembly.
+pub fn count(source: &str) -> (usize, usize) {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or(source);
+    let code = blank_comments_and_strings(source);
+    let mut dangerous = vec![false; code.lines().count()];
+    let line_of = |at: usize| code[..at].matches('\n').count();
+    let mut at = 0;
+    while let Some(word) = words(&code[at..]).find(|word| is_unsafe(word)) {
+        let start = word.as_ptr() as usize - code.as_ptr() as usize;
+        at = start + word.len();
+        let end = at + enclosed(&code[at..]);
+        dangerous[line_of(start)..=line_of(end)].fill(true);
+    }
+    let lines = source.lines().zip(code.lines()).zip(dangerous);
+    lines.fold((0, 0), |(all, bad), ((text, code), dangerous)| {
+        // A line of a string alone is code, too; one of a comment is not.
+        let text = text.trim();
+        let is_code = !code.trim().is_empty() || !(text.is_empty() || text.starts_with("//"));
+        (all + usize::from(is_code), bad + usize::from(is_code && dangerous))
+    })
+}
+
+/// Where the first bracketed part of `code` ends: braces, or for a macro or an
+/// attribute parentheses.
+fn enclosed(code: &str) -> usize {
+    let first = code.trim_start_matches(['!', ' ']).chars().next();
+    let (open, close) = if first == Some('(') { ('(', ')') } else { ('{', '}') };
+    let mut depth = 0usize;
+    for (at, c) in code.char_indices() {
+        if c == open {
+            depth += 1;
+        } else if c == close && depth > 0 {
+            depth -= 1;
+            if depth == 0 {
+                return at;
+            }
+        }
+    }
+    code.len().saturating_sub(1)
 }
 
 fn is_unsafe(word: &str) -> bool {
@@ -204,7 +247,17 @@ fn character(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::first_unsafe;
+    use super::{count, first_unsafe};
+
+    #[test]
+    fn counts_unsafe_lines() {
+        assert_eq!(count("fn a() {\n    b();\n}\n"), (3, 0));
+        assert_eq!(count("fn a() {\n    unsafe { b() };\n}\n\n// unsafe\n"), (3, 1));
+        assert_eq!(count("unsafe {\n    b({\n    });\n}\nc();\n"), (5, 4));
+        assert_eq!(count("#[unsafe(no_mangle)]\nfn a() {\n}\n"), (3, 1));
+        assert_eq!(count("global_asm!(\n    \"nop\"\n);\nfn a() {}"), (4, 3));
+        assert_eq!(count("fn a() {}\n#[cfg(test)]\nmod tests {\n unsafe {}\n}"), (1, 0));
+    }
 
     #[test]
     fn finds_code_only() {

@@ -1,0 +1,331 @@
+//! At E2H=0, in `hyp`: host and guest share EL1, so that all of it is switched.
+//!
+//! While the host runs, memory is the truth of a vCPU's registers, but for:
+//!
+//! | in the hardware | until |
+//! | --- | --- |
+//! | FP/SIMD (`fp` here, `kernel/src/fp.rs` there) | somebody else needs them |
+//! | CNTV: its compare value moved by CNTVOFF_EL2, which is 0 for the host | the vCPU is put |
+//! | list registers and active priorities; ICH_HCR_EL2 is 0 | another vCPU is loaded |
+
+use crate::access::{read, write};
+use crate::{EXIT_IRQ, EXIT_SERROR, Fast, HCR_VSE, MDCR_TRAPS};
+use core::arch::asm;
+use vcpu_context::{El1, GuestContext};
+
+pub use crate::gic;
+use crate::guest::{VSESR_UNKNOWN, has_ras};
+pub use crate::guest::{flush_all_guests_local, read_abort};
+
+const _: () = assert!(EXIT_IRQ != EXIT_SERROR);
+
+unsafe extern "C" {
+    fn __hyp_guest_run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> u64;
+    fn __hyp_guest_vectors();
+}
+
+/// HCR_EL2 for the host: RW alone.
+pub const HCR_HOST: u64 = 1 << 31;
+/// HCR_EL2 bits that a guest always runs with: VM, FMO, IMO, AMO, TSC, RW.
+const HCR_GUEST: u64 = 1 | 7 << 3 | 1 << 19 | 1 << 31;
+/// HCR_EL2 bits that nobody may set: TGE, HCD, E2H, NV.
+const HCR_NEVER: u64 = 1 << 27 | 1 << 29 | 1 << 34 | 1 << 42;
+
+/// TCR_EL1.EPD0 and EPD1: no table walks.
+const TCR_EPD: u64 = 1 << 7 | 1 << 23;
+/// SCTLR_EL1.M.
+const SCTLR_M: u64 = 1;
+
+/// CPTR_EL2 at E2H=0: RES1 bits, with SVE and SME trapped, FP not.
+const CPTR_HOST: u64 = 0x33ff;
+/// TFP; TTA, TAM.
+const CPTR_TFP: u64 = 1 << 10;
+const CPTR_GUEST: u64 = CPTR_HOST | 1 << 20 | 1 << 30;
+
+/// CNTHCTL_EL2 at E2H=0: EL1PCTEN, EL1PCEN.
+const CNTHCTL_HOST: u64 = 3;
+/// EL1PCTEN alone: CNTPCT_EL0 doesn't trap, and shows the machine's count; the
+/// physical timer does.
+const EL1PCTEN: u64 = 1;
+
+/// The host's registers while a guest runs.
+#[derive(Debug)]
+pub struct HostState {
+    el1: [u64; vcpu_context::EL1_COUNT],
+    sp_el0: u64,
+    mdcr_el2: u64,
+    /// The CPU has an erratum of `errata::SPECULATIVE_AT`.
+    speculative_at: bool,
+    /// FEAT_RAS: the guest has a DISR_EL1 of its own.
+    ras: bool,
+    /// Vectors while the host runs.
+    vbar_el2: u64,
+}
+
+macro_rules! el1_read {
+    ($register:literal) => {{
+        let value: u64;
+        // Not memory, as far as this program is concerned: EL1's registers mean
+        // nothing to it. So neighbours can be stored in pairs.
+        asm!(concat!("mrs {}, ", $register), out(reg) value,
+             options(nomem, nostack, preserves_flags));
+        value
+    }};
+}
+
+macro_rules! el1_write {
+    ($register:literal, $value:expr) => {
+        asm!(concat!("msr ", $register, ", {}"), in(reg) $value,
+             options(nomem, nostack, preserves_flags))
+    };
+}
+
+macro_rules! define_el1_switch {
+    ($(($variant:ident, $nvhe:literal, $vhe:literal, $encoding:tt),)+) => {
+        /// EL1's registers to memory.
+        #[inline(always)]
+        unsafe fn save_el1(to: &mut [u64; vcpu_context::EL1_COUNT]) {
+            // SAFETY: reads.
+            unsafe { *to = [$(el1_read!($nvhe)),+]; }
+        }
+
+        /// EL1's registers from memory, but for those that `skip` names.
+        #[inline(always)]
+        unsafe fn load_el1(from: &[u64; vcpu_context::EL1_COUNT], skip: fn(El1) -> bool) {
+            let [$($variant),+] = *from;
+            $(
+                if !skip(El1::$variant) {
+                    // SAFETY: EL1's registers don't affect EL2 at E2H=0.
+                    unsafe { el1_write!($nvhe, $variant) };
+                }
+            )+
+        }
+    };
+}
+
+#[allow(non_snake_case, reason = "the Arm ARM's names")]
+mod switch {
+    use super::{El1, asm};
+    vcpu_context::el1_registers!(define_el1_switch);
+
+    /// Where the order of changes matters: SCTLR and TCR are left for last.
+    #[inline(always)]
+    pub unsafe fn load(from: &[u64; vcpu_context::EL1_COUNT], translation_last: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if translation_last {
+                load_el1(from, |register| matches!(register, El1::SCTLR_EL1 | El1::TCR_EL1));
+            } else {
+                load_el1(from, |_| false);
+            }
+        }
+    }
+
+    pub unsafe fn save(to: &mut [u64; vcpu_context::EL1_COUNT]) {
+        // SAFETY: the caller's promise.
+        unsafe { save_el1(to) }
+    }
+}
+
+impl HostState {
+    /// For this CPU, whose vectors for the host are at `vbar_el2`.
+    pub fn new(vbar_el2: u64) -> HostState {
+        // SAFETY: reads.
+        let (midr, mdcr_el2) = unsafe { (read!("midr_el1"), read!("mdcr_el2")) };
+        HostState {
+            el1: [0; vcpu_context::EL1_COUNT],
+            sp_el0: 0,
+            mdcr_el2,
+            speculative_at: crate::errata::speculative_at(midr).is_some(),
+            ras: has_ras(),
+            vbar_el2,
+        }
+    }
+
+    /// From the host's world to the guest's. `fp` says whether the guest's FP
+    /// registers are in the hardware; if not, their use traps.
+    ///
+    /// # Safety
+    /// At EL2, E2H=0; the host's world is live and is put aside here. VTTBR and
+    /// VTCR describe tables that live until [`HostState::leave`]. PSTATE in the
+    /// context names EL1 or EL0.
+    #[inline]
+    pub unsafe fn enter(&mut self, context: &GuestContext, vtcr_el2: u64, fp: bool) {
+        // SAFETY: see above.
+        unsafe {
+            switch::save(&mut self.el1);
+            self.sp_el0 = read!("sp_el0");
+            if self.speculative_at {
+                write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
+                arch::barrier::isb();
+            }
+            write!("vtcr_el2", vtcr_el2);
+            write!("vttbr_el2", context.vttbr_el2);
+            write!("vmpidr_el2", context.vmpidr_el2);
+            write!("vpidr_el2", context.vpidr_el2);
+            write!("sp_el0", context.sp_el0);
+            switch::load(&context.el1, self.speculative_at);
+            let direct = if context.timer.cntpoff == 0 { EL1PCTEN } else { 0 };
+            write!("cnthctl_el2", direct);
+            if self.ras {
+                write!("S3_4_C12_C1_1", context.vdisr_el2);
+                write!("S3_4_C5_C2_3", VSESR_UNKNOWN); // VSESR_EL2
+            }
+            // The offset first: between the two the timer's line may fall, but
+            // not rise, as long as counts don't go backwards.
+            write!("cntvoff_el2", context.timer.cntvoff);
+            write!("cntv_cval_el0", context.timer.cntv_cval);
+            write!("cntv_ctl_el0", context.timer.cntv_ctl);
+            allow_guest_fp(fp);
+            write!("mdcr_el2", self.mdcr_el2 | MDCR_TRAPS);
+            write!("vbar_el2", __hyp_guest_vectors as *const () as u64);
+            write!("hcr_el2", context.hcr_el2 & !HCR_NEVER | HCR_GUEST);
+            if self.speculative_at {
+                arch::barrier::isb();
+                write!("sctlr_el1", context.el1(El1::SCTLR_EL1));
+                arch::barrier::isb();
+                write!("tcr_el1", context.el1(El1::TCR_EL1));
+            }
+            // ERET synchronises the rest.
+        }
+    }
+
+    /// Back to the host's world.
+    ///
+    /// # Safety
+    /// The counterpart of [`HostState::enter`], on the same CPU.
+    #[inline]
+    pub unsafe fn leave(&mut self, context: &mut GuestContext) {
+        // SAFETY: the host's own values.
+        unsafe {
+            switch::save(&mut context.el1);
+            context.sp_el0 = read!("sp_el0");
+            if context.hcr_el2 & HCR_VSE != 0 {
+                // The CPU clears it once the guest has taken the SError.
+                context.hcr_el2 = context.hcr_el2 & !HCR_VSE | read!("hcr_el2") & HCR_VSE;
+            }
+            if self.ras {
+                context.vdisr_el2 = read!("S3_4_C12_C1_1");
+            }
+            context.timer.cntv_ctl = read!("cntv_ctl_el0");
+            let cval = read!("cntv_cval_el0");
+            context.timer.cntv_cval = cval;
+            // The same moment by the host's counter: an interrupt that is
+            // pending stays so, and one that is due meanwhile comes.
+            write!("cntv_cval_el0", cval.wrapping_add(context.timer.cntvoff));
+            write!("cntvoff_el2", 0u64);
+            write!("cnthctl_el2", CNTHCTL_HOST);
+            self.restore();
+        }
+    }
+
+    /// What the host needs of EL1 and EL2, whatever is there now.
+    ///
+    /// # Safety
+    /// The host's world was put aside here.
+    #[inline]
+    unsafe fn restore(&mut self) {
+        // SAFETY: the host's own values.
+        unsafe {
+            if self.speculative_at {
+                write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
+                arch::barrier::isb();
+                write!("sctlr_el1", read!("sctlr_el1") | SCTLR_M);
+                arch::barrier::isb();
+            }
+            switch::load(&self.el1, self.speculative_at);
+            write!("sp_el0", self.sp_el0);
+            write!("cptr_el2", CPTR_HOST);
+            write!("mdcr_el2", self.mdcr_el2);
+            write!("vbar_el2", self.vbar_el2);
+            write!("hcr_el2", HCR_HOST);
+            // VMID 0 is the host's own.
+            write!("vttbr_el2", 0u64);
+            write!("vpidr_el2", read!("midr_el1"));
+            write!("vmpidr_el2", read!("mpidr_el1"));
+            if self.speculative_at {
+                let [.., tcr, sctlr] = self.el1;
+                arch::barrier::isb();
+                write!("sctlr_el1", sctlr);
+                arch::barrier::isb();
+                write!("tcr_el1", tcr);
+            }
+        }
+    }
+
+    /// The host's world once more, to hear of a failure: whatever was live.
+    ///
+    /// # Safety
+    /// As for [`HostState::leave`]; the guest's state is lost.
+    pub unsafe fn abandon_guest(&mut self) {
+        // SAFETY: the host's own values; no list register is in use afterwards,
+        // and the guest's timer is off.
+        unsafe {
+            write!("cntv_ctl_el0", 0u64);
+            write!("cntvoff_el2", 0u64);
+            write!("cnthctl_el2", CNTHCTL_HOST);
+            self.restore();
+            arch::barrier::isb();
+        }
+    }
+
+    /// Forgets translations of a guest, on all CPUs: a range of guest physical
+    /// addresses, or all of the VMID where `len` is `u64::MAX`.
+    ///
+    /// # Safety
+    /// The host's world is live.
+    pub unsafe fn flush_guest(&self, vmid: u16, start: u64, len: u64, last_level: bool) {
+        // SAFETY: forgetting translations is always sound; VTTBR names the VMID
+        // for nothing but that.
+        unsafe {
+            let tcr = read!("tcr_el1");
+            arch::barrier::dsb_ishst();
+            if self.speculative_at {
+                write!("tcr_el1", tcr | TCR_EPD);
+                arch::barrier::isb();
+            }
+            write!("vttbr_el2", u64::from(vmid) << 48);
+            arch::barrier::isb();
+            crate::guest::forget(start, len, last_level);
+            write!("vttbr_el2", 0u64);
+            arch::barrier::isb();
+            if self.speculative_at {
+                write!("tcr_el1", tcr);
+                arch::barrier::isb();
+            }
+        }
+    }
+}
+
+const _: () = {
+    // `restore` finds the two by their place.
+    assert!(El1::SCTLR_EL1 as usize == vcpu_context::EL1_COUNT - 1);
+    assert!(El1::TCR_EL1 as usize == vcpu_context::EL1_COUNT - 2);
+};
+
+/// Lets the guest use FP, or traps it. At E2H=0 the trap holds at EL2, too.
+#[inline]
+pub fn allow_guest_fp(allow: bool) {
+    let tfp = if allow { 0 } else { CPTR_TFP };
+    // SAFETY: this program is built soft-float.
+    unsafe { write!("cptr_el2", CPTR_GUEST | tfp) }
+}
+
+/// Enters the guest, and comes back when `fast` returns other than 0 (its
+/// result) or an interrupt does (`EXIT_IRQ`, `EXIT_SERROR`).
+///
+/// # Safety
+/// In the guest's world ([`HostState::enter`]); interrupts are masked;
+/// `context` is valid and nobody else's; `fast(context, argument)` is sound.
+#[inline]
+pub unsafe fn run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> u64 {
+    // SAFETY: the caller's promise is what the routine needs. It changes
+    // ELR_EL2 and SPSR_EL2, which lead back to the host.
+    unsafe {
+        let (elr, spsr) = (read!("elr_el2"), read!("spsr_el2"));
+        let why = __hyp_guest_run(context, fast, argument);
+        write!("elr_el2", elr);
+        write!("spsr_el2", spsr);
+        why
+    }
+}
