@@ -210,12 +210,17 @@ fn wake_op_counts() -> Outcome {
                 up.fetch_add(1, Ordering::SeqCst);
             });
         }
-        ms(100);
-        let code = (1 << 24) | 0; // b = 0; wakes waiters of `b` unless it was.
-        check_eq!(
-            op(&a, libc::FUTEX_WAKE_OP | PRIVATE, u32::MAX, 0, b.as_ptr() as usize, code),
-            Ok(1)
-        );
+        ms(200);
+        // b = 0; wakes waiters of `b` unless it was.
+        let code = 1 << 24;
+        let mut woken = 0;
+        // On a busy machine they may not sleep yet.
+        check!(until_mut(|| {
+            let (one, second) = (u32::MAX, b.as_ptr() as usize);
+            woken = op(&a, libc::FUTEX_WAKE_OP | PRIVATE, one, 0, second, code).unwrap_or(0);
+            woken > 0
+        }));
+        check_eq!(woken, 1);
         wake_all_of(&a, 2)?;
         check!(until(|| up.load(Ordering::SeqCst) == 3));
         Ok(())
