@@ -140,6 +140,15 @@ pub fn bare_guest(package: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// The plugin for QEMU that `./x bench` measures with.
+pub fn plugin() -> Result<PathBuf> {
+    ui::step("Building bench-plugin");
+    let mut command = Toolchain::find()?.cargo();
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    proc::run(command.args(["build", "--release", "-p", "bench-plugin"]))?;
+    Ok(paths::target().join("release/libbench_plugin.so"))
+}
+
 /// A static arm64 Linux program of the workspace, for tests.
 pub fn linux_program(package: &str) -> Result<PathBuf> {
     cargo_program(&Toolchain::find()?, package, &[("CARGO_PROFILE_RELEASE_LTO", "off")])

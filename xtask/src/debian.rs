@@ -47,6 +47,13 @@ pub fn kernel() -> Result<PathBuf> {
     })
 }
 
+/// Its version, as its modules' directory is called.
+pub fn kernel_version() -> Result<String> {
+    let dir = kernel()?.join("lib/modules");
+    let entry = std::fs::read_dir(&dir)?.next().context("the kernel has no modules")??;
+    Ok(file_name(&entry.path()))
+}
+
 /// busybox-static's tree.
 pub fn busybox() -> Result<PathBuf> {
     tree("busybox", || Ok(vec!["busybox-static".into()]))

@@ -41,9 +41,12 @@ pub fn host(cargo: &Cargo) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The measuring programs and what runs them.
+/// The measuring programs and what runs them. The first of the files is /init as
+/// well: it says that it runs, and gives way to ours.
 pub fn bench(files: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
-    let mut archive = base(HOST_INIT)?;
+    let (_, first) = files.first().context("no program is the first")?;
+    let mut archive = base(first)?;
+    archive.file("hypha/init", 0o755, HOST_INIT);
     archive.file("hypha/bench/run", 0o755, include_bytes!("../initramfs/bench-run"));
     for (name, contents) in files {
         archive.file(name, 0o755, contents);

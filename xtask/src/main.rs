@@ -45,6 +45,8 @@ enum Subcommand_ {
     Test(test::Args),
     /// Count what each exit costs, on Hypha and on Linux
     Bench(bench::Args),
+    /// Draw the ladder of an operation: exception levels, what is saved and restored
+    Trace(bench::trace::Args),
     /// Say what this machine has and what it lacks
     Doctor(doctor::Args),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Subcommand_::Run(args) => run::run(args),
         Subcommand_::Test(args) => test::run(args),
         Subcommand_::Bench(args) => bench::run(args),
+        Subcommand_::Trace(args) => bench::trace::run(args),
         Subcommand_::Doctor(args) => doctor::run(args),
     };
     match result {

@@ -18,13 +18,17 @@
 //! | `sgi_other`, `sgi_asleep` | writing ICC_SGI1R_EL1, then WFE | the handler's first instructions on a CPU that computes, that waits in WFI |
 //! | `eoi` | writing ICC_EOIR1_EL1 | the next instruction |
 //! | `timer`, `timer_wfi` | the deadline | the handler's first instructions, computing, waiting in WFI |
-//! | `s2_fault_2m` | the first store to 2 MiB of memory | the next instruction, loop included |
+//! | `blk_read_4k` | telling a virtio block device of a read of 4 KiB, then WFI | its interrupt handler's first instructions |
+//! | `fp_first` | the first FP instruction after an exit to the VMM | the next instruction |
+//! | `s2_fault_2m` | the first store to 2 MiB of memory | the next instruction |
 #![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod block;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use guest_rt::exception::{Frame, on_interrupt};
 use guest_rt::machine::Machine;
-use guest_rt::{cpu, gic, mmio, mrs, msr, psci, say};
+use guest_rt::{cpu, gic, mark, mmio, mrs, msr, psci, say};
 
 guest_rt::guest!(run);
 
@@ -49,6 +53,9 @@ fn handler(intid: u32, frame: &mut Frame) {
     }
     TIME.store(frame.time, SeqCst);
     COUNT.fetch_add(1, SeqCst);
+    if intid >= 32 {
+        block::acknowledge();
+    }
     cpu::sev();
 }
 
@@ -64,6 +71,7 @@ fn run(m: &'static Machine) {
     let loops = |name: &str, f: &dyn Fn()| {
         if wanted(name) {
             report(name, difference(n, &|k| timed(k, f)));
+            marked(name, f);
         }
     };
     loops("hypercall_null", &|| hvc(0xc600_ff00));
@@ -89,26 +97,37 @@ fn run(m: &'static Machine) {
                 report(name, difference(n, &|k| (0..k).map(|_| f()).sum()));
             }
         };
-        sums("sgi_self", &|| sgi(mrs!("mpidr_el1"), cpu::pause));
+        sums("sgi_self", &|| sgi("sgi_self", mrs!("mpidr_el1"), cpu::pause));
         sums("eoi", &eoi);
-        sums("timer", &|| timer(cpu::pause));
-        sums("timer_wfi", &|| timer(cpu::wfi));
+        sums("timer", &|| timer("timer", cpu::pause));
+        sums("timer_wfi", &|| timer("timer_wfi", cpu::wfi));
         if m.cpu_count > 1 && (wanted("sgi_other") || wanted("sgi_asleep")) {
             let r = cpu::start(m, 1, other, (&raw const *m) as u64);
             if r == 0 && cpu::until(|| STARTED.load(SeqCst)) {
-                sums("sgi_other", &|| sgi(m.cpus[1], cpu::wfe));
+                sums("sgi_other", &|| sgi("sgi_other", m.cpus[1], cpu::wfe));
                 ASLEEP.store(true, SeqCst);
-                sgi(m.cpus[1], cpu::wfe);
+                sgi("", m.cpus[1], cpu::wfe);
                 sums("sgi_asleep", &|| {
                     // Time for it to fall asleep, and for its host to settle.
                     cpu::delay(cpu::millisecond() / 20);
-                    sgi(m.cpus[1], cpu::wfe)
+                    sgi("sgi_asleep", m.cpus[1], cpu::wfe)
                 });
             } else {
                 say!("# the second CPU did not start: {r}");
             }
         }
+        if wanted("blk_read_4k") && block::is_there(m) {
+            block::init(m);
+            if read_block() == 0 || !block::done() {
+                say!("# the block device does not read");
+            } else {
+                sums("blk_read_4k", &read_block);
+            }
+        }
         cpu::mask();
+    }
+    if m.rtc != 0 && wanted("fp_first") {
+        report("fp_first", difference(n, &|k| (0..k).map(|_| fp_first(m)).sum()));
     }
     if wanted("s2_fault_2m") {
         fault_2m(m);
@@ -147,6 +166,15 @@ fn timed(n: u64, f: &dyn Fn()) -> u64 {
     cpu::now() - start
 }
 
+/// One round at a time between marks.
+fn marked(name: &str, f: &dyn Fn()) {
+    for _ in 0..RUNS {
+        mark::open(name);
+        f();
+        mark::close();
+    }
+}
+
 #[inline(always)]
 fn hvc(function: u64) {
     // SAFETY: SMCCC: x4 to x17 may change, the rest is kept.
@@ -159,8 +187,9 @@ fn hvc(function: u64) {
 }
 
 /// Sends an SGI and waits for its handler; from the first instruction to the handler's.
-fn sgi(to: u64, wait: fn()) -> u64 {
+fn sgi(name: &str, to: u64, wait: fn()) -> u64 {
     let before = COUNT.load(SeqCst);
+    mark::open_to_stamp(name);
     let start = cpu::now();
     gic::send_sgi(u64::from(SGI), to);
     while COUNT.load(SeqCst) == before {
@@ -174,6 +203,25 @@ fn sgi(to: u64, wait: fn()) -> u64 {
     time
 }
 
+/// Reads 4 KiB; from telling the device to its interrupt's handler.
+fn read_block() -> u64 {
+    let before = COUNT.load(SeqCst);
+    block::prepare();
+    mark::open_to_stamp("blk_read_4k");
+    let start = cpu::now();
+    block::go();
+    if !cpu::until(|| {
+        let done = COUNT.load(SeqCst) != before;
+        if !done {
+            cpu::wfi();
+        }
+        done
+    }) {
+        return 0;
+    }
+    TIME.load(SeqCst) - start
+}
+
 /// With interrupts masked: takes an SGI to self by hand, and times its end.
 fn eoi() -> u64 {
     cpu::mask();
@@ -182,15 +230,18 @@ fn eoi() -> u64 {
     while id >= 1020 {
         id = gic::acknowledge();
     }
+    mark::open("eoi");
     let start = cpu::now();
     gic::end(id);
     let time = cpu::now() - start;
+    mark::close();
     cpu::unmask();
     time
 }
 
-fn timer(wait: fn()) -> u64 {
+fn timer(name: &str, wait: fn()) -> u64 {
     let before = COUNT.load(SeqCst);
+    mark::open_to_stamp(name);
     let due = cpu::now() + cpu::millisecond() / 20;
     msr!("cntv_cval_el0", due);
     msr!("cntv_ctl_el0", 1);
@@ -199,6 +250,18 @@ fn timer(wait: fn()) -> u64 {
         wait();
     }
     TIME.load(SeqCst) - due
+}
+
+/// The first FP instruction after an exit to the VMM, which may have used them.
+fn fp_first(m: &Machine) -> u64 {
+    mmio::read32(m.rtc + RTC_ID);
+    mark::open("fp_first");
+    let start = cpu::now();
+    // SAFETY: fmov d0, xzr: the guest is built without FP, so nobody misses it.
+    unsafe { core::arch::asm!(".inst 0x9e6703e0", options(nomem, nostack)) };
+    let time = cpu::now() - start;
+    mark::close();
+    time
 }
 
 extern "C" fn other(machine: u64) -> ! {
@@ -216,21 +279,23 @@ extern "C" fn other(machine: u64) -> ! {
     }
 }
 
-/// First touches of memory that nothing was loaded to, a block at a time.
+/// First touches of memory that nothing was loaded to, a block at a time. There
+/// isn't enough of it for many rounds: the least of single ones.
 fn fault_2m(m: &Machine) {
     const BLOCK: u64 = 2 << 20;
     let blocks = (m.ram.1 - m.free) / BLOCK;
-    let n = (blocks / 5).min(16);
-    if n == 0 {
-        return;
-    }
-    let touch = |first: u64, count: u64| {
+    let at = |i| m.free + i * BLOCK;
+    let timed = |i| {
         let start = cpu::now();
-        for i in first..first + count {
-            mmio::write64(m.free + i * BLOCK, i);
-        }
+        mmio::write64(at(i), i);
         cpu::now() - start
     };
-    let (one, four) = (touch(0, n), touch(n, 4 * n));
-    report("s2_fault_2m", scale(four.saturating_sub(one)) / (3 * n));
+    if let Some(least) = (0..blocks / 2).map(timed).min() {
+        report("s2_fault_2m", scale(least));
+    }
+    for i in blocks / 2..blocks {
+        mark::open("s2_fault_2m");
+        mmio::write64(at(i), i);
+        mark::close();
+    }
 }

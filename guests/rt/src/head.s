@@ -137,6 +137,7 @@ guest_rt_vectors:
     entry 15
 
 enter:
+    movz    xzr, #0x6804                // mark::STAMP
     stp     x2, x3, [sp, #16]
     stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]

@@ -24,6 +24,8 @@ pub struct Machine {
     pub rtc: u64,
     /// The first virtio-mmio slot, or 0.
     pub virtio: u64,
+    /// Its interrupt, or 0.
+    pub virtio_spi: u32,
     /// PSCI by SMC.
     pub smc: bool,
     /// RAM's first byte and the one after its last.
@@ -81,6 +83,7 @@ pub(crate) fn read(device_tree: u64, image: u64) -> &'static Machine {
         uart: 0,
         rtc: 0,
         virtio: 0,
+        virtio_spi: 0,
         smc: false,
         ram: (image, end),
         free: end,
@@ -129,7 +132,13 @@ fn walk(node: &FdtNode<'static>, m: &mut Machine) {
         m.rtc = reg(node, 0);
     } else if is(node, "virtio,mmio") {
         let at = reg(node, 0);
-        m.virtio = if m.virtio == 0 { at } else { m.virtio.min(at) };
+        if m.virtio == 0 || at < m.virtio {
+            m.virtio = at;
+            // Type (0: SPI), number, flags.
+            let cell = |p: &[u8]| p.iter().fold(0, |v, b| v << 8 | u32::from(*b));
+            let spi = node.property("interrupts").and_then(|p| p.value().get(4..8).map(cell));
+            m.virtio_spi = spi.map_or(0, |spi| spi + 32);
+        }
     } else if is(node, "simple-bus") {
         for child in node.children() {
             walk(&child, m);

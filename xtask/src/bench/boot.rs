@@ -1,5 +1,6 @@
 //! One boot of a kernel with the measuring programs on it.
 
+use super::events::Events;
 use super::operation;
 use super::record::{Kernel, Record};
 use crate::console::{Console, Keyboard, Wait};
@@ -15,6 +16,8 @@ pub struct Kit {
     pub hypha: PathBuf,
     pub linux: PathBuf,
     pub initramfs: PathBuf,
+    /// QEMU's plugin that sees what executes.
+    pub plugin: Option<PathBuf>,
 }
 
 impl Kit {
@@ -24,6 +27,7 @@ impl Kit {
         };
         let vmm = built.vmm.as_ref().context("this tree has no hypha-vmm")?;
         let files = [
+            ("hypha/bench/host-measure", read(&build::linux_program("host-measure")?)?),
             ("hypha/hypha-vmm", read(vmm)?),
             ("hypha/bench/measure", read(&build::bare_guest("guest-measure")?)?),
         ];
@@ -33,7 +37,13 @@ impl Kit {
             hypha: built.image.clone().context("this tree has no kernel")?,
             linux: built.guest_image.clone(),
             initramfs: file,
+            plugin: None,
         })
+    }
+
+    /// With the plugin.
+    pub fn watching(built: &build::Built) -> Result<Self> {
+        Ok(Self { plugin: Some(build::plugin()?), ..Self::new(built)? })
     }
 }
 
@@ -67,6 +77,12 @@ impl Subject {
         // by the real clock: the same run again is the same run.
         let extra =
             ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
+        let mut extra: Vec<_> = extra.map(String::from).into();
+        if let Some(plugin) = &kit.plugin {
+            let out = self.file("events");
+            extra.push("-plugin".into());
+            extra.push(format!("file={},out={}", plugin.display(), out.display()));
+        }
         Ok(Machine {
             cpu: self.cpu.clone(),
             gic: 3,
@@ -77,8 +93,14 @@ impl Subject {
             kernel,
             initrd: Some(kit.initramfs.clone()),
             append: words.join(" "),
-            extra: extra.map(String::from).into(),
+            extra,
         })
+    }
+
+    /// What a run leaves, by its extension.
+    fn file(&self, extension: &str) -> PathBuf {
+        let name = format!("{}-{}-{}.{extension}", self.kernel.name(), self.mode.name(), self.cpu);
+        paths::hypha().join("bench").join(name)
     }
 
     /// Boots it and takes down what the programs say. No operations: all.
@@ -89,12 +111,14 @@ impl Subject {
             Wait::Seen => console.wait_end(Some(Duration::from_secs(60))),
             other => other,
         };
+        if end == Wait::Ended {
+            // The console ends before QEMU does: the plugin has yet to write.
+            console.status()?;
+        }
         let log = console.log();
         let trouble = console.trouble();
         drop(console);
-        let name = format!("bench/{}-{}-{}.log", self.kernel.name(), self.mode.name(), self.cpu);
-        let file = paths::hypha().join(name);
-        proc::write_whole(&file, log.as_bytes())?;
+        proc::write_whole(&self.file("log"), log.as_bytes())?;
         let ok = end == Wait::Ended && log.lines().any(|line| line == "hypha-host: status 0");
         if !ok {
             let tail: Vec<_> = log.lines().rev().take(15).collect();
@@ -108,22 +132,30 @@ impl Subject {
                 proc::show(&machine.command())
             );
         }
-        Ok(self.records(&log))
+        let events = match kit.plugin {
+            Some(_) => Events::read(&self.file("events"))?,
+            None => Events::default(),
+        };
+        Ok(self.records(&log, &events))
     }
 
-    /// The lines `name: number` of known operations.
-    fn records(&self, log: &str) -> Vec<Record> {
-        let record = |line: &str| {
+    /// The lines `name: number` of known operations, and what the plugin counted
+    /// from power-on.
+    fn records(&self, log: &str, events: &Events) -> Vec<Record> {
+        let record = |op: &str, value: u64| Record {
+            op: op.into(),
+            kernel: self.kernel,
+            mode: self.mode.name().into(),
+            cpu: self.cpu.clone(),
+            value,
+            window: events.windows.get(op).cloned(),
+        };
+        let line = |line: &str| {
             let (op, value) = line.split_once(": ")?;
             operation::find(op)?;
-            Some(Record {
-                op: op.into(),
-                kernel: self.kernel,
-                mode: self.mode.name().into(),
-                cpu: self.cpu.clone(),
-                value: value.trim().parse().ok()?,
-            })
+            Some(record(op, value.trim().parse().ok()?))
         };
-        log.lines().filter_map(record).collect()
+        let counts = events.counts.iter().filter(|(op, _)| operation::find(op).is_some());
+        log.lines().filter_map(line).chain(counts.map(|(op, count)| record(op, *count))).collect()
     }
 }

@@ -2,6 +2,7 @@
 //! a file, and `./x test` compares.
 
 use super::boot::{Kit, Subject};
+use super::operation::{self, Unit};
 use super::record::{Kernel, Record};
 use crate::run::Mode;
 use crate::toolchain::Toolchain;
@@ -133,12 +134,16 @@ fn measure(built: &build::Built, modes: &[Mode]) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for mode in modes {
         let subject = Subject { kernel: Kernel::Hypha, mode: *mode, cpu: "max".into() };
-        records.extend(subject.measure(&kit, &[])?);
+        let instructions = |record: &Record| {
+            operation::find(&record.op).is_some_and(|op| op.unit == Unit::Instructions)
+        };
+        records.extend(subject.measure(&kit, &[])?.into_iter().filter(instructions));
     }
     Ok(records)
 }
 
-fn compiler() -> Result<String> {
+/// The kernel's compiler.
+pub fn compiler() -> Result<String> {
     let text = proc::output(Toolchain::find()?.program("rustc").arg("--version"))?;
     Ok(text.split_whitespace().nth(1).unwrap_or_default().to_string())
 }
@@ -154,6 +159,7 @@ mod tests {
             mode: "vhe".into(),
             cpu: "max".into(),
             value,
+            window: None,
         }
     }
 

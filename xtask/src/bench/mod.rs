@@ -1,14 +1,20 @@
 //! `./x bench`: what each exit costs, side by side with Linux.
 
 mod boot;
+mod events;
 pub mod gate;
+mod instruction;
+mod ladder;
+mod model;
 mod operation;
 mod record;
+mod svg;
 mod table;
+pub mod trace;
 
 use crate::run::Mode;
 use crate::system_packages::{For, ensure};
-use crate::{build, ui};
+use crate::{build, debian, paths, proc, ui};
 use anyhow::{Result, bail};
 use boot::{Kit, Subject};
 use clap::ValueEnum;
@@ -33,6 +39,9 @@ pub struct Args {
     /// Write one record for each operation, kernel, mode and CPU model
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the tables to docs/bench-results.md
+    #[arg(long)]
+    docs: bool,
     /// Write Hypha's counts to xtask/bench-counts.txt, which `./x test bench` compares with
     #[arg(long)]
     update: bool,
@@ -57,14 +66,22 @@ pub fn run(args: &Args) -> Result<()> {
     if args.update {
         return gate::update(&built);
     }
-    let kit = Kit::new(&built)?;
+    let kit = Kit::watching(&built)?;
     let mut records = Vec::new();
-    for subject in subjects(args) {
+    for subject in subjects(&args.cpu, &args.kernel, &args.mode) {
         ui::step(format!("Measuring {} on {}", subject.title(), subject.cpu));
         records.extend(subject.measure(&kit, &args.op)?);
     }
+    let mut text = String::new();
     for cpu in &args.cpu {
-        println!("\n{cpu}, instructions:\n\n{}", table::markdown(&records, cpu));
+        text += &format!("## {cpu}: instructions\n\n{}\n", table::markdown(&records, cpu));
+        text += "What they are, on all CPUs, in the shortest round:\n\n";
+        text += &format!("{}\n{}\n\n", table::events(&records, cpu), model::CAVEAT);
+    }
+    println!("{text}");
+    if args.docs {
+        let text = format!("{}{}\n", results_head()?, text.trim_end());
+        proc::write_whole(&paths::root().join("docs/bench-results.md"), text.as_bytes())?;
     }
     if let Some(file) = &args.json {
         record::write(file, &records)?;
@@ -76,9 +93,21 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn subjects(args: &Args) -> Vec<Subject> {
+fn results_head() -> Result<String> {
+    let version = crate::qemu::check()?;
+    let version = version.split_whitespace().next().unwrap_or_default();
+    Ok(format!(
+        "# Results of `./x bench`\n\n\
+         Written by `./x bench --docs`; what each line counts is in [bench.md](bench.md). QEMU {version}, \
+         rustc {},\nDebian's Linux {}.\n\n",
+        gate::compiler()?,
+        debian::kernel_version()?
+    ))
+}
+
+fn subjects(cpus: &[String], kernels: &[Kernel], modes: &[Mode]) -> Vec<Subject> {
     let mut subjects = Vec::new();
-    for cpu in &args.cpu {
+    for cpu in cpus {
         for mode in MODES {
             for kernel in Kernel::value_variants() {
                 let exists = match kernel {
@@ -86,8 +115,8 @@ fn subjects(args: &Args) -> Vec<Subject> {
                     Kernel::Hypha => mode.is_built(),
                     Kernel::Xen => false,
                 };
-                let wanted = (args.kernel.is_empty() || args.kernel.contains(kernel))
-                    && (args.mode.is_empty() || args.mode.contains(&mode));
+                let wanted = (kernels.is_empty() || kernels.contains(kernel))
+                    && (modes.is_empty() || modes.contains(&mode));
                 if exists && wanted {
                     subjects.push(Subject { kernel: *kernel, mode, cpu: cpu.clone() });
                 }

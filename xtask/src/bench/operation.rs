@@ -11,7 +11,6 @@ pub struct Operation {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     Instructions,
-    #[expect(dead_code)]
     Kib,
 }
 
@@ -73,8 +72,51 @@ pub const OPERATIONS: &[Operation] = &[
     operation(
         "s2_fault_2m",
         "the first store to 2 MiB that nobody touched",
+        "the next instruction",
+    ),
+    operation(
+        "s2_fault_4k",
+        "the first store to a 4 KiB page that nobody touched",
         "the next instruction, loop included",
     ),
+    operation(
+        "fp_first",
+        "the first FP instruction after an exit to the VMM",
+        "the next instruction",
+    ),
+    operation(
+        "run_exit",
+        "KVM_RUN with immediate_exit set, at EL0",
+        "its EINTR at EL0, loop included",
+    ),
+    operation(
+        "vcpu_switch",
+        "KVM_RUN of one VM's vCPU, at EL0, after the other VM's on this CPU",
+        "its guest's exit by a store, at EL0",
+    ),
+    operation(
+        "vm_cycle",
+        "KVM_CREATE_VM; two slots, a vCPU, a run to the guest's first exit",
+        "the last file descriptor closed",
+    ),
+    operation(
+        "blk_read_4k",
+        "telling a virtio block device of a read of 4 KiB, the vCPU then in WFI",
+        "its interrupt handler's time stamp",
+    ),
+    operation("boot_host", "power-on", "the first instructions of the host's /init"),
+    Operation {
+        name: "mem_host_kib",
+        from: "the machine's memory, 2 GiB",
+        to: "what of it programs can't have (MemAvailable) once the host is up",
+        unit: Unit::Kib,
+    },
+    Operation {
+        name: "mem_vm_kib",
+        from: "MemAvailable before eight VMs of one vCPU that ran",
+        to: "MemAvailable while they are there, by eight",
+        unit: Unit::Kib,
+    },
 ];
 
 /// The operation with this name.

@@ -1,5 +1,7 @@
 //! What was measured, as JSON has it.
 
+use super::events::{LANES, Window};
+use super::model;
 use super::operation::{self, Unit};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -32,6 +34,8 @@ pub struct Record {
     pub cpu: String,
     /// Instructions, or KiB where the operation's unit says so.
     pub value: u64,
+    /// What the plugin saw of it.
+    pub window: Option<Window>,
 }
 
 impl Record {
@@ -47,6 +51,24 @@ impl Record {
             Unit::Kib => "kib",
         };
         map.insert(key.into(), json!(self.value));
+        if let Some(window) = &self.window {
+            for (name, sum) in window.sums(None).fields() {
+                map.insert(name.into(), json!(sum));
+            }
+            map.insert("modelled_cycles".into(), json!(model::cycles(window)));
+            for lane in LANES {
+                let mut part = Map::new();
+                let instructions = window.lanes.get(&lane).copied().unwrap_or(0);
+                if instructions == 0 {
+                    continue;
+                }
+                part.insert("instructions".into(), json!(instructions));
+                for (name, sum) in window.sums(Some(lane)).fields() {
+                    part.insert(name.into(), json!(sum));
+                }
+                map.insert(lane.name().into(), Value::Object(part));
+            }
+        }
         Value::Object(map)
     }
 }

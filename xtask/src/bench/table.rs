@@ -1,5 +1,7 @@
 //! The table that people read.
 
+use super::events::Lane;
+use super::model;
 use super::operation::{OPERATIONS, Unit};
 use super::record::{Kernel, Record};
 use std::collections::BTreeSet;
@@ -46,6 +48,29 @@ pub fn markdown(records: &[Record], cpu: &str) -> String {
         rows.push(row);
     }
     align(&rows)
+}
+
+/// What the instructions are: levels, system registers, barriers, by the plugin.
+pub fn events(records: &[Record], cpu: &str) -> String {
+    let head = ["operation", "kernel", "EL2", "EL changes", "MRS", "MSR", "ISB", "DSB", "TLBI"];
+    let head = head.into_iter().chain(["ERET", "cycles (model)"]);
+    let mut rows = vec![head.map(String::from).collect::<Vec<_>>()];
+    for operation in OPERATIONS {
+        let of_op = |record: &&Record| record.cpu == cpu && record.op == operation.name;
+        for record in records.iter().filter(of_op) {
+            let Some(window) = &record.window else { continue };
+            let sums = window.sums(None);
+            let el2 = window.lanes.get(&Lane::El2).copied().unwrap_or(0);
+            let mut row =
+                vec![record.op.clone(), format!("{} {}", record.kernel.name(), record.mode)];
+            let numbers = [el2, sums.el_changes, sums.sysreg_reads, sums.sysreg_writes, sums.isb];
+            row.extend(numbers.map(grouped));
+            let numbers = [sums.dsb, sums.tlbi, sums.eret, model::cycles(window)];
+            row.extend(numbers.map(grouped));
+            rows.push(row);
+        }
+    }
+    if rows.len() > 1 { align(&rows) } else { String::new() }
 }
 
 fn align(rows: &[Vec<String>]) -> String {
@@ -96,7 +121,8 @@ mod tests {
     use super::*;
 
     fn record(op: &str, kernel: Kernel, value: u64) -> Record {
-        Record { op: op.into(), kernel, mode: "vhe".into(), cpu: "max".into(), value }
+        let (op, mode, cpu) = (op.into(), "vhe".into(), "max".into());
+        Record { op, kernel, mode, cpu, value, window: None }
     }
 
     #[test]

@@ -1,0 +1,535 @@
+//! What executes between two marks: exception levels and system instructions,
+//! for `./x bench` and `./x trace`.
+//!
+//!     qemu-system-aarch64 ... -plugin libbench_plugin.so,out=FILE
+//!
+//! A mark is an instruction that does nothing, `movz xzr, #n`:
+//!
+//! | n | |
+//! | --- | --- |
+//! | 0x6801 | opens a window; x0 and x1 hold its name (16 characters, little-endian) |
+//! | 0x6802 | the same; the window ends with the next time stamp instead of a close |
+//! | 0x6803 | closes the window |
+//! | 0x6804 | a time stamp was taken (an interrupt handler's third instruction) |
+//! | 0x6805 | x0 and x1 hold a name: how many instructions has the machine executed so far? |
+//!
+//! Of all windows of one name the one of the fewest instructions is kept: nothing
+//! else got into that one. It is written when QEMU ends, a line for each event:
+//!
+//!     window NAME INSTRUCTIONS
+//!     in CPU LANE INSTRUCTIONS         executed there
+//!     own CPU INSTRUCTIONS             executed by it
+//!     to CPU AT OWN LANE FROM          the CPU changed its exception level
+//!     op CPU AT OWN LANE OPCODE        it executes a system instruction
+//!     count NAME INSTRUCTIONS
+//!
+//! AT counts the machine's instructions since the window was opened, OWN the CPU's. Lanes: 0 EL0,
+//! 1 EL1 of the host, 2 EL2, 3 EL1 of a guest, 4 EL0 of a guest.
+
+mod current;
+mod qemu;
+
+use qemu::*;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+
+const OPEN: u16 = 0x6801;
+const OPEN_TO_STAMP: u16 = 0x6802;
+const CLOSE: u16 = 0x6803;
+const STAMP: u16 = 0x6804;
+const COUNT: u16 = 0x6805;
+
+/// A longer window is an operation that nobody wants to look at event by event.
+const EVENTS: usize = 400_000;
+const LANES: usize = 5;
+
+/// The version of the interface that we are written for.
+// SAFETY: QEMU looks it up by this name, and wants an int.
+#[unsafe(no_mangle)]
+pub static qemu_plugin_version: c_int = 4;
+
+/// Instructions that each CPU has executed, in whole blocks. (QEMU's own way, inline
+/// operations on scoreboards, crashes QEMU 10.0 with more than one CPU.)
+static COUNTS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+/// Is a window open?
+static ARMED: AtomicBool = AtomicBool::new(false);
+static STATE: Mutex<State> = Mutex::new(State::new());
+
+struct Registers {
+    x0: *mut Register,
+    x1: *mut Register,
+    cpsr: *mut Register,
+    hcr: *mut Register,
+    /// ELR_EL1 and ELR_EL2.
+    elr: [*mut Register; 2],
+}
+
+struct Cpu {
+    registers: Registers,
+    lane: Option<u8>,
+    /// Its count of instructions when its lane was last looked at.
+    seen: u64,
+    /// Its count when the window was opened.
+    start: u64,
+    /// QEMU counts whole blocks: so many instructions of them did not execute,
+    /// for an exception came before.
+    cut: u64,
+    /// The block that it executes, while a window is open.
+    block: Option<Block>,
+    lanes: [u64; LANES],
+}
+
+/// A block of instructions in a call back's data: how many, and the address of
+/// the first (the lower 48 bits, enough to tell how far an exception's is away).
+#[derive(Clone, Copy)]
+struct Block(u64);
+
+impl Block {
+    const ADDRESS: u64 = (1 << 48) - 1;
+
+    fn new(at: u64, len: usize) -> Self {
+        Self((len as u64) << 48 | at & Self::ADDRESS)
+    }
+
+    /// How many of its instructions did not execute, if an exception came that
+    /// returns to `elr`.
+    fn cut(self, elr: u64) -> u64 {
+        let len = self.0 >> 48;
+        let executed = ((elr & Self::ADDRESS).wrapping_sub(self.0 & Self::ADDRESS) as i64) / 4;
+        // Otherwise it is an interrupt, which comes between blocks.
+        len.saturating_sub(u64::try_from(executed).unwrap_or(len))
+    }
+}
+
+/// An instruction in a call back's data: its opcode or mark, and how many of its
+/// block's instructions come from here on, itself included.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    fn new(what: u32, left: usize) -> Self {
+        Self((left as u64) << 32 | u64::from(what))
+    }
+
+    fn what(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn left(self) -> u64 {
+        self.0 >> 32
+    }
+}
+
+struct State {
+    out: String,
+    buffer: *mut GArray<u8>,
+    cpus: Vec<Cpu>,
+    window: Option<Window>,
+    best: BTreeMap<String, Window>,
+    counts: Vec<(String, u64)>,
+}
+
+// SAFETY: the handles are QEMU's, for any of its threads; the buffer is ours.
+unsafe impl Send for State {}
+
+struct Window {
+    name: String,
+    to_stamp: bool,
+    /// The machine's instructions when it was opened; then how many it took.
+    start: u64,
+    instructions: u64,
+    lanes: Vec<[u64; LANES]>,
+    own: Vec<u64>,
+    events: Vec<Event>,
+    overflow: bool,
+}
+
+enum Event {
+    Level { cpu: u32, at: u64, own: u64, lane: u8, from: u8 },
+    System { cpu: u32, at: u64, own: u64, lane: u8, opcode: u32 },
+}
+
+impl State {
+    const fn new() -> Self {
+        Self {
+            out: String::new(),
+            buffer: std::ptr::null_mut(),
+            cpus: Vec::new(),
+            window: None,
+            best: BTreeMap::new(),
+            counts: Vec::new(),
+        }
+    }
+
+    /// A register of the CPU that calls back, 0 if it has none of this name.
+    fn read(&mut self, register: *mut Register) -> u64 {
+        if register.is_null() {
+            return 0;
+        }
+        // SAFETY: a handle that QEMU gave, in a call back that may read registers;
+        // the buffer is a GByteArray of ours, and `len` bytes of it are there.
+        let bytes = unsafe {
+            if self.buffer.is_null() {
+                self.buffer = g_byte_array_new();
+            }
+            g_byte_array_set_size(self.buffer, 0);
+            if qemu_plugin_read_register(register, self.buffer) <= 0 {
+                return 0;
+            }
+            std::slice::from_raw_parts((*self.buffer).data, (*self.buffer).len as usize)
+        };
+        bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    /// Where the CPU that calls back is.
+    fn lane(&mut self, cpu: usize) -> u8 {
+        let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else { return 0 };
+        let (cpsr, hcr) = (registers.cpsr, registers.hcr);
+        let level = self.read(cpsr) >> 2 & 3;
+        if level >= 2 {
+            return 2;
+        }
+        // A guest's interrupts are routed to EL2 (IMO), and its EL0 is not the host's (TGE).
+        let hcr = self.read(hcr);
+        let guest = hcr & 1 << 4 != 0 && hcr & 1 << 27 == 0;
+        match (level, guest) {
+            (1, false) => 1,
+            (1, true) => 3,
+            (_, true) => 4,
+            (_, false) => 0,
+        }
+    }
+
+    fn name(&mut self, cpu: usize) -> String {
+        let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else {
+            return String::new();
+        };
+        let (x0, x1) = (registers.x0, registers.x1);
+        let bytes = [self.read(x0).to_le_bytes(), self.read(x1).to_le_bytes()].concat();
+        let bytes: Vec<_> = bytes.into_iter().take_while(|byte| *byte != 0).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Instructions executed by a CPU.
+    fn count(&self, cpu: usize) -> u64 {
+        count_of(cpu) - self.cpus[cpu].cut
+    }
+
+    /// By all CPUs.
+    fn count_all(&self) -> u64 {
+        (0..self.cpus.len()).map(|cpu| self.count(cpu)).sum()
+    }
+
+    fn open(&mut self, cpu: usize, to_stamp: bool, place: Place) {
+        let name = self.name(cpu);
+        // What comes after the mark in its block has been counted already.
+        let after = place.left() - 1;
+        for i in 0..self.cpus.len() {
+            self.cpus[i].seen = self.count(i) - if i == cpu { after } else { 0 };
+            self.cpus[i].start = self.cpus[i].seen;
+            self.cpus[i].lane = None;
+            self.cpus[i].block = None;
+            self.cpus[i].lanes = [0; LANES];
+        }
+        let lane = self.lane(cpu);
+        if let Some(cpu) = self.cpus.get_mut(cpu) {
+            cpu.lane = Some(lane);
+        }
+        self.window = Some(Window {
+            name,
+            to_stamp,
+            start: self.count_all() - after,
+            instructions: 0,
+            lanes: Vec::new(),
+            own: Vec::new(),
+            events: Vec::new(),
+            overflow: false,
+        });
+        ARMED.store(true, Relaxed);
+    }
+
+    fn close(&mut self, cpu: usize, place: Place) {
+        ARMED.store(false, Relaxed);
+        let Some(mut window) = self.window.take() else { return };
+        window.instructions = self.count_all() - place.left() - window.start;
+        for i in 0..self.cpus.len() {
+            self.charge(i, if i == cpu { place.left() } else { 0 });
+        }
+        window.lanes = self.cpus.iter().map(|cpu| cpu.lanes).collect();
+        // As far as they were looked at: to the end, or to their last block.
+        window.own = self.cpus.iter().map(|cpu| cpu.seen - cpu.start).collect();
+        let best = self.best.get(&window.name);
+        if best.is_none_or(|best| window.instructions < best.instructions) {
+            self.best.insert(window.name.clone(), window);
+        }
+    }
+
+    /// What the CPU executed since it was last looked at, it executed in its lane.
+    fn charge(&mut self, cpu: usize, left: u64) {
+        let now = self.count(cpu) - left;
+        let cpu_ = &mut self.cpus[cpu];
+        if let Some(lane) = cpu_.lane {
+            cpu_.lanes[usize::from(lane)] += now - cpu_.seen;
+        }
+        cpu_.seen = now;
+    }
+
+    fn event(&mut self, event: Event) {
+        if let Some(window) = &mut self.window {
+            if window.events.len() < EVENTS {
+                window.events.push(event);
+            } else {
+                window.overflow = true;
+            }
+        }
+    }
+
+    fn at(&self, left: u64) -> u64 {
+        self.window.as_ref().map_or(0, |window| self.count_all() - left - window.start)
+    }
+
+    /// A block of instructions begins (and is not counted yet).
+    fn block(&mut self, cpu: usize, block: Block) {
+        if self.window.is_none() {
+            return;
+        }
+        let lane = self.lane(cpu);
+        let before = self.cpus[cpu].block.replace(block);
+        let from = self.cpus[cpu].lane;
+        if from == Some(lane) {
+            return;
+        }
+        if level(lane) > from.map_or(3, level) {
+            let elr = self.cpus[cpu].registers.elr[usize::from(lane == 2)];
+            let elr = self.read(elr);
+            self.cpus[cpu].cut += before.map_or(0, |before| before.cut(elr));
+        }
+        if from.is_none() {
+            // Seen for the first time: it was there all along.
+            self.cpus[cpu].lane = Some(lane);
+        }
+        self.charge(cpu, 0);
+        self.cpus[cpu].lane = Some(lane);
+        if let Some(from) = from {
+            let own = self.count(cpu) - self.cpus[cpu].start;
+            let event = Event::Level { cpu: cpu as u32, at: self.at(0), own, lane, from };
+            self.event(event);
+        }
+    }
+
+    fn system(&mut self, cpu: usize, place: Place) {
+        let lane = self.cpus.get(cpu).and_then(|cpu| cpu.lane).unwrap_or_default();
+        let at = self.at(place.left());
+        let own = self.count(cpu) - place.left() - self.cpus[cpu].start;
+        self.event(Event::System { cpu: cpu as u32, at, own, lane, opcode: place.what() });
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        let mut text = String::new();
+        for window in self.best.values().filter(|window| !window.overflow) {
+            let _ = writeln!(text, "window {} {}", window.name, window.instructions);
+            for (cpu, lanes) in window.lanes.iter().enumerate() {
+                for (lane, count) in lanes.iter().enumerate().filter(|(_, count)| **count > 0) {
+                    let _ = writeln!(text, "in {cpu} {lane} {count}");
+                }
+            }
+            for (cpu, own) in window.own.iter().enumerate() {
+                let _ = writeln!(text, "own {cpu} {own}");
+            }
+            for event in &window.events {
+                let _ = match event {
+                    Event::Level { cpu, at, own, lane, from } => {
+                        writeln!(text, "to {cpu} {at} {own} {lane} {from}")
+                    }
+                    Event::System { cpu, at, own, lane, opcode } => {
+                        writeln!(text, "op {cpu} {at} {own} {lane} {opcode:08x}")
+                    }
+                };
+            }
+        }
+        for (name, count) in &self.counts {
+            let _ = writeln!(text, "count {name} {count}");
+        }
+        std::fs::write(&self.out, text)
+    }
+}
+
+/// A lane's exception level.
+fn level(lane: u8) -> u8 {
+    match lane {
+        0 | 4 => 0,
+        2 => 2,
+        _ => 1,
+    }
+}
+
+fn state() -> MutexGuard<'static, State> {
+    // Nothing here leaves it half done.
+    STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn count_of(cpu: usize) -> u64 {
+    COUNTS.get(cpu).map_or(0, |count| count.load(Relaxed))
+}
+
+/// HVC, SMC, SVC, BRK; MSR, MRS, SYS, barriers, WFE, WFI; ERET and its kin.
+fn is_interesting(opcode: u32) -> bool {
+    const WFE: u32 = 0xd503_205f;
+    const WFI: u32 = 0xd503_207f;
+    if opcode & 0xffff_f01f == 0xd503_201f {
+        return opcode == WFE || opcode == WFI;
+    }
+    opcode >> 24 == 0xd4
+        || opcode >> 22 == 0xd5 << 2
+        || matches!(opcode, 0xd69f_03e0 | 0xd69f_0bff | 0xd69f_0fff)
+}
+
+/// The n of `movz xzr, #n`.
+fn mark(opcode: u32) -> Option<u16> {
+    let n = (opcode >> 5) as u16;
+    (opcode & 0xffe0_001f == 0xd280_001f && (OPEN..=COUNT).contains(&n)).then_some(n)
+}
+
+extern "C" fn on_cpu(_: Id, _: c_uint) {
+    let mut cpu = Registers {
+        x0: std::ptr::null_mut(),
+        x1: std::ptr::null_mut(),
+        cpsr: std::ptr::null_mut(),
+        hcr: std::ptr::null_mut(),
+        elr: [std::ptr::null_mut(); 2],
+    };
+    // SAFETY: called where it may be: when the CPU is made.
+    let list = unsafe { qemu_plugin_get_registers() };
+    // SAFETY: a GArray of descriptors, or null.
+    if let Some(list) = unsafe { list.as_ref() } {
+        for i in 0..list.len as usize {
+            // SAFETY: one of the array's elements, with a name that ends in 0.
+            let (handle, name) = unsafe {
+                let descriptor = &*list.data.add(i);
+                (descriptor.handle, CStr::from_ptr(descriptor.name))
+            };
+            match name.to_bytes() {
+                b"x0" => cpu.x0 = handle,
+                b"x1" => cpu.x1 = handle,
+                b"cpsr" => cpu.cpsr = handle,
+                b"HCR_EL2" => cpu.hcr = handle,
+                b"ELR_EL1" => cpu.elr[0] = handle,
+                b"ELR_EL2" => cpu.elr[1] = handle,
+                _ => {}
+            }
+        }
+    }
+    state().cpus.push(Cpu {
+        registers: cpu,
+        lane: None,
+        seen: 0,
+        start: 0,
+        cut: 0,
+        block: None,
+        lanes: [0; LANES],
+    });
+}
+
+extern "C" fn on_block(cpu: c_uint, block: *mut c_void) {
+    let (cpu, block) = (current::cpu(cpu), Block(block as u64));
+    if ARMED.load(Relaxed) {
+        state().block(cpu, block);
+    }
+    if let Some(count) = COUNTS.get(cpu) {
+        count.fetch_add(block.0 >> 48, Relaxed);
+    }
+}
+
+extern "C" fn on_system(cpu: c_uint, place: *mut c_void) {
+    if ARMED.load(Relaxed) {
+        state().system(current::cpu(cpu), Place(place as u64));
+    }
+}
+
+extern "C" fn on_mark(cpu: c_uint, place: *mut c_void) {
+    let mut state = state();
+    let cpu = current::cpu(cpu);
+    let place = Place(place as u64);
+    match place.what() as u16 {
+        OPEN => state.open(cpu, false, place),
+        OPEN_TO_STAMP => state.open(cpu, true, place),
+        CLOSE => state.close(cpu, place),
+        STAMP if state.window.as_ref().is_some_and(|window| window.to_stamp) => {
+            state.close(cpu, place);
+        }
+        COUNT => {
+            let name = state.name(cpu);
+            let count = state.count_all() - place.left();
+            state.counts.push((name, count));
+        }
+        _ => {}
+    }
+}
+
+extern "C" fn on_translate(_: Id, tb: *mut Tb) {
+    // SAFETY: QEMU's own handles, for as long as this call; the call backs are of
+    // the types that the declarations want, and their data are numbers.
+    unsafe {
+        let n = qemu_plugin_tb_n_insns(tb);
+        let block = Block::new(qemu_plugin_tb_vaddr(tb), n).0 as *mut c_void;
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, CB_R_REGS, block);
+        for i in 0..n {
+            let insn = qemu_plugin_tb_get_insn(tb, i);
+            let mut opcode = [0; 4];
+            if qemu_plugin_insn_data(insn, (&raw mut opcode).cast(), 4) != 4 {
+                continue;
+            }
+            let opcode = u32::from_le_bytes(opcode);
+            if let Some(number) = mark(opcode) {
+                let data = Place::new(number.into(), n - i).0 as *mut c_void;
+                qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, CB_R_REGS, data);
+            } else if is_interesting(opcode) {
+                let data = Place::new(opcode, n - i).0 as *mut c_void;
+                qemu_plugin_register_vcpu_insn_exec_cb(insn, on_system, CB_NO_REGS, data);
+            }
+        }
+    }
+}
+
+extern "C" fn on_exit(_: Id, _: *mut c_void) {
+    let state = state();
+    if let Err(error) = state.write() {
+        eprintln!("bench-plugin: cannot write {}: {error}", state.out);
+    }
+}
+
+/// QEMU calls it once.
+///
+/// # Safety
+/// `argv` has `argc` C strings.
+// SAFETY: QEMU looks it up by this name and calls it with these arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qemu_plugin_install(
+    id: Id,
+    _info: *const c_void,
+    argc: c_int,
+    argv: *const *const c_char,
+) -> c_int {
+    for i in 0..usize::try_from(argc).unwrap_or(0) {
+        // SAFETY: the caller's promise.
+        let argument = unsafe { CStr::from_ptr(*argv.add(i)) }.to_string_lossy();
+        match argument.strip_prefix("out=") {
+            Some(file) => state().out = file.into(),
+            None => eprintln!("bench-plugin: unknown argument {argument}"),
+        }
+    }
+    if state().out.is_empty() {
+        eprintln!("bench-plugin: out=FILE is missing");
+        return -1;
+    }
+    // SAFETY: call backs of the right types that stay where they are.
+    unsafe {
+        qemu_plugin_register_vcpu_init_cb(id, on_cpu);
+        qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
+        qemu_plugin_register_atexit_cb(id, on_exit, std::ptr::null_mut());
+    }
+    0
+}

@@ -1,0 +1,236 @@
+//! What the plugin saw between two marks, and what it adds up to.
+
+use super::instruction::{self, Kind};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where a CPU is. The order is the plugin's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Lane {
+    HostEl0,
+    HostEl1,
+    El2,
+    GuestEl1,
+    GuestEl0,
+}
+
+pub const LANES: [Lane; 5] =
+    [Lane::HostEl0, Lane::HostEl1, Lane::El2, Lane::GuestEl1, Lane::GuestEl0];
+
+impl Lane {
+    pub fn name(self) -> &'static str {
+        match self {
+            Lane::HostEl0 => "el0_host",
+            Lane::HostEl1 => "el1_host",
+            Lane::El2 => "el2",
+            Lane::GuestEl1 => "el1_guest",
+            Lane::GuestEl0 => "el0_guest",
+        }
+    }
+
+    pub fn level(self) -> u8 {
+        match self {
+            Lane::HostEl0 | Lane::GuestEl0 => 0,
+            Lane::HostEl1 | Lane::GuestEl1 => 1,
+            Lane::El2 => 2,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// It came to `lane` from here.
+    From(Lane),
+    /// It executes a system instruction.
+    System(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    pub cpu: usize,
+    /// The machine's instructions since the window was opened.
+    pub at: u64,
+    /// The CPU's own.
+    pub own: u64,
+    pub lane: Lane,
+    pub what: What,
+}
+
+/// The window of the fewest instructions.
+#[derive(Clone, Default, Debug)]
+pub struct Window {
+    pub name: String,
+    pub instructions: u64,
+    /// Instructions by lane, of all CPUs.
+    pub lanes: BTreeMap<Lane, u64>,
+    /// By CPU.
+    pub own: BTreeMap<usize, u64>,
+    pub events: Vec<Event>,
+}
+
+/// Sums of events.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Sums {
+    pub el_changes: u64,
+    /// Exceptions that were taken to a higher level.
+    pub traps: u64,
+    pub sysreg_reads: u64,
+    pub sysreg_writes: u64,
+    pub isb: u64,
+    pub dsb: u64,
+    pub tlbi: u64,
+    pub eret: u64,
+}
+
+impl Sums {
+    pub fn fields(&self) -> [(&'static str, u64); 8] {
+        [
+            ("el_changes", self.el_changes),
+            ("traps", self.traps),
+            ("sysreg_reads", self.sysreg_reads),
+            ("sysreg_writes", self.sysreg_writes),
+            ("isb", self.isb),
+            ("dsb", self.dsb),
+            ("tlbi", self.tlbi),
+            ("eret", self.eret),
+        ]
+    }
+}
+
+impl Window {
+    /// Of all lanes, or of one; a change of level belongs to the lane it leads to.
+    pub fn sums(&self, lane: Option<Lane>) -> Sums {
+        let mut sums = Sums::default();
+        for event in self.events.iter().filter(|event| lane.is_none_or(|l| event.lane == l)) {
+            let counter = match event.what {
+                What::From(from) => {
+                    sums.traps += u64::from(from.level() < event.lane.level());
+                    &mut sums.el_changes
+                }
+                What::System(opcode) => match instruction::kind(opcode) {
+                    Kind::Read => &mut sums.sysreg_reads,
+                    Kind::Write => &mut sums.sysreg_writes,
+                    Kind::Isb => &mut sums.isb,
+                    Kind::Dsb => &mut sums.dsb,
+                    Kind::Tlbi => &mut sums.tlbi,
+                    Kind::Eret => &mut sums.eret,
+                    Kind::Call | Kind::Wait | Kind::Other => continue,
+                },
+            };
+            *counter += 1;
+        }
+        sums
+    }
+}
+
+/// What the plugin wrote.
+#[derive(Default, Debug)]
+pub struct Events {
+    pub windows: BTreeMap<String, Window>,
+    /// Instructions since power-on, by name.
+    pub counts: BTreeMap<String, u64>,
+}
+
+impl Events {
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("the plugin left no {}", file.display()))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut events = Self::default();
+        let mut window: Option<Window> = None;
+        for line in text.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            match (words[..].first().copied(), &words[1..], &mut window) {
+                (Some("window"), [name, instructions], _) => {
+                    events.keep(window.take());
+                    window = Some(Window {
+                        name: name.to_string(),
+                        instructions: instructions.parse()?,
+                        ..Window::default()
+                    });
+                }
+                // A window without a name is nobody's.
+                (Some("window"), [_], _) => events.keep(window.take()),
+                (Some("in"), [_, lane, count], Some(window)) => {
+                    *window.lanes.entry(self::lane(lane)?).or_default() += count.parse::<u64>()?;
+                }
+                (Some("own"), [cpu, count], Some(window)) => {
+                    window.own.insert(cpu.parse()?, count.parse()?);
+                }
+                (Some("to"), [cpu, at, own, to, from], Some(window)) => window.events.push(Event {
+                    cpu: cpu.parse()?,
+                    at: at.parse()?,
+                    own: own.parse()?,
+                    lane: lane(to)?,
+                    what: What::From(lane(from)?),
+                }),
+                (Some("op"), [cpu, at, own, lane, opcode], Some(window)) => {
+                    window.events.push(Event {
+                        cpu: cpu.parse()?,
+                        at: at.parse()?,
+                        own: own.parse()?,
+                        lane: self::lane(lane)?,
+                        what: What::System(u32::from_str_radix(opcode, 16)?),
+                    })
+                }
+                (Some("in" | "own" | "to" | "op"), _, None) => {}
+                (Some("count"), [name, count], _) => {
+                    events.counts.insert(name.to_string(), count.parse()?);
+                }
+                _ => bail!("the plugin wrote {line:?}"),
+            }
+        }
+        events.keep(window);
+        Ok(events)
+    }
+
+    fn keep(&mut self, window: Option<Window>) {
+        if let Some(window) = window {
+            self.windows.insert(window.name.clone(), window);
+        }
+    }
+}
+
+fn lane(word: &str) -> Result<Lane> {
+    let lane = LANES.get(word.parse::<usize>()?).copied();
+    lane.with_context(|| format!("there is no lane {word}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parsed_and_summed() {
+        let text = "window  7\nop 0 1 1 2 d69f03e0\n\
+                    window hvc 30\nin 0 2 20\nin 0 3 5\nin 1 3 5\nown 0 25\nop 0 1 1 3 d4000002\n\
+                    to 0 2 2 2 3\nop 0 3 3 2 d53c5206\nop 0 4 4 2 d51c4021\n\
+                    op 0 5 5 2 d5033fdf\nop 0 6 6 2 d69f03e0\nto 0 7 7 3 2\ncount boot 1000\n";
+        let events = Events::parse(text).unwrap();
+        assert_eq!(events.counts["boot"], 1000);
+        assert_eq!(events.windows.len(), 1);
+        let window = &events.windows["hvc"];
+        assert_eq!(window.lanes[&Lane::GuestEl1], 10);
+        let sums = window.sums(None);
+        assert_eq!(
+            sums,
+            Sums {
+                el_changes: 2,
+                traps: 1,
+                sysreg_reads: 1,
+                sysreg_writes: 1,
+                isb: 1,
+                eret: 1,
+                ..Sums::default()
+            }
+        );
+        assert_eq!(window.sums(Some(Lane::El2)).el_changes, 1);
+        assert_eq!(window.sums(Some(Lane::GuestEl1)).traps, 0);
+        assert!(Events::parse("to 0 0 0 9 0\nwindow a 1\nto 0 0 0 9 0\n").is_err());
+        assert!(Events::parse("nonsense").is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! `./x trace OP`: the ladder of one operation, from a real run.
+
+use super::boot::{Kit, Subject};
+use super::ladder;
+use super::operation;
+use super::record::Kernel;
+use super::svg::{self, Panel};
+use crate::run::Mode;
+use crate::system_packages::{For, ensure};
+use crate::{build, paths, proc, ui};
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+#[command(after_help = operation::help())]
+pub struct Args {
+    /// The operations
+    #[arg(required = true)]
+    op: Vec<String>,
+    /// Only these kernels
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kernel: Vec<Kernel>,
+    /// Only these modes
+    #[arg(long, value_enum, value_delimiter = ',')]
+    mode: Vec<Mode>,
+    /// QEMU's CPU model
+    #[arg(long, default_value = "max")]
+    cpu: String,
+    /// Where OP.svg is written
+    #[arg(long, value_name = "DIR", default_value = "docs/trace")]
+    out: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    for op in &args.op {
+        if operation::find(op).is_none() {
+            bail!("there is no operation {op}; --help lists them");
+        }
+    }
+    ensure(For::Run)?;
+    let built = build::build(&build::Args::default())?;
+    let kit = Kit::watching(&built)?;
+    let mut panels: Vec<Vec<Panel>> = args.op.iter().map(|_| Vec::new()).collect();
+    for subject in super::subjects(std::slice::from_ref(&args.cpu), &args.kernel, &args.mode) {
+        ui::step(format!("Tracing {} on {}", subject.title(), subject.cpu));
+        let records = subject.measure(&kit, &args.op)?;
+        for (op, panels) in args.op.iter().zip(&mut panels) {
+            let window = records.iter().find(|r| r.op == *op).and_then(|r| r.window.as_ref());
+            let window = window.with_context(|| format!("{} did not run {op}", subject.title()))?;
+            panels.extend(of_subject(&subject, window));
+        }
+    }
+    for (op, panels) in args.op.iter().zip(&panels) {
+        for panel in panels {
+            print(op, panel);
+        }
+        let dir =
+            if args.out.is_absolute() { args.out.clone() } else { paths::root().join(&args.out) };
+        let file = dir.join(format!("{op}.svg"));
+        proc::write_whole(&file, svg::draw(op, panels).as_bytes())?;
+        ui::note(file.display().to_string());
+    }
+    Ok(())
+}
+
+fn of_subject(subject: &Subject, window: &super::events::Window) -> Vec<Panel> {
+    let ladders = ladder::ladders(window);
+    let several = ladders.len() > 1;
+    ladders
+        .into_iter()
+        .enumerate()
+        .map(|(i, ladder)| {
+            let mut title = subject.title();
+            if several {
+                title += if i == 0 { ", the CPU that begins" } else { ", the other CPU" };
+            }
+            let instructions = window.own.get(&ladder.cpu).copied().unwrap_or(0);
+            Panel { title, instructions, ladder }
+        })
+        .collect()
+}
+
+fn print(op: &str, panel: &Panel) {
+    println!("\n{op}, {}: {} instructions", panel.title, panel.instructions);
+    for step in &panel.ladder.steps {
+        let by = step.by.as_deref().unwrap_or("start");
+        println!("  {:<20} {:<10} {:>7}", by, step.lane.name(), step.instructions);
+        for words in step.words() {
+            println!("      {words}");
+        }
+    }
+}
