@@ -177,7 +177,7 @@ pub const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;
 
 /// Answers calls that need nothing but the policy, with one value for x0;
 /// `None` means [`decide`]. `function` is W0, `arg1` is X1.
-#[inline]
+#[inline(always)]
 pub const fn answer(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
     // Most calls that exist aren't fast; what doesn't exist is.
     match function {
