@@ -194,13 +194,19 @@ pub const TESTS: &[SystemTest] = &[
         name: "kvm: programs get what VMMs may expect, nVHE",
         needs: Needs::Kvm,
         long: false,
-        run: |bench| bench.program_with("kvm-tests", None, NVHE),
+        run: |bench| bench.program_with("kvm-tests", None, 1024, NVHE),
     },
     SystemTest {
         name: "linux: kvm-tests on Debian's kernel",
         needs: Needs::Nothing,
         long: true,
         run: |bench| bench.program("kvm-tests", Some(&bench.built.guest_image)),
+    },
+    SystemTest {
+        name: "memory: programs fill all but 24 MiB of 2 GiB, and the host lives",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.program_with("el0-tests", None, 2048, "oom"),
     },
     SystemTest {
         name: "linux: el0-tests on Debian's kernel",
@@ -631,17 +637,24 @@ impl Bench<'_> {
 
     /// tests/el0 or tests/kvm as PID 1: named cases, each in a process of its own.
     fn program(&self, package: &str, linux: Option<&Path>) -> Result<()> {
-        self.program_with(package, linux, "")
+        self.program_with(package, linux, 1024, "")
     }
 
-    /// `append` goes to the end of the kernel's command line.
-    fn program_with(&self, package: &str, linux: Option<&Path>, append: &str) -> Result<()> {
+    /// On a machine with so many MiB; `append` goes to the end of the kernel's command line.
+    fn program_with(
+        &self,
+        package: &str,
+        linux: Option<&Path>,
+        mem: u32,
+        append: &str,
+    ) -> Result<()> {
         let program = build::linux_program(package)?;
         let initrd = paths::hypha().join(format!("tests/{package}.cpio.gz"));
         initramfs::write(&initrd, initramfs::program(&std::fs::read(program)?))?;
         let kernel = linux.or(self.built.image.as_deref()).context("no kernel")?;
-        let mut machine = plain(kernel, initrd);
-        machine.append += append;
+        let machine = plain(kernel, initrd);
+        let append = format!("{} {append}", machine.append);
+        let machine = Machine { mem, append, ..machine };
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect(" passed, ", Duration::from_secs(420))?;
             match console.wait_end(Some(Duration::from_secs(60))) {

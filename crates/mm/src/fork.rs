@@ -26,6 +26,11 @@ impl AddressSpace {
             if result.is_err() {
                 break;
             }
+            // Each takes heap, and there may be many.
+            if frame::is_low() {
+                result = Err(Errno::ENOMEM);
+                break;
+            }
             vmas.insert(vma);
         }
         let inner = Inner {

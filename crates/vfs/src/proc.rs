@@ -259,6 +259,12 @@ pub trait ProcSource: Send + Sync + 'static {
     fn context(&self, pid: u32) -> Option<FsContext>;
     /// Its program.
     fn exe(&self, pid: u32) -> Option<Place>;
+    /// How likely it is to be killed when memory runs out, 0 to 2000.
+    fn oom_score(&self, pid: u32) -> Result<u64>;
+    /// What shifts that.
+    fn oom_score_adj(&self, pid: u32) -> Result<i32>;
+    /// Shifts it: `EINVAL` out of -1000 to 1000.
+    fn set_oom_score_adj(&self, pid: u32, value: i32) -> Result<()>;
     /// Renames a thread.
     fn set_comm(&self, pid: u32, tid: u32, name: &[u8]) -> Result<()>;
     /// Memory.
@@ -889,7 +895,8 @@ impl Process {
                 let context = source.context(self.pid).ok_or(Errno::EINVAL)?;
                 self.proc.ns.upgrade().ok_or(Errno::EINVAL)?.mounts_text(&context.root)
             }
-            "oom_score" | "oom_score_adj" => b"0\n".to_vec(),
+            "oom_score" => format!("{}\n", source.oom_score(self.pid)?).into_bytes(),
+            "oom_score_adj" => format!("{}\n", source.oom_score_adj(self.pid)?).into_bytes(),
             "stat" => {
                 let limit = source
                     .limits(self.pid)
@@ -913,11 +920,10 @@ impl Process {
                 let name = name.get(..15).unwrap_or(name);
                 self.proc.source.set_comm(self.pid, self.tid.unwrap_or(self.pid), name)
             }
-            // Nobody is killed for memory: a value in range is accepted.
             "oom_score_adj" => {
                 let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
                 let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
-                if (-1000..=1000).contains(&value) { Ok(()) } else { Err(Errno::EINVAL) }
+                self.proc.source.set_oom_score_adj(self.pid, value)
             }
             _ => Err(Errno::EINVAL),
         }

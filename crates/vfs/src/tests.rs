@@ -531,6 +531,15 @@ impl crate::proc::ProcSource for Facts {
     fn exe(&self, pid: u32) -> Option<Place> {
         self.exe.clone().filter(|_| pid == 1)
     }
+    fn oom_score(&self, _: u32) -> base::Result<u64> {
+        Ok(666)
+    }
+    fn oom_score_adj(&self, _: u32) -> base::Result<i32> {
+        Ok(0)
+    }
+    fn set_oom_score_adj(&self, _: u32, _: i32) -> base::Result<()> {
+        Err(Errno::EINVAL)
+    }
     fn set_comm(&self, _pid: u32, _tid: u32, name: &[u8]) -> Result<(), Errno> {
         *self.name.lock().unwrap() = name.to_vec();
         Ok(())

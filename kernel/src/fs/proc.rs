@@ -260,6 +260,18 @@ impl ProcSource for Facts {
         table::process(pid).ok()?.exe()
     }
 
+    fn oom_score(&self, pid: u32) -> Result<u64> {
+        Ok(process::oom::score(&*table::process(pid)?))
+    }
+
+    fn oom_score_adj(&self, pid: u32) -> Result<i32> {
+        Ok(table::process(pid)?.oom_score_adj.load(Relaxed))
+    }
+
+    fn set_oom_score_adj(&self, pid: u32, value: i32) -> Result<()> {
+        process::oom::set_adjustment(&*table::process(pid)?, value)
+    }
+
     fn set_comm(&self, pid: u32, tid: u32, name: &[u8]) -> Result<()> {
         let task = table::thread(tid)?;
         let thread = task.thread.get().filter(|thread| thread.process.pid == pid).ok_or(Errno::ESRCH)?;

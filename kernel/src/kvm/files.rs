@@ -106,11 +106,25 @@ pub fn ioctl(file: &OpenFile, request: u32, arg: u64) -> Option<SysResult> {
     Some(done.map_err(Failure::Errno).and_then(finish))
 }
 
+/// How often KVM_RUN tries again for memory: what it lacks may be something
+/// that nobody's end gives back, such as pages in a row.
+const PATIENCE: usize = 1000;
+
 /// An ioctl on a vCPU: the only kind that waits.
 fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
     let attempt = || {
-        vcpu::come_home(vcpu.core());
-        vcpu::with_host_regime(|regime| vcpu.ioctl(regime, &CurrentUser, request, arg))
+        let once = || {
+            vcpu::come_home(vcpu.core());
+            vcpu::with_host_regime(|regime| vcpu.ioctl(regime, &CurrentUser, request, arg))
+        };
+        for _ in 0..PATIENCE {
+            match once() {
+                // As if the VMM itself had touched the page.
+                Err(Errno::ENOMEM) if request == RUN && process::oom::relieve() => {}
+                other => return other,
+            }
+        }
+        once()
     };
     let done = attempt()?;
     if matches!(done, Done::Wait) {

@@ -1,7 +1,7 @@
 //! clone(), fork(), vfork(): new threads and processes.
 #![expect(unsafe_code, reason = "the registers that a new thread starts with")]
 
-use super::{Parts, Process, Thread, table};
+use super::{Parts, Process, Thread, space::MmUser, table};
 use crate::syscall::{Failure, SysResult};
 use crate::task::{self, Task};
 use crate::user::CurrentUser;
@@ -223,7 +223,7 @@ fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> 
     let parts = {
         let parts = parent.parts.lock();
         Parts {
-            mm: Some(mm),
+            mm: Some(MmUser::new(mm)),
             files: Some(files),
             fs: Some(fs),
             exe: parts.exe.clone(),
@@ -238,5 +238,6 @@ fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> 
     }
     let process = Process::new(pid, parts, actions);
     process.personality(parent.personality(u32::MAX));
+    process.oom_score_adj.store(parent.oom_score_adj.load(Relaxed), Relaxed);
     Ok(process)
 }

@@ -1,7 +1,7 @@
 //! execve(): another program in the same process; and the first program.
 
 use super::credentials::{Credentials, Limits, resource};
-use super::space::Mm;
+use super::space::{Mm, MmUser};
 use super::{Parts, Process, Thread, clone, exit, signals, space, start_frame, table};
 use crate::syscall::{self, Failure};
 use crate::task::{self, Task};
@@ -353,14 +353,14 @@ fn switch(thread: &Thread, program: Program) -> TrapFrame {
     let (old, old_exe) = {
         let mut parts = process.parts.lock();
         parts.stack = Some(stack);
-        (parts.mm.replace(mm.clone()), core::mem::replace(&mut parts.exe, exe))
+        (parts.mm.replace(MmUser::new(mm.clone())), core::mem::replace(&mut parts.exe, exe))
     };
     space::activate(Some(&mm));
     // A parent in vfork() has its memory back.
     clone::release_parent(thread);
     drop(old_exe);
-    if let Some(old) = old.and_then(Arc::into_inner) {
-        old.exit();
+    if let Some(old) = old {
+        old.leave();
     }
 
     let files = process.parts.lock().files.clone();

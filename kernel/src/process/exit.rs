@@ -16,14 +16,15 @@ pub fn ticks(nanos: Nanos) -> u64 {
 /// was given before.
 pub fn begin_group_exit(process: &Arc<Process>, status: i32) {
     process.signals.lock().exiting.get_or_insert(status);
-    process.threads().iter().for_each(signals::alert);
+    // In place: a copy of the list might find no memory.
+    process.threads.lock().iter().for_each(signals::alert);
 }
 
 /// exit(2): the current thread ends; the process with its last one. `code` is
 /// what exit() was given.
 pub fn exit(code: i32) -> ! {
     if let Ok(process) = super::current() {
-        let alone = process.threads().len() == 1;
+        let alone = process.threads.lock().len() == 1;
         if alone {
             process.signals.lock().exiting.get_or_insert((code & 0xff) << 8);
         }
@@ -94,14 +95,11 @@ fn end(process: &Arc<Process>) {
     let exe = process.parts.lock().exe.take();
     drop(exe);
     let mm = process.parts.lock().mm.take();
-    let pages = mm.as_ref().map_or(0, |mm| mm.size().1);
+    let pages = mm.as_ref().map_or(0, |user| user.mm().size().1);
     // Again: what came before may have slept, and switched back to it.
     space::activate(None);
-    if let Some(mm) = mm
-        && let Some(mm) = Arc::into_inner(mm)
-    {
-        // With interrupt windows, which dropping it would not have.
-        mm.exit();
+    if let Some(mm) = mm {
+        mm.leave();
     }
 
     let session_leader = table::group_and_session(pid).is_ok_and(|(_, session)| session == pid);

@@ -6,6 +6,7 @@
 //! | `space` | address spaces, ASIDs |
 //! | `signals` | sending, delivering, handlers' frames |
 //! | `clone`, `exec`, `exit`, `wait` | the life of a process |
+//! | `oom` | who has to go when there is no memory |
 //! | `credentials` | users, groups, limits |
 //!
 //! Locks, in the order they nest: the table (`PROCESS`); a process's parts; its
@@ -15,6 +16,7 @@ pub mod clone;
 pub mod credentials;
 pub mod exec;
 pub mod exit;
+pub mod oom;
 pub mod signals;
 pub mod space;
 pub mod table;
@@ -28,11 +30,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::trap::TrapFrame;
 use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 use credentials::{Credentials, Limits};
 use elf::StackLayout;
 use signal::{Actions, Restart, SigSet, ThreadSignals};
-use space::Mm;
+use space::{Mm, MmUser};
 use vfs::{Caller, FdTable, FsContext, Namespace, Place};
 
 pub use signals::{has_work, raise, signal_pending, work};
@@ -59,7 +61,7 @@ pub enum FaultKind {
     Bus,
     /// SIGBUS, BUS_ADRALN.
     Alignment,
-    /// No memory for the page: the process is killed.
+    /// No memory for the page, and this process is the one that ends.
     OutOfMemory,
     /// SIGILL.
     IllegalInstruction,
@@ -100,11 +102,13 @@ pub struct Process {
     personality: AtomicU32,
     /// PR_SET_PDEATHSIG: what it gets when its parent ends; 0: nothing.
     pub parent_death_signal: AtomicU32,
+    /// /proc/PID/oom_score_adj.
+    pub oom_score_adj: AtomicI32,
 }
 
 /// What of a process can be replaced: by execve(), unshare() or exit.
 struct Parts {
-    mm: Option<Arc<Mm>>,
+    mm: Option<MmUser>,
     files: Option<Arc<FdTable>>,
     fs: Option<Arc<Lock<FsContext>>>,
     exe: Option<Place>,
@@ -171,12 +175,13 @@ impl Process {
             alarm: Lock::new(LEAF, crate::syscall::time::Alarm::default()),
             personality: AtomicU32::new(0),
             parent_death_signal: AtomicU32::new(0),
+            oom_score_adj: AtomicI32::new(0),
         }
     }
 
     /// Its address space; `ESRCH` once it has ended.
     pub fn mm(&self) -> Result<Arc<Mm>> {
-        self.parts.lock().mm.clone().ok_or(Errno::ESRCH)
+        self.parts.lock().mm.as_ref().map(|user| user.mm().clone()).ok_or(Errno::ESRCH)
     }
 
     /// Its descriptors; `ESRCH` once it has ended.
@@ -240,9 +245,14 @@ impl Process {
 
     /// The name of its first thread.
     pub fn comm(&self) -> [u8; 16] {
-        let threads = self.threads();
+        let threads = self.threads.lock();
         let first = threads.first().and_then(|task| task.thread.get());
         first.map_or([0; 16], Thread::comm)
+    }
+
+    /// Whether it was told to end.
+    pub fn is_ending(&self) -> bool {
+        self.signals.lock().exiting.is_some()
     }
 
     /// personality(): sets it unless `value` is 0xffffffff; what it was.
@@ -370,6 +380,7 @@ pub fn runtime(task: &Task) -> Nanos {
 }
 
 /// Maps what the current process may access at `address`, or says why not.
+/// Sleeps when there is no memory, until somebody else has given some back.
 pub fn fault(address: u64, access: Access) -> Result<(), Fault> {
     let unmapped = Fault { kind: FaultKind::Unmapped, address };
     let mm = current().and_then(|process| process.mm()).map_err(|_| unmapped)?;
@@ -378,7 +389,13 @@ pub fn fault(address: u64, access: Access) -> Result<(), Fault> {
         Access::Write => mm::Access::Write,
         Access::Exec => mm::Access::Exec,
     };
-    mm.fault(address, access).map_err(|fault| {
+    let mapped = loop {
+        match mm.fault(address, access) {
+            Err(mm::Fault::Oom) if oom::relieve() => {}
+            other => break other,
+        }
+    };
+    mapped.map_err(|fault| {
         let kind = match fault {
             mm::Fault::SegvMapErr => FaultKind::Unmapped,
             mm::Fault::SegvAccErr => FaultKind::Denied,

@@ -234,7 +234,6 @@ pub fn raise(_frame: &mut TrapFrame, fault: &Fault, esr: u64, far: u64) {
         FaultKind::FloatingPoint => (Signal::SIGFPE, code::FPE_FLTINV),
         FaultKind::OutOfMemory => {
             let Ok(process) = super::current() else { return };
-            log::error!("Out of memory: killed process {}", process.pid);
             return exit::begin_group_exit(&process, i32::from(Signal::SIGKILL.number()));
         }
     };

@@ -6,7 +6,7 @@ use crate::{memory, sched};
 use alloc::sync::Arc;
 use base::{Lock, Result, rank};
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use frame::Frame;
 use mm::{AddressSpace, Layout, MmEnv};
 use paging::{Contexts, Id, Tlb};
@@ -20,6 +20,41 @@ pub struct Mm {
     root: u64,
     /// Where the code is that signal handlers return to.
     pub trampoline: AtomicU64,
+    /// How many processes run in it. Others, such as readers of /proc, hold
+    /// references too, but nothing waits for them.
+    users: AtomicUsize,
+}
+
+/// A process's own reference to its address space.
+pub struct MmUser(Arc<Mm>);
+
+impl MmUser {
+    /// One more process runs in `mm`.
+    pub fn new(mm: Arc<Mm>) -> MmUser {
+        mm.users.fetch_add(1, Relaxed);
+        MmUser(mm)
+    }
+
+    /// The address space itself.
+    pub fn mm(&self) -> &Arc<Mm> {
+        &self.0
+    }
+
+    /// The process leaves it; the last one empties it, with interrupt windows,
+    /// whoever still looks at it.
+    pub fn leave(self) {
+        let mm = self.0.clone();
+        drop(self);
+        if mm.users.load(Acquire) == 0 {
+            mm.exit();
+        }
+    }
+}
+
+impl Drop for MmUser {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, AcqRel);
+    }
 }
 
 impl Deref for Mm {
@@ -46,7 +81,8 @@ impl Mm {
 
     fn with(space: AddressSpace, env: Arc<Env>, trampoline: u64) -> Mm {
         let root = space.root().get();
-        Mm { space: Arc::new(space), env, root, trampoline: AtomicU64::new(trampoline) }
+        let trampoline = AtomicU64::new(trampoline);
+        Mm { space: Arc::new(space), env, root, trampoline, users: AtomicUsize::new(0) }
     }
 }
 

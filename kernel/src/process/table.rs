@@ -183,6 +183,11 @@ pub fn all() -> Vec<Arc<Process>> {
     with(|table| table.processes.values().map(|entry| entry.process.clone()).collect())
 }
 
+/// The first process whose ID is above `pid`.
+pub fn after(pid: u32) -> Option<Arc<Process>> {
+    with(|table| table.processes.range(pid.saturating_add(1)..).next().map(|(_, e)| e.process.clone()))
+}
+
 /// Those of a process group that live.
 pub fn group_members(group: u32) -> Vec<Arc<Process>> {
     with(|table| {

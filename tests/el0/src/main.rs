@@ -9,6 +9,7 @@ mod fpsimd;
 mod futex;
 mod memory;
 mod misc;
+mod oom;
 mod process;
 mod sched;
 mod signals;
@@ -36,6 +37,7 @@ fn main() {
         fpsimd::CASES,
         sched::CASES,
         misc::CASES,
+        oom::CASES,
     ];
     let cases: Vec<el0_tests::Case> = groups.into_iter().flatten().copied().collect();
     std::process::exit(el0_tests::main_of(&cases));
