@@ -42,7 +42,7 @@ unsafe impl Source for Regions {
 
     unsafe fn resize(&mut self, chunk: *mut u8, end: *mut u8, is_base: bool) -> *mut u8 {
         // A region starts at a page, and its first chunk some bytes above.
-        let base = chunk.wrapping_sub(1).map_addr(|addr| addr & !(PAGE_SIZE as usize - 1));
+        let base = chunk.wrapping_sub(1).map_addr(|addr| addr & !(PAGE_SIZE as usize).wrapping_sub(1));
         if !is_base || base == FIRST_HEAP.0.get().cast() {
             return end;
         }

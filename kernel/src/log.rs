@@ -92,7 +92,12 @@ pub fn set_console_level(level: u8) {
 
 /// The last `max` bytes of the log, whole lines, for syslog(2) and dmesg.
 pub fn tail(max: usize) -> Vec<u8> {
-    RING_LOCK.lock().tail(max)
+    // Not under the lock: the heap's comes before it.
+    let mut out = Vec::new();
+    if out.try_reserve_exact(max.min(RING)).is_ok() {
+        RING_LOCK.lock().tail(max.min(RING), &mut out);
+    }
+    out
 }
 
 /// How large the ring is.
@@ -111,12 +116,9 @@ impl Ring {
         }
     }
 
-    fn tail(&self, max: usize) -> Vec<u8> {
+    /// The last `max` bytes, into what has room for them.
+    fn tail(&self, max: usize, out: &mut Vec<u8>) {
         let have = self.total.min(RING as u64).min(max as u64);
-        let mut out = Vec::new();
-        if out.try_reserve_exact(have as usize).is_err() {
-            return out;
-        }
         let start = self.total.wrapping_sub(have);
         for i in start..self.total {
             out.extend(self.bytes.get(i.checked_rem(RING as u64).unwrap_or(0) as usize));
@@ -126,7 +128,6 @@ impl Ring {
             let cut = out.iter().position(|&byte| byte == b'\n').map_or(0, |at| at.saturating_add(1));
             out.drain(..cut);
         }
-        out
     }
 }
 

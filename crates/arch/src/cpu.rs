@@ -40,6 +40,12 @@ pub fn has_16_bit_asids() -> bool {
     field(id_aa64mmfr0_el1(), 4) == 2
 }
 
+/// Whether the CPU forgets ranges at once, FEAT_TLBIRANGE
+/// (ID_AA64ISAR0_EL1.TLB).
+pub fn has_tlb_ranges() -> bool {
+    field(id_aa64isar0_el1(), 56) == 2
+}
+
 /// Whether VMIDs have 16 bits (ID_AA64MMFR1_EL1.VMIDBits).
 pub fn has_16_bit_vmids() -> bool {
     field(id_aa64mmfr1_el1(), 4) == 2

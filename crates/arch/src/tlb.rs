@@ -34,29 +34,65 @@ pub fn flush_asid(asid: u16) {
     }
 }
 
-/// Pages beyond which forgetting the whole address space is cheaper.
+/// Pages beyond which forgetting the whole address space is cheaper, if each
+/// takes an instruction.
 const MAX_PAGES: u64 = 64;
+/// Likewise, if one instruction takes a range: the most that scale 1 reaches.
+const MAX_IN_RANGES: u64 = 32 * 64;
 
 /// Invalidates `[start, start + len)` of one address space on all CPUs, leaf
 /// entries only if `last_level`.
 pub fn flush_range(asid: u16, start: u64, len: u64, last_level: bool) {
     let pages = len.div_ceil(4096);
-    if pages > MAX_PAGES {
+    let first = (start >> 12) & ((1 << 44) - 1);
+    let ranges = pages > 1 && crate::cpu::has_tlb_ranges();
+    if pages > if ranges { MAX_IN_RANGES } else { MAX_PAGES } {
         return flush_asid(asid);
     }
     crate::barrier::dsb_ishst();
-    let first = (start >> 12) & ((1 << 44) - 1);
-    for page in first..first.saturating_add(pages) {
-        let operand = u64::from(asid) << 48 | page;
-        // SAFETY: forgetting translations is always sound.
-        unsafe {
-            if last_level {
-                asm!("tlbi vale1is, {}", in(reg) operand, options(nostack, preserves_flags));
-            } else {
-                asm!("tlbi vae1is, {}", in(reg) operand, options(nostack, preserves_flags));
-            }
+    if ranges {
+        flush_pages(range_operand(asid, first, pages), last_level);
+    } else {
+        for page in first..first.saturating_add(pages) {
+            flush_page(u64::from(asid) << 48 | page, last_level);
         }
     }
     crate::barrier::dsb_ish();
     crate::barrier::isb();
+}
+
+/// TLBI RVAE1IS's operand (C5.5): (NUM + 1) * 2^(5 * SCALE + 1) pages from
+/// `first`. It may reach further than asked, which forgets too much and harms
+/// nobody.
+fn range_operand(asid: u16, first: u64, pages: u64) -> u64 {
+    const TG_4K: u64 = 1 << 46;
+    let (scale, unit) = if pages <= 64 { (0, 2) } else { (1, 64) };
+    let num = pages.div_ceil(unit).saturating_sub(1) & 31;
+    u64::from(asid) << 48 | TG_4K | scale << 44 | num << 39 | first & ((1 << 37) - 1)
+}
+
+fn flush_page(operand: u64, last_level: bool) {
+    // SAFETY: forgetting translations is always sound.
+    unsafe {
+        if last_level {
+            asm!("tlbi vale1is, {}", in(reg) operand, options(nostack, preserves_flags));
+        } else {
+            asm!("tlbi vae1is, {}", in(reg) operand, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Only with FEAT_TLBIRANGE.
+fn flush_pages(operand: u64, last_level: bool) {
+    // By number: the base architecture's assembler doesn't know the names.
+    // SAFETY: forgetting translations is always sound.
+    unsafe {
+        if last_level {
+            // TLBI RVALE1IS
+            asm!("sys #0, c8, c2, #5, {}", in(reg) operand, options(nostack, preserves_flags));
+        } else {
+            // TLBI RVAE1IS
+            asm!("sys #0, c8, c2, #1, {}", in(reg) operand, options(nostack, preserves_flags));
+        }
+    }
 }

@@ -2,9 +2,10 @@
 //! when the numbers run out.
 #![forbid(unsafe_code)]
 
+use crate::table::publish;
 use alloc::boxed::Box;
 use alloc::vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 /// An address space's (or VM's) number: generation and ASID or VMID. Zero: none
 /// yet.
@@ -19,7 +20,12 @@ impl Id {
 
     /// The ASID or VMID it had last, for invalidation by address; none if it
     /// never ran.
+    ///
+    /// Who changed a table entry asks after the change: either it finds the
+    /// number, or the walks that [`Contexts::switch`] is about to allow find
+    /// the change.
     pub fn get(&self) -> Option<u16> {
+        fence(SeqCst);
         match self.0.load(Relaxed) {
             0 => None,
             id => Some(id as u16),
@@ -75,6 +81,9 @@ impl Contexts {
         if value & !(GENERATION.wrapping_sub(1)) != self.generation {
             value = self.renew(value);
             id.0.store(value, Relaxed);
+            // Known before the first walk under it: see `Id::get`. A DSB, since
+            // DMBs don't order walks; the caller's ISB follows.
+            publish();
         }
         let Some(cpu) = self.cpus.get_mut(cpu) else {
             return Switch { id: value as u16, flush_local: true };

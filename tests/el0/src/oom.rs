@@ -228,10 +228,11 @@ fn scarce_then(f: impl FnOnce() -> Outcome, tidy: impl FnOnce() -> Outcome) -> O
         said.unmap();
         let ended = wait(pid)?;
         let alive = sys!(libc::SYS_kill, hog, 0);
+        // Before anything else: files that the child left can't be killed.
+        end(hog)?;
         tidy()?;
         // Its children may still be ending.
         check!(until(|| lives().is_ok()), "{:?}", lives());
-        end(hog)?;
         check_eq!(alive, Ok(0));
         check!(ended == KILLED || ended == End::Exit(0), "ended with {ended:?}");
         Ok(())
@@ -338,24 +339,31 @@ fn files() -> Outcome {
 
 fn processes_and_threads() -> Outcome {
     scarce(|| {
+        adjust(900)?;
         let mut pids = Vec::new();
-        let made = exhaust(&[libc::ENOMEM, libc::EAGAIN], || {
-            let pid = fork(|| {
-                // Their parent goes first, and they don't outlive it.
-                let _ = adjust(0);
-                let _ = sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // Until a call is refused or the first is killed.
+        let mut died = None;
+        while died.is_none() {
+            let child = fork(|| {
+                let _ = adjust(1000);
                 loop {
                     ms(1000);
                 }
-            })?;
-            pids.push(pid);
-            Ok(0)
-        });
-        for pid in pids {
-            let _ = sys!(libc::SYS_kill, pid, libc::SIGKILL);
-            wait(pid)?;
+            });
+            match child {
+                Ok(pid) => pids.push(pid),
+                Err(Errno(libc::ENOMEM | libc::EAGAIN)) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+            let gone = sys!(libc::SYS_wait4, -1isize, 0, libc::WNOHANG, 0)?;
+            died = Some(gone as i32).filter(|pid| *pid != 0);
         }
-        made
+        check!(pids.len() > 20, "only {} processes", pids.len());
+        for pid in pids.into_iter().filter(|pid| died != Some(*pid)) {
+            let _ = sys!(libc::SYS_kill, pid, libc::SIGKILL);
+            check_eq!(wait(pid)?, KILLED);
+        }
+        Ok(())
     })?;
     scarce(|| {
         // Refused at some point, or the whole process goes.
