@@ -223,7 +223,7 @@ mod tests {
     fn all() -> impl Iterator<Item = Facts> {
         (0..64u32).flat_map(|bits| {
             REQUESTS.into_iter().map(move |requested| Facts {
-                entered_at: 1 + (bits & 1) as u8,
+                entered_at: if bits & 1 == 0 { 1 } else { 2 },
                 cpu_has_vhe: bits & 2 != 0,
                 e2h_is_res1: bits & 4 != 0 && bits & 2 != 0,
                 build_has_vhe: bits & 8 != 0,
