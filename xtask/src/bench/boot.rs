@@ -8,14 +8,19 @@ use crate::machine::Machine;
 use crate::run::Mode;
 use crate::{build, initramfs, paths, proc};
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// It has a boot of its own.
+const BOOT_GUEST: &str = "boot_guest";
 
 /// What all boots have in common, byte for byte.
 pub struct Kit {
     pub hypha: PathBuf,
     pub linux: PathBuf,
     pub initramfs: PathBuf,
+    /// The same with a Debian guest in it.
+    pub guest_initramfs: Option<PathBuf>,
     /// QEMU's plugin that sees what executes.
     pub plugin: Option<PathBuf>,
 }
@@ -37,13 +42,31 @@ impl Kit {
             hypha: built.image.clone().context("this tree has no kernel")?,
             linux: built.guest_image.clone(),
             initramfs: file,
+            guest_initramfs: None,
             plugin: None,
         })
     }
 
-    /// With the plugin.
-    pub fn watching(built: &build::Built) -> Result<Self> {
-        Ok(Self { plugin: Some(build::plugin()?), ..Self::new(built)? })
+    /// With the plugin, and with what only the plugin can measure.
+    pub fn watching(built: &build::Built, ops: &[String]) -> Result<Self> {
+        let mut kit = Self { plugin: Some(build::plugin()?), ..Self::new(built)? };
+        if ops.is_empty() || ops.iter().any(|op| op == BOOT_GUEST) {
+            let read = |file: &Path| {
+                std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+            };
+            let program = read(&build::linux_program("host-measure")?)?;
+            let vmm = built.vmm.as_ref().context("this tree has no hypha-vmm")?;
+            let files = [
+                ("hypha/bench/host-measure", program.clone()),
+                ("hypha/hypha-vmm", read(vmm)?),
+                ("hypha/guest/Image", read(&built.guest_image)?),
+                ("hypha/guest/initramfs", initramfs::program(&program)),
+            ];
+            let file = paths::hypha().join("bench/guest-initramfs.cpio.gz");
+            initramfs::write(&file, initramfs::bench(&files)?)?;
+            kit.guest_initramfs = Some(file);
+        }
+        Ok(kit)
     }
 }
 
@@ -60,7 +83,8 @@ impl Subject {
         format!("{} {}", self.kernel.name(), self.mode.name())
     }
 
-    fn machine(&self, kit: &Kit, ops: &[String]) -> Result<Machine> {
+    /// The machine that runs a command (commas for spaces) on this initramfs.
+    fn machine(&self, kit: &Kit, initramfs: &Path, command: &str) -> Result<Machine> {
         let kernel = match self.kernel {
             Kernel::Linux => kit.linux.clone(),
             Kernel::Hypha => kit.hypha.clone(),
@@ -68,11 +92,7 @@ impl Subject {
         };
         let mut words = vec!["console=ttyAMA0".to_string(), "quiet".into(), "panic=-1".into()];
         words.extend(self.mode.parameter().map(String::from));
-        let mut run = "hypha.run=/hypha/bench/run".to_string();
-        if !ops.is_empty() {
-            run += &format!(",op={}", ops.join("+"));
-        }
-        words.push(run);
+        words.push(format!("hypha.run={command}"));
         // One virtual nanosecond an instruction, idle time skipped, and nothing
         // by the real clock: the same run again is the same run.
         let extra =
@@ -91,7 +111,7 @@ impl Subject {
             el2: true,
             gdb: false,
             kernel,
-            initrd: Some(kit.initramfs.clone()),
+            initrd: Some(initramfs.into()),
             append: words.join(" "),
             extra,
         })
@@ -105,7 +125,26 @@ impl Subject {
 
     /// Boots it and takes down what the programs say. No operations: all.
     pub fn measure(&self, kit: &Kit, ops: &[String]) -> Result<Vec<Record>> {
-        let machine = self.machine(kit, ops)?;
+        let mut records = Vec::new();
+        let here: Vec<_> = ops.iter().filter(|op| *op != BOOT_GUEST).cloned().collect();
+        if ops.is_empty() || !here.is_empty() {
+            let mut command = "/hypha/bench/run".to_string();
+            if !here.is_empty() {
+                command += &format!(",op={}", here.join("+"));
+            }
+            records = self.boot(kit, &kit.initramfs, &command)?;
+        }
+        if let Some(initramfs) = &kit.guest_initramfs {
+            let command = "/hypha/hypha-vmm,run,--kernel,/hypha/guest/Image,--initrd,\
+                           /hypha/guest/initramfs,--cpus,2,--mem,512";
+            let of_guest = self.boot(kit, initramfs, command)?;
+            records.extend(of_guest.into_iter().filter(|record| record.op == BOOT_GUEST));
+        }
+        Ok(records)
+    }
+
+    fn boot(&self, kit: &Kit, initramfs: &Path, command: &str) -> Result<Vec<Record>> {
+        let machine = self.machine(kit, initramfs, command)?;
         let mut console = Console::start(&machine, Keyboard::Nobody, false)?;
         let end = match console.wait_for("hypha-host: status ", Duration::from_secs(900)) {
             Wait::Seen => console.wait_end(Some(Duration::from_secs(60))),

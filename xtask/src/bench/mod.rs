@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use boot::{Kit, Subject};
 use clap::ValueEnum;
 use record::Kernel;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 #[command(after_help = operation::help())]
@@ -39,7 +39,7 @@ pub struct Args {
     /// Write one record for each operation, kernel, mode and CPU model
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the tables to docs/bench-results.md
+    /// Write the tables to docs/bench-results.md, and draw docs/trace
     #[arg(long)]
     docs: bool,
     /// Write Hypha's counts to xtask/bench-counts.txt, which `./x test bench` compares with
@@ -49,6 +49,9 @@ pub struct Args {
 
 /// Linux's modes that Hypha has or will have.
 const MODES: [Mode; 3] = [Mode::Vhe, Mode::Nvhe, Mode::Protected];
+
+/// What docs/vhe-and-nvhe.md shows.
+const DRAWN: [&str; 4] = ["hypercall_null", "mmio_user_read", "sgi_other", "run_exit"];
 
 /// Hypha's modes with a /dev/kvm.
 fn hypha_modes() -> Vec<Mode> {
@@ -66,22 +69,31 @@ pub fn run(args: &Args) -> Result<()> {
     if args.update {
         return gate::update(&built);
     }
-    let kit = Kit::watching(&built)?;
-    let mut records = Vec::new();
+    let kit = Kit::watching(&built, &args.op)?;
+    let mut runs = Vec::new();
     for subject in subjects(&args.cpu, &args.kernel, &args.mode) {
         ui::step(format!("Measuring {} on {}", subject.title(), subject.cpu));
-        records.extend(subject.measure(&kit, &args.op)?);
+        let measured = subject.measure(&kit, &args.op)?;
+        runs.push((subject, measured));
     }
+    let records: Vec<_> = runs.iter().flat_map(|(_, records)| records).cloned().collect();
     let mut text = String::new();
     for cpu in &args.cpu {
         text += &format!("## {cpu}: instructions\n\n{}\n", table::markdown(&records, cpu));
-        text += "What they are, on all CPUs, in the shortest round:\n\n";
-        text += &format!("{}\n{}\n\n", table::events(&records, cpu), model::CAVEAT);
+        let events = table::events(&records, cpu);
+        if !events.is_empty() {
+            text += "What they are, on all CPUs, in the shortest round:\n\n";
+            text += &format!("{events}\n{}\n\n", model::CAVEAT);
+        }
     }
     println!("{text}");
     if args.docs {
         let text = format!("{}{}\n", results_head()?, text.trim_end());
         proc::write_whole(&paths::root().join("docs/bench-results.md"), text.as_bytes())?;
+        runs.retain(|(subject, _)| subject.cpu == "max");
+        for op in DRAWN {
+            trace::write(op, &runs, Path::new("docs/trace"))?;
+        }
     }
     if let Some(file) = &args.json {
         record::write(file, &records)?;

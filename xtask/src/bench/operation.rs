@@ -105,6 +105,11 @@ pub const OPERATIONS: &[Operation] = &[
         "its interrupt handler's time stamp",
     ),
     operation("boot_host", "power-on", "the first instructions of the host's /init"),
+    operation(
+        "boot_guest",
+        "power-on, the guest's kernel in the host's initramfs",
+        "the first instructions of a Debian guest's /init",
+    ),
     Operation {
         name: "mem_host_kib",
         from: "the machine's memory, 2 GiB",

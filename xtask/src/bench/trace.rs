@@ -3,13 +3,13 @@
 use super::boot::{Kit, Subject};
 use super::ladder;
 use super::operation;
-use super::record::Kernel;
+use super::record::{Kernel, Record};
 use super::svg::{self, Panel};
 use crate::run::Mode;
 use crate::system_packages::{For, ensure};
 use crate::{build, paths, proc, ui};
-use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 #[command(after_help = operation::help())]
@@ -39,28 +39,43 @@ pub fn run(args: &Args) -> Result<()> {
     }
     ensure(For::Run)?;
     let built = build::build(&build::Args::default())?;
-    let kit = Kit::watching(&built)?;
-    let mut panels: Vec<Vec<Panel>> = args.op.iter().map(|_| Vec::new()).collect();
+    let kit = Kit::watching(&built, &args.op)?;
+    let mut runs = Vec::new();
     for subject in super::subjects(std::slice::from_ref(&args.cpu), &args.kernel, &args.mode) {
         ui::step(format!("Tracing {} on {}", subject.title(), subject.cpu));
         let records = subject.measure(&kit, &args.op)?;
-        for (op, panels) in args.op.iter().zip(&mut panels) {
-            let window = records.iter().find(|r| r.op == *op).and_then(|r| r.window.as_ref());
-            let window = window.with_context(|| format!("{} did not run {op}", subject.title()))?;
-            panels.extend(of_subject(&subject, window));
-        }
+        runs.push((subject, records));
     }
-    for (op, panels) in args.op.iter().zip(&panels) {
-        for panel in panels {
+    for op in &args.op {
+        for panel in &panels(op, &runs) {
             print(op, panel);
         }
-        let dir =
-            if args.out.is_absolute() { args.out.clone() } else { paths::root().join(&args.out) };
-        let file = dir.join(format!("{op}.svg"));
-        proc::write_whole(&file, svg::draw(op, panels).as_bytes())?;
-        ui::note(file.display().to_string());
+        write(op, &runs, &args.out)?;
     }
     Ok(())
+}
+
+/// Draws an operation of these runs into DIR/OP.svg.
+pub fn write(op: &str, runs: &[(Subject, Vec<Record>)], dir: &Path) -> Result<()> {
+    let panels = panels(op, runs);
+    if panels.is_empty() {
+        bail!("nothing ran {op} between marks");
+    }
+    let file = paths::root().join(dir).join(format!("{op}.svg"));
+    proc::write_whole(&file, svg::draw(op, &panels).as_bytes())?;
+    ui::note(file.display().to_string());
+    Ok(())
+}
+
+fn panels(op: &str, runs: &[(Subject, Vec<Record>)]) -> Vec<Panel> {
+    let mut panels = Vec::new();
+    for (subject, records) in runs {
+        let record = records.iter().find(|record| record.op == op);
+        if let Some(window) = record.and_then(|record| record.window.as_ref()) {
+            panels.extend(of_subject(subject, window));
+        }
+    }
+    panels
 }
 
 fn of_subject(subject: &Subject, window: &super::events::Window) -> Vec<Panel> {
