@@ -28,8 +28,8 @@ unsafe extern "C" {
 pub const HCR_HOST: u64 = 1 << 31;
 /// HCR_EL2 bits that a guest always runs with: VM, FMO, IMO, AMO, TSC, RW.
 const HCR_GUEST: u64 = 1 | 7 << 3 | 1 << 19 | 1 << 31;
-/// HCR_EL2 bits that nobody may set: TGE, HCD, E2H, NV.
-const HCR_NEVER: u64 = 1 << 27 | 1 << 29 | 1 << 34 | 1 << 42;
+/// HCR_EL2 bits that nobody may set: TGE, HCD, E2H, NV, NV1, NV2.
+const HCR_NEVER: u64 = 1 << 27 | 1 << 29 | 1 << 34 | 1 << 42 | 1 << 43 | 1 << 45;
 
 /// TCR_EL1.EPD0 and EPD1: no table walks.
 const TCR_EPD: u64 = 1 << 7 | 1 << 23;
