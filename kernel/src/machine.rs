@@ -59,12 +59,17 @@ pub enum Gic {
         /// Redistributor regions.
         redistributors: Vec<Registers>,
     },
-    /// `arm,cortex-a15-gic` and the like: distributor and CPU interface.
+    /// `arm,cortex-a15-gic` and the like: distributor and CPU interface, and with
+    /// the virtualisation extensions what guests need.
     V2 {
         /// Distributor.
         distributor: Registers,
         /// CPU interface.
         cpu: Registers,
+        /// Virtual interface control (GICH).
+        hypervisor: Option<Registers>,
+        /// The virtual CPU interface (GICV).
+        guest: Option<Registers>,
     },
 }
 
@@ -284,8 +289,13 @@ impl Machine {
                 });
             }
         } else if compatible(node, "arm,cortex-a15-gic") || compatible(node, "arm,gic-400") {
-            if let [distributor, cpu, ..] = regs().as_slice() {
-                self.gic = Some(Gic::V2 { distributor: *distributor, cpu: *cpu });
+            if let [distributor, cpu, rest @ ..] = regs().as_slice() {
+                self.gic = Some(Gic::V2 {
+                    distributor: *distributor,
+                    cpu: *cpu,
+                    hypervisor: rest.first().copied(),
+                    guest: rest.get(1).copied(),
+                });
             }
         } else if compatible(node, "arm,pl031") {
             self.rtc = regs().first().copied();

@@ -13,7 +13,7 @@ macro_rules! modules {
 }
 
 modules! {
-    boot clock console cpu fp fs gic heap hyp init kvm lock_order log machine memory panic
+    boot clock console cpu fp fs gic gich heap hyp init kvm lock_order log machine memory panic
     power process random sched smp symbols syscall task time timer trap tty user vcpu vdso wait
 }
 

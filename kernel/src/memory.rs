@@ -150,9 +150,12 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
                 device(region)?;
             }
         }
-        Some(Gic::V2 { distributor, cpu }) => {
+        Some(Gic::V2 { distributor, cpu, hypervisor, guest: _ }) => {
             device(distributor)?;
             device(cpu)?;
+            if let Some(hypervisor) = hypervisor {
+                device(hypervisor)?;
+            }
         }
         None => {}
     }

@@ -10,7 +10,8 @@ use crate::hyp;
 use crate::memory;
 use crate::task::Task;
 use crate::timer::{self, Timer};
-use crate::{cpu, gic, process, sched, time};
+use crate::gich::Gich;
+use crate::{cpu, gic, gich, process, sched, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::task::Wake;
@@ -85,8 +86,7 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
         load(entry, state);
     }
     if QUIET.get(cpu::index()).is_some_and(|quiet| quiet.swap(false, Relaxed)) {
-        // SAFETY: the loaded guest's value.
-        unsafe { ich::set_hcr(state.lrs.hcr) };
+        set_hcr(state.lrs.hcr);
     }
     state.context.legalize();
     let fp = GuestFp::is_loaded();
@@ -222,7 +222,7 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     if READY.get(index).is_some_and(|ready| !ready.swap(true, Relaxed)) {
         gic::enable(VTIMER_INTID);
         gic::enable(MAINTENANCE_INTID);
-        if !split() {
+        if !split() && gich::get().is_none() {
             // SAFETY: the host runs at EL2. (Split, `hyp` does it.)
             unsafe { ich::keep_guests_in_system_registers() };
         }
@@ -272,6 +272,9 @@ fn gic_shape() -> (u8, u8) {
 /// # Safety
 /// The vCPU is being loaded on this CPU.
 unsafe fn load_gic(state: &VcpuState) {
+    if let Some(gich) = gich::get() {
+        return gich.load(&state.lrs);
+    }
     let (lrs, groups) = gic_shape();
     let [a0, a1, a2, a3] = state.lrs.ap0r.map(u64::from);
     let [b0, b1, b2, b3] = state.lrs.ap1r.map(u64::from);
@@ -298,6 +301,9 @@ unsafe fn load_gic(state: &VcpuState) {
 }
 
 fn save_gic(state: &mut VcpuState) {
+    if let Some(gich) = gich::get() {
+        return gich.save(&mut state.lrs);
+    }
     let (_, groups) = gic_shape();
     read_gic(state);
     let [a0, a1, a2, a3] = &mut state.lrs.ap0r;
@@ -320,6 +326,9 @@ fn save_gic(state: &mut VcpuState) {
 
 /// What the guest may have changed of its CPU interface.
 fn read_gic(state: &mut VcpuState) {
+    if let Some(gich) = gich::get() {
+        return gich.read(&mut state.lrs);
+    }
     let used = state.lrs.used;
     for (index, slot) in (0..used).zip(&mut state.lrs.lr) {
         *slot = ich::read_lr(index);
@@ -327,6 +336,15 @@ fn read_gic(state: &mut VcpuState) {
     state.lrs.vmcr = ich::vmcr();
     // Of what is in it only the count changes by itself.
     state.lrs.hcr = state.lrs.hcr & !EOICOUNT | ich::hcr() & EOICOUNT;
+}
+
+/// Writes ICH_HCR_EL2, or what a GICv2 has for it.
+fn set_hcr(hcr: u64) {
+    match gich::get() {
+        Some(gich) => gich.set_hcr(hcr),
+        // SAFETY: the loaded guest's value.
+        None => unsafe { ich::set_hcr(hcr) },
+    }
 }
 
 /// See `kvm::Host::read_live`.
@@ -360,12 +378,17 @@ fn write_gic<const SPLIT: bool>(state: &VcpuState, write: u8) {
     if SPLIT {
         return hyp::write_live(state, write);
     }
-    for (index, value) in (0..write).zip(&state.lrs.lr) {
-        // SAFETY: no more list registers than the machine said it has.
-        unsafe { ich::write_lr(index, *value) };
+    match gich::get() {
+        Some(gich) => gich.write(&state.lrs, write),
+        None => {
+            for (index, value) in (0..write).zip(&state.lrs.lr) {
+                // SAFETY: no more list registers than the machine said it has.
+                unsafe { ich::write_lr(index, *value) };
+            }
+            // SAFETY: the loaded guest's value.
+            unsafe { ich::set_hcr(state.lrs.hcr) };
+        }
     }
-    // SAFETY: the loaded guest's value.
-    unsafe { ich::set_hcr(state.lrs.hcr) };
     if let Some(quiet) = QUIET.get(cpu::index()) {
         quiet.store(false, Relaxed);
     }
@@ -464,8 +487,8 @@ pub fn interrupt(intid: u32) -> Option<bool> {
             // level-sensitive interrupt is kept quiet.
             // (Split, it is quiet while the host runs.)
             if !split() {
-                // SAFETY: `enter` and `write_live` restore it.
-                unsafe { ich::set_hcr(ich::hcr() & EOICOUNT) };
+                // `enter` and `write_live` restore it.
+                set_hcr(gich::get().map_or_else(ich::hcr, Gich::hcr) & EOICOUNT);
                 if let Some(quiet) = QUIET.get(cpu::index()) {
                     quiet.store(true, Relaxed);
                 }

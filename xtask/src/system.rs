@@ -125,6 +125,18 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.boot(&run::Args { gic: 2, host_shell: true, ..options() }),
     },
     SystemTest {
+        name: "boot: guest on a GICv2 host",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.boot(&run::Args { gic: 2, ..options() }),
+    },
+    SystemTest {
+        name: "boot: GICv2 host with 4 CPUs, guest with 4 CPUs",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.boot(&run::Args { gic: 2, smp: 4, guest_cpus: 4, ..options() }),
+    },
+    SystemTest {
         name: "boot: mode none has no /dev/kvm and says why",
         needs: Needs::UserSpace,
         long: false,
@@ -218,7 +230,7 @@ pub const TESTS: &[SystemTest] = &[
         name: "guest: conformance",
         needs: Needs::Kvm,
         long: false,
-        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", None),
+        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &options()),
     },
     SystemTest {
         name: "guest: conformance, nVHE",
@@ -245,7 +257,25 @@ pub const TESTS: &[SystemTest] = &[
         name: "guest: attack",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", None),
+        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", &options()),
+    },
+    SystemTest {
+        name: "guest: conformance on GICv2",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &gicv2(options())),
+    },
+    SystemTest {
+        name: "guest: attack on GICv2",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", &gicv2(options())),
+    },
+    SystemTest {
+        name: "linux: guest conformance on GICv2",
+        needs: Needs::Vmm,
+        long: true,
+        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &gicv2(debian())),
     },
     SystemTest {
         name: "guest: attack, nVHE",
@@ -257,13 +287,13 @@ pub const TESTS: &[SystemTest] = &[
         name: "linux: guest conformance",
         needs: Needs::Vmm,
         long: true,
-        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", Some("debian")),
+        run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &debian()),
     },
     SystemTest {
         name: "linux: guest attack",
         needs: Needs::Vmm,
         long: true,
-        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", Some("debian")),
+        run: |bench| bench.bare_guest("guest-attack", "ok attack.survived", &debian()),
     },
     SystemTest {
         name: "vmm: bad input is refused",
@@ -354,6 +384,16 @@ const NVHE: &str = " kvm-arm.mode=nvhe";
 
 fn nvhe() -> run::Args {
     run::Args { mode: Mode::Nvhe, ..options() }
+}
+
+/// The same on Debian's kernel.
+fn debian() -> run::Args {
+    run::Args { image: Some("debian".into()), ..options() }
+}
+
+/// The same on a machine with a GICv2.
+fn gicv2(args: run::Args) -> run::Args {
+    run::Args { gic: 2, ..args }
 }
 
 fn shell() -> run::Args {
@@ -449,9 +489,8 @@ impl Bench<'_> {
     }
 
     /// A guest without an operating system, which says what it found.
-    fn bare_guest(&self, package: &str, verdict: &str, image: Option<&str>) -> Result<()> {
-        let args = run::Args { image: image.map(PathBuf::from), ..options() };
-        self.bare_guest_with(package, verdict, args)
+    fn bare_guest(&self, package: &str, verdict: &str, on: &run::Args) -> Result<()> {
+        self.bare_guest_with(package, verdict, on.clone())
     }
 
     fn bare_guest_with(&self, package: &str, verdict: &str, args: run::Args) -> Result<()> {

@@ -41,6 +41,9 @@ pub const DEV_TYPE_ARM_VGIC_V3: u32 = 7;
 pub const DEV_TYPE_ARM_VGIC_ITS: u32 = 8;
 pub const CREATE_DEVICE_TEST: u32 = 1;
 
+/// KVM_ARM_SET_DEVICE_ADDR's `id`: device in bits 16 to 31.
+pub const ARM_DEVICE_VGIC_V2: u64 = 0;
+
 pub const ARM_TARGET_GENERIC_V8: u32 = 5;
 pub const ARM_VCPU_POWER_OFF: u32 = 0;
 pub const ARM_VCPU_EL1_32BIT: u32 = 1;

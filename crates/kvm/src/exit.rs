@@ -3,7 +3,7 @@
 use crate::run::Vcpu;
 use crate::snapshot::VmSnapshot;
 use crate::vcpu::{VcpuState, request};
-use base::{Errno, Result};
+use base::{Errno, PAGE_SIZE, Result};
 use kvm_abi::run::{self as page, offset};
 use psci::Action;
 use regime::HostRegime;
@@ -120,7 +120,14 @@ impl Vcpu {
                 skip(&mut state.context);
                 Ok(Todo::Resume)
             }
-            _ => self.device(state, snapshot, esr, ipa),
+            _ => match snapshot.gicv_at(ipa) {
+                Some((gicv, at)) => {
+                    let page = |at: u64| at & !PAGE_SIZE.wrapping_sub(1);
+                    self.vm.memory.map_device(page(ipa), gicv, page(at))?;
+                    Ok(Todo::Resume)
+                }
+                None => self.device(state, snapshot, esr, ipa),
+            },
         }
     }
 
@@ -201,7 +208,7 @@ impl Vcpu {
         let access = SysAccess::decode(esr.iss());
         let facts = self.vm.facts();
         let written = state.context.x(access.rt);
-        let class = classify(access, snapshot.vgic.is_some(), snapshot.id.has_lor());
+        let class = classify(access, snapshot.has_gicv3(), snapshot.id.has_lor());
         let mut todo = Todo::Resume;
         let value = match class {
             Class::Undefined => return Todo::Inject(Exception::Undefined),

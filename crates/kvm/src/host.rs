@@ -1,11 +1,11 @@
 //! What the kernel gives to KVM.
 
-use crate::vcpu::{Entry, VcpuCore, VcpuState};
+use crate::vcpu::{Entry, MAX_VCPUS, VcpuCore, VcpuState};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{Result, WaitQueue};
 use frame::Frame;
-use paging::Id;
+use paging::{GuestDevice, Id};
 use psci::Workaround;
 use regime::HostRegime;
 use traps::{GuestFeatures, IdRegs};
@@ -31,8 +31,12 @@ pub struct Facts {
     pub actlr: u64,
     /// CCSIDR_EL1 by CSSELR_EL1.
     pub ccsidr: Vec<(u8, u32)>,
-    /// ICH_VTR_EL2, if there is a GICv3 with virtualisation.
+    /// ICH_VTR_EL2, if there is a GIC with virtualisation; of a GICv2, GICH_VTR.
     pub ich_vtr: Option<u64>,
+    /// Guests' ends of interrupts deactivate physical ones: see [`vgic::Config`].
+    pub gic_deactivates: bool,
+    /// GICV, if that is a GICv2.
+    pub gicv: Option<GuestDevice>,
     /// The widest guest physical address that stage 2 can translate, 32 to 48.
     pub ipa_bits: u8,
     /// CPUs online.
@@ -45,6 +49,25 @@ pub struct Facts {
     pub stage2_fwb: bool,
     /// Spectre variant 2, speculative store bypass, Spectre-BHB.
     pub workarounds: [Workaround; 3],
+}
+
+impl Facts {
+    /// The interrupt controller that guests can have: the machine's own kind.
+    pub fn gic(&self) -> Option<vgic::Config> {
+        let version = if self.gicv.is_some() { vgic::Version::V2 } else { vgic::Version::V3 };
+        let (ipa_bits, deactivates) = (self.ipa_bits, self.gic_deactivates);
+        self.ich_vtr.map(|vtr| vgic::Config { version, vtr, ipa_bits, deactivates })
+    }
+
+    /// Whether guests can have a GICv3.
+    pub fn has_gicv3(&self) -> bool {
+        self.ich_vtr.is_some() && self.gicv.is_none()
+    }
+
+    /// How many vCPUs a VM can have.
+    pub fn max_vcpus(&self) -> usize {
+        self.gic().map_or(MAX_VCPUS, |gic| gic.max_vcpus().min(MAX_VCPUS))
+    }
 }
 
 /// Why the guest stopped running.

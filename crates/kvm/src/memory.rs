@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
 use frame::Size;
-use paging::{Gather, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
+use paging::{Gather, GuestDevice, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
 use regime::HostRegime;
 
 /// Stage 2, and the snapshot that says what may be mapped in it.
@@ -177,6 +177,16 @@ impl VmMemory {
     /// Unmaps everything, with interrupt windows. What faults meanwhile stays.
     pub(crate) fn unmap_all(&self, regime: &mut HostRegime) {
         self.unmap_in_steps(0, u64::MAX, || self.host.window(regime));
+    }
+
+    /// Maps the page at `offset` of a device that the guest has to itself.
+    pub(crate) fn map_device(&self, gpa: u64, device: &GuestDevice, offset: u64) -> Result<()> {
+        let mut inner = self.inner.lock();
+        match inner.table.map_device(gpa, device, offset) {
+            // Another vCPU was here first.
+            Err(Errno::EEXIST) => Ok(()),
+            done => done,
+        }
     }
 
     /// Unmaps guest physical addresses, and returns once no CPU reaches them.

@@ -367,7 +367,7 @@ impl Vcpu {
             return Err(Errno::EBUSY);
         }
         let facts = self.vm.facts();
-        let features = GuestFeatures { gicv3: facts.ich_vtr.is_some(), ..facts.features };
+        let features = GuestFeatures { gicv3: facts.has_gicv3(), ..facts.features };
         if !IdRegs::guest(&facts.id, features).allows(crm, op2, value) {
             return Err(Errno::EINVAL);
         }

@@ -5,6 +5,7 @@ use crate::slots::Slots;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Result};
+use paging::GuestDevice;
 use psci::Policy;
 use traps::IdRegs;
 use vgic::Vgic;
@@ -55,6 +56,8 @@ pub struct VmSnapshot {
     pub io_events: Vec<IoEvent>,
     /// The interrupt controller.
     pub vgic: Option<Arc<Vgic>>,
+    /// What a GICv2's CPU interface is mapped to.
+    pub gicv: Option<GuestDevice>,
     /// Firmware calls.
     pub policy: Policy,
     /// ID registers.
@@ -76,11 +79,26 @@ impl VmSnapshot {
             slots: self.slots.clone(),
             io_events,
             vgic: self.vgic.clone(),
+            gicv: self.gicv,
             policy: self.policy,
             id: self.id.clone(),
             nisv_to_user: self.nisv_to_user,
             ipa_limit: self.ipa_limit,
         })
+    }
+
+    /// Whether the guest has a GICv3, and with it system registers.
+    pub fn has_gicv3(&self) -> bool {
+        self.vgic.is_some() && self.gicv.is_none()
+    }
+
+    /// Where in the machine's GICV a guest physical address is, if it is in the
+    /// CPU interface of the guest's GICv2.
+    #[inline]
+    pub fn gicv_at(&self, addr: u64) -> Option<(&GuestDevice, u64)> {
+        let gicv = self.gicv.as_ref()?;
+        let at = self.vgic.as_ref()?.cpu_interface(addr)?;
+        Some((gicv, at))
     }
 
     /// Whether anything waits for writes at `addr`.

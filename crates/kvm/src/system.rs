@@ -80,8 +80,9 @@ pub(crate) fn check_extension(facts: &Facts, _vm: Option<&Vm>, number: u64) -> i
         | c::SYSTEM_EVENT_DATA
         | c::COUNTER_OFFSET => 1,
         c::NR_MEMSLOTS => i64::from(MAX_SLOTS),
-        c::NR_VCPUS => i64::from(facts.cpus).min(MAX_VCPUS as i64),
-        c::MAX_VCPUS | c::MAX_VCPU_ID => MAX_VCPUS as i64,
+        c::NR_VCPUS => i64::from(facts.cpus).min(facts.max_vcpus() as i64),
+        c::MAX_VCPUS => facts.max_vcpus() as i64,
+        c::MAX_VCPU_ID => MAX_VCPUS as i64,
         c::IRQ_ROUTING => MAX_ROUTES as i64,
         c::ARM_VM_IPA_SIZE => i64::from(facts.ipa_bits),
         // Not there (yet): dirty logging, coalesced MMIO, resampling irqfds,

@@ -7,7 +7,7 @@ use crate::memory::VmMemory;
 use crate::slots::{Change, Slots};
 use crate::snapshot::VmSnapshot;
 use crate::system::check_extension;
-use crate::vcpu::{Kicker, MAX_VCPUS, VcpuCore, VcpuList, VcpuState, request};
+use crate::vcpu::{Kicker, VcpuCore, VcpuList, VcpuState, request};
 use crate::{Done, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -20,7 +20,7 @@ use kvm_abi::ioctl;
 use psci::Policy;
 use regime::HostRegime;
 use traps::{GuestFeatures, IdRegs};
-use vgic::{Config as GicConfig, Vgic};
+use vgic::{Config as GicConfig, Version, Vgic};
 use vtimer::{Counters, TimerIrqs};
 
 /// A virtual machine.
@@ -64,14 +64,14 @@ impl Vm {
             bits if (32..=facts.ipa_bits).contains(&bits) => bits,
             _ => return Err(Errno::EINVAL),
         };
-        let gic = facts.ich_vtr.is_some();
-        let features = GuestFeatures { gicv3: gic, ..facts.features };
+        let features = GuestFeatures { gicv3: facts.has_gicv3(), ..facts.features };
         let [workaround_1, workaround_2, workaround_3] = facts.workarounds;
         let snapshot = VmSnapshot {
             generation: 1,
             slots: Arc::new(Slots::new()),
             io_events: Vec::new(),
             vgic: None,
+            gicv: None,
             policy: Policy { workaround_1, workaround_2, workaround_3, ..Policy::new() },
             id: IdRegs::guest(&facts.id, features),
             nisv_to_user: false,
@@ -193,11 +193,12 @@ impl Vm {
             ioctl::IOEVENTFD => self.ioeventfd(&user.read_obj(arg)?).map(zero),
             ioctl::SET_GSI_ROUTING => self.set_gsi_routing(user, arg).map(zero),
             ioctl::CREATE_DEVICE => self.create_device(user.read_obj(arg)?, arg),
-            ioctl::CREATE_IRQCHIP => Err(Errno::EINVAL),
-            ioctl::ARM_SET_DEVICE_ADDR => {
-                let _: abi::ArmDeviceAddr = user.read_obj(arg)?;
-                Err(if self.vgic().is_some() { Errno::ENODEV } else { Errno::ENXIO })
-            }
+            ioctl::CREATE_IRQCHIP => match self.facts().gic() {
+                // It is a GICv2, always.
+                Some(_) => self.create_vgic(Version::V2).map(|_| Done::Value(0)),
+                None => Err(Errno::ENXIO),
+            },
+            ioctl::ARM_SET_DEVICE_ADDR => self.set_device_addr(&user.read_obj(arg)?).map(zero),
             ioctl::ARM_PREFERRED_TARGET => {
                 let target = abi::VcpuInit { target: abi::ARM_TARGET_GENERIC_V8, features: [0; 7] };
                 user.write_obj(arg, &target).map(zero)
@@ -262,7 +263,7 @@ impl Vm {
     }
 
     fn create_vcpu(self: &Arc<Self>, id: u64) -> Result<Arc<Vcpu>> {
-        if id >= MAX_VCPUS as u64 {
+        if id >= self.facts().max_vcpus() as u64 {
             return Err(Errno::EINVAL);
         }
         let id = id as u32;
@@ -301,13 +302,29 @@ impl Vm {
         if args.flags & !abi::CREATE_DEVICE_TEST != 0 {
             return Err(Errno::EINVAL);
         }
-        let Some(vtr) = self.facts().ich_vtr.filter(|_| args.type_ == abi::DEV_TYPE_ARM_VGIC_V3)
-        else {
-            return Err(Errno::ENODEV);
+        let version = match args.type_ {
+            abi::DEV_TYPE_ARM_VGIC_V2 => Version::V2,
+            abi::DEV_TYPE_ARM_VGIC_V3 => Version::V3,
+            _ => return Err(Errno::ENODEV),
         };
+        if self.facts().gic().is_none_or(|gic| gic.version != version) {
+            return Err(Errno::ENODEV);
+        }
         if args.flags & abi::CREATE_DEVICE_TEST != 0 {
             return Ok(Done::Value(0));
         }
+        let vgic = self.create_vgic(version)?;
+        let device = Arc::new(Device::new(self.clone(), vgic));
+        let fd_at = at.checked_add(core::mem::offset_of!(abi::CreateDevice, fd) as u64);
+        Ok(Done::Device { device, fd_at: fd_at.ok_or(Errno::EFAULT)? })
+    }
+
+    /// Makes the interrupt controller. Guests have the machine's kind or none: a
+    /// GICv3 without support for GICv2 system-register-less guests can't give
+    /// them one.
+    fn create_vgic(&self, version: Version) -> Result<Arc<Vgic>> {
+        let config = self.facts().gic().filter(|gic| gic.version == version);
+        let config = GicConfig { ipa_bits: self.ipa_bits, ..config.ok_or(Errno::ENODEV)? };
         let vgic = {
             let _config = self.config.lock();
             let snapshot = self.memory.snapshot();
@@ -317,8 +334,11 @@ impl Vm {
             if self.ran.load(Ordering::Relaxed) {
                 return Err(Errno::EBUSY);
             }
+            if self.vcpus.len() > config.max_vcpus() {
+                return Err(Errno::E2BIG);
+            }
             let kick = Arc::new(Kicker { vcpus: self.vcpus.clone(), host: self.host.clone() });
-            let vgic = Arc::new(Vgic::new(kick, GicConfig { vtr, ipa_bits: self.ipa_bits }));
+            let vgic = Arc::new(Vgic::new(kick, config));
             for core in self.vcpus.iter() {
                 // A vCPU in KVM_RUN, or being looked at, has it locked for moments only.
                 let index = vgic.add_vcpu(core.id, core.mpidr())?;
@@ -329,14 +349,31 @@ impl Vm {
             }
             self.change_locked(|new| {
                 new.vgic = Some(vgic.clone());
+                new.gicv = self.facts().gicv;
                 Ok(())
             })?;
             vgic
         };
         self.tell_all();
-        let device = Arc::new(Device::new(self.clone(), vgic));
-        let fd_at = at.checked_add(core::mem::offset_of!(abi::CreateDevice, fd) as u64);
-        Ok(Done::Device { device, fd_at: fd_at.ok_or(Errno::EFAULT)? })
+        Ok(vgic)
+    }
+
+    /// KVM_ARM_SET_DEVICE_ADDR: a GICv2's frames, before there were attributes.
+    fn set_device_addr(&self, args: &abi::ArmDeviceAddr) -> Result<()> {
+        let (device, kind) = (args.id >> 16 & 0xffff, args.id & 0xffff);
+        if device != abi::ARM_DEVICE_VGIC_V2 {
+            return Err(Errno::ENODEV);
+        }
+        if self.facts().gic().is_none() {
+            return Err(Errno::ENXIO);
+        }
+        let vgic = self.vgic().filter(|vgic| vgic.version() == Version::V2);
+        match kind {
+            abi::vgic::V2_ADDR_TYPE_DIST | abi::vgic::V2_ADDR_TYPE_CPU => {
+                vgic.ok_or(Errno::ENODEV)?.set_address(kind, args.addr)
+            }
+            _ => Err(Errno::ENODEV),
+        }
     }
 
     /// Takes all vCPUs: `EBUSY` if one is in KVM_RUN.

@@ -19,6 +19,7 @@ extern crate std;
 mod builder;
 mod context;
 mod descriptor;
+mod device;
 mod gather;
 mod regime;
 mod table;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use builder::KernelMapBuilder;
 pub use context::{Contexts, Id, Switch};
+pub use device::GuestDevice;
 pub use gather::{Gather, Tlb};
 pub use regime::{
     El2, Kernel, KernelAttrs, MAIR, Memory, Regime, Stage2, Stage2Attrs, User, UserAttrs,

@@ -1,7 +1,9 @@
-//! The KVM device: Documentation/virt/kvm/devices/arm-vgic-v3.rst.
+//! The KVM devices: Documentation/virt/kvm/devices/arm-vgic.rst (GICv2) and
+//! arm-vgic-v3.rst.
 
 use crate::lr::ListRegisters;
 use crate::mmio::{By, GICD_IIDR, is_dist_register, is_redist_register};
+use crate::mmio_v2::{is_cpu_register, is_dist_register_v2};
 use crate::regions::FRAME;
 use crate::sysreg::IccReg;
 use crate::vgic::{Cpu, Live, Vgic};
@@ -14,6 +16,8 @@ use core::sync::atomic::Ordering;
 pub const GRP_ADDR: u32 = 0;
 /// KVM_DEV_ARM_VGIC_GRP_DIST_REGS.
 pub const GRP_DIST_REGS: u32 = 1;
+/// KVM_DEV_ARM_VGIC_GRP_CPU_REGS: GICv2's.
+pub const GRP_CPU_REGS: u32 = 2;
 /// KVM_DEV_ARM_VGIC_GRP_NR_IRQS.
 pub const GRP_NR_IRQS: u32 = 3;
 /// KVM_DEV_ARM_VGIC_GRP_CTRL.
@@ -25,6 +29,10 @@ pub const GRP_CPU_SYSREGS: u32 = 6;
 /// KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO.
 pub const GRP_LEVEL_INFO: u32 = 7;
 
+/// KVM_VGIC_V2_ADDR_TYPE_DIST.
+pub const ADDR_V2_DIST: u64 = 0;
+/// KVM_VGIC_V2_ADDR_TYPE_CPU.
+pub const ADDR_V2_CPU: u64 = 1;
 /// KVM_VGIC_V3_ADDR_TYPE_DIST.
 pub const ADDR_DIST: u64 = 2;
 /// KVM_VGIC_V3_ADDR_TYPE_REDIST.
@@ -65,6 +73,9 @@ enum Access {
 impl Vgic {
     /// KVM_HAS_DEVICE_ATTR: `ENXIO` if there is no such attribute.
     pub fn has_attr(&self, group: u32, attr: u64) -> Result<()> {
+        if self.is_v2() {
+            return self.has_attr_v2(group, attr);
+        }
         let known = match group {
             GRP_ADDR => matches!(attr, ADDR_DIST | ADDR_REDIST | ADDR_REDIST_REGION),
             GRP_DIST_REGS => is_dist_register(attr as u32),
@@ -84,6 +95,41 @@ impl Vgic {
         if known { Ok(()) } else { Err(Errno::ENXIO) }
     }
 
+    fn has_attr_v2(&self, group: u32, attr: u64) -> Result<()> {
+        let known = match group {
+            GRP_ADDR => matches!(attr, ADDR_V2_DIST | ADDR_V2_CPU),
+            GRP_DIST_REGS | GRP_CPU_REGS => {
+                self.attr_cpu(group, attr)?;
+                is_register_v2(group, attr as u32)
+            }
+            GRP_NR_IRQS => true,
+            GRP_CTRL => attr == CTRL_INIT,
+            _ => false,
+        };
+        if known { Ok(()) } else { Err(Errno::ENXIO) }
+    }
+
+    /// GRP_ADDR, and KVM_ARM_SET_DEVICE_ADDR of a GICv2.
+    pub fn set_address(&self, attr: u64, value: u64) -> Result<()> {
+        self.set_addr(attr, value)
+    }
+
+    /// Whether attribute `attr` of GRP_ADDR is one of this GIC's.
+    fn is_addr(&self, attr: u64) -> bool {
+        match self.is_v2() {
+            true => matches!(attr, ADDR_V2_DIST | ADDR_V2_CPU),
+            false => matches!(attr, ADDR_DIST | ADDR_REDIST | ADDR_REDIST_REGION),
+        }
+    }
+
+    /// Whether this GIC has that group of 32-bit registers.
+    fn has_words(&self, group: u32) -> bool {
+        match self.is_v2() {
+            true => matches!(group, GRP_DIST_REGS | GRP_CPU_REGS),
+            false => matches!(group, GRP_DIST_REGS | GRP_REDIST_REGS | GRP_LEVEL_INFO),
+        }
+    }
+
     /// KVM_SET_DEVICE_ATTR; `addr` is kvm_device_attr.addr.
     pub fn set_attr(
         &self,
@@ -95,7 +141,7 @@ impl Vgic {
     ) -> Result<()> {
         match group {
             GRP_ADDR => {
-                if !matches!(attr, ADDR_DIST | ADDR_REDIST | ADDR_REDIST_REGION) {
+                if !self.is_addr(attr) {
                     return Err(Errno::ENXIO);
                 }
                 self.set_addr(attr, mem.read_obj(addr)?)
@@ -104,15 +150,15 @@ impl Vgic {
             GRP_CTRL => match attr {
                 CTRL_INIT => self.init(),
                 // Without LPIs there is nothing to save.
-                CTRL_SAVE_PENDING_TABLES => vcpus.stop().map(drop),
+                CTRL_SAVE_PENDING_TABLES if !self.is_v2() => vcpus.stop().map(drop),
                 _ => Err(Errno::ENXIO),
             },
-            GRP_DIST_REGS | GRP_REDIST_REGS | GRP_LEVEL_INFO => {
+            _ if self.has_words(group) => {
                 let cpu = self.attr_cpu(group, attr)?;
                 let value: u32 = mem.read_obj(addr)?;
                 self.access(group, attr, &cpu, Access::Set(u64::from(value)), vcpus).map(drop)
             }
-            GRP_CPU_SYSREGS => {
+            GRP_CPU_SYSREGS if !self.is_v2() => {
                 let cpu = self.attr_cpu(group, attr)?;
                 let value: u64 = mem.read_obj(addr)?;
                 self.access(group, attr, &cpu, Access::Set(value), vcpus).map(drop)
@@ -140,12 +186,12 @@ impl Vgic {
                 let nr_irqs = self.setup.lock().nr_irqs;
                 mem.write_obj(addr, &nr_irqs.max(32))
             }
-            GRP_DIST_REGS | GRP_REDIST_REGS | GRP_LEVEL_INFO => {
+            _ if self.has_words(group) => {
                 let cpu = self.attr_cpu(group, attr)?;
                 let value = self.access(group, attr, &cpu, Access::Get, vcpus)?;
                 mem.write_obj(addr, &(value as u32))
             }
-            GRP_CPU_SYSREGS => {
+            GRP_CPU_SYSREGS if !self.is_v2() => {
                 let cpu = self.attr_cpu(group, attr)?;
                 let value = self.access(group, attr, &cpu, Access::Get, vcpus)?;
                 mem.write_obj(addr, &value)
@@ -159,7 +205,9 @@ impl Vgic {
         let mut setup = self.setup.lock();
         let vcpus = setup.cpus.len();
         match attr {
-            ADDR_DIST => setup.regions.set_dist(value, ipa_bits),
+            _ if !self.is_addr(attr) => Err(Errno::ENXIO),
+            ADDR_V2_CPU => setup.regions.set_cpu(value, ipa_bits),
+            ADDR_V2_DIST | ADDR_DIST => setup.regions.set_dist(value, ipa_bits),
             ADDR_REDIST => {
                 setup.regions.add_redists(0, value, 0, vcpus, ipa_bits)?;
                 setup.place_redists();
@@ -182,7 +230,9 @@ impl Vgic {
     fn get_addr(&self, attr: u64, given: u64) -> Result<u64> {
         let setup = self.setup.lock();
         match attr {
-            ADDR_DIST => Ok(setup.regions.dist.unwrap_or(u64::MAX)),
+            _ if !self.is_addr(attr) => Err(Errno::ENXIO),
+            ADDR_V2_CPU => Ok(setup.regions.cpu.unwrap_or(u64::MAX)),
+            ADDR_V2_DIST | ADDR_DIST => Ok(setup.regions.dist().unwrap_or(u64::MAX)),
             ADDR_REDIST => Ok(setup.regions.redists(0).map_or(u64::MAX, |region| region.base)),
             ADDR_REDIST_REGION => {
                 let index = given & 0xfff;
@@ -216,6 +266,11 @@ impl Vgic {
     /// The vCPU of an attribute; the distributor takes any.
     fn attr_cpu(&self, group: u32, attr: u64) -> Result<Arc<Cpu>> {
         let cpu = match group {
+            // A vCPU's index, or KVM's number: the same if they were made in order.
+            GRP_DIST_REGS | GRP_CPU_REGS if self.is_v2() => {
+                let id = (attr >> 32) as u32 & 0xff;
+                self.setup.lock().cpus.iter().find(|cpu| cpu.id() == id).cloned()
+            }
             GRP_DIST_REGS => self.setup.lock().cpus.first().cloned(),
             _ => self.vcpu_of(attr),
         };
@@ -235,6 +290,9 @@ impl Vgic {
         if group == GRP_DIST_REGS && offset == GICD_IIDR {
             // The one that may be set before initialisation.
             return self.access_iidr(access);
+        }
+        if self.is_v2() {
+            return self.access_v2(group, offset, cpu, access, &mut *stopped);
         }
         let live = self.live().ok_or(Errno::EBUSY)?;
         match group {
@@ -289,6 +347,40 @@ impl Vgic {
         }
     }
 
+    /// A register of a GICv2, which is initialised by the first access.
+    fn access_v2(
+        &self,
+        group: u32,
+        offset: u32,
+        cpu: &Cpu,
+        access: Access,
+        stopped: &mut dyn Stopped,
+    ) -> Result<u64> {
+        self.init()?;
+        let live = self.live().ok_or(Errno::EBUSY)?;
+        if !is_register_v2(group, offset) {
+            return Err(Errno::ENXIO);
+        }
+        if group == GRP_CPU_REGS {
+            let interface = stopped.interface(cpu.index()).ok_or(Errno::EINVAL)?;
+            return match access {
+                Access::Get => Ok(u64::from(interface.gicc_read(offset))),
+                Access::Set(value) => {
+                    interface.gicc_write(offset, value as u32);
+                    Ok(0)
+                }
+            };
+        }
+        self.fold_all(live, stopped);
+        match access {
+            Access::Get => Ok(self.dist_read_v2(live, cpu, offset, 4, By::User)),
+            Access::Set(value) => {
+                self.dist_write_v2(live, cpu, offset, 4, value, By::User);
+                Ok(0)
+            }
+        }
+    }
+
     /// GICD_IIDR: user space confirms the revision that it knows.
     fn access_iidr(&self, access: Access) -> Result<u64> {
         match access {
@@ -300,6 +392,7 @@ impl Vgic {
                     return Err(Errno::EINVAL);
                 }
                 self.revision.store(revision, Ordering::Relaxed);
+                self.groups_from_user.store(true, Ordering::Relaxed);
                 Ok(0)
             }
         }
@@ -319,6 +412,13 @@ impl Vgic {
                 }
             }
         }
+    }
+}
+
+fn is_register_v2(group: u32, offset: u32) -> bool {
+    match group {
+        GRP_DIST_REGS => is_dist_register_v2(offset),
+        _ => is_cpu_register(offset),
     }
 }
 

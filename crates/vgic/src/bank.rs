@@ -4,7 +4,8 @@
 //! the GIC's own registers have. Bank 0 exists once per vCPU (SGIs and PPIs),
 //! the others are shared (SPIs). See the crate's README for the states.
 
-use crate::lr::Lr;
+use crate::lr::{Lr, SENDER_SHIFT};
+use crate::vgic::{Config, Version};
 
 /// "No vCPU", in [`Bank`]'s routing.
 pub(crate) const NO_CPU: u16 = u16::MAX;
@@ -77,6 +78,15 @@ pub(crate) struct Bank {
     pub route: [u32; 32],
     /// The physical INTIDs of those mapped.
     pub pintid: [u16; 32],
+    /// ICH_LR.HW can be used.
+    deactivates: bool,
+    /// SGIs know their senders: GICv2's.
+    from_cpus: bool,
+    /// With `from_cpus`, who sent each SGI, a bit for a vCPU. Not zero where the
+    /// latch is set; whoever is in the list register isn't here.
+    senders: [u8; 16],
+    /// With `from_cpus`, who sent the one that is active.
+    active_sender: [u8; 16],
 }
 
 /// The positions of the bits set in `mask`.
@@ -108,9 +118,13 @@ fn set(word: &mut u32, mask: u32, on: bool) {
 
 impl Bank {
     /// SGIs and PPIs of `cpu` after reset: SGIs are enabled and edge-triggered,
-    /// PPIs level-sensitive; everything is in group 1, as in Linux.
-    pub fn private(cpu: u16) -> Bank {
-        let mut bank = Bank::shared(cpu);
+    /// PPIs level-sensitive. As in Linux everything is in group 1 of a GICv3, and
+    /// in group 0 of a GICv2.
+    pub fn private(cpu: u16, config: &Config) -> Bank {
+        let v2 = config.version == Version::V2;
+        let mut bank = Bank::shared(cpu, v2);
+        bank.from_cpus = v2;
+        bank.deactivates = config.deactivates;
         bank.enabled = SGIS;
         bank.edge = SGIS;
         bank.holder = [cpu; 32];
@@ -118,13 +132,13 @@ impl Bank {
     }
 
     /// SPIs after reset, routed to vCPU `target`.
-    pub fn shared(target: u16) -> Bank {
+    pub fn shared(target: u16, v2: bool) -> Bank {
         Bank {
             enabled: 0,
             latch: 0,
             line: 0,
             active: 0,
-            group: u32::MAX,
+            group: if v2 { 0 } else { u32::MAX },
             edge: 0,
             inflight: 0,
             lr_pending: 0,
@@ -140,6 +154,10 @@ impl Bank {
             target: [target; 32],
             route: [0; 32],
             pintid: [0; 32],
+            deactivates: true,
+            from_cpus: false,
+            senders: [0; 16],
+            active_sender: [0; 16],
         }
     }
 
@@ -241,15 +259,28 @@ impl Bank {
         let edge = on(self.edge);
         // An active interrupt that was made pending by software needs its end
         // to be noticed, which excludes the HW bit: we deactivate for it then.
-        let hw = on(self.forwarded) && !(active && on(self.latch));
+        let by_latch = active && on(self.latch);
+        let hw = on(self.forwarded) && !by_latch && self.deactivates;
+        let sent = self.from_cpus && on(SGIS);
         // Level-sensitive interrupts are not put in as active and pending:
-        // only their end tells whether the line is still up.
-        let pending = asserted && !(active && (hw || !edge));
-        let eoi =
-            !hw && !edge && (on(self.line) || on(self.resample) || (active && on(self.latch)));
+        // only their end tells whether the line is still up. Nor are GICv2's
+        // SGIs: a list register has room for one sender.
+        let pending = asserted && !(active && (hw || !edge || sent));
+        let awaited = self.line | self.resample | self.forwarded;
+        let mut eoi = !hw && !edge && (on(awaited) || by_latch);
 
         if pending && edge {
             self.latch &= !mask;
+        }
+        let mut sender = 0;
+        if sent {
+            let more;
+            (sender, more) = self.take_sender(i, pending);
+            if pending && more {
+                self.latch |= mask;
+            }
+            // The next sender's goes in when this one is ended.
+            eoi = more;
         }
         // The notes on what happens in flight are clear before.
         set(&mut self.lr_pending, mask, pending);
@@ -258,7 +289,7 @@ impl Bank {
             *holder = cpu;
         }
         Lr {
-            intid: 0,
+            intid: u32::from(sender) << SENDER_SHIFT,
             pending,
             active,
             hw: hw.then(|| self.pintid.get(i).copied().unwrap_or(0)),
@@ -266,6 +297,44 @@ impl Bank {
             group1: on(self.group),
             priority: self.priority_of(i),
         }
+    }
+
+    /// Who is named in the list register of SGI `i`: the first of those who sent
+    /// it, who is taken, or whose is active; and whether there are others.
+    fn take_sender(&mut self, i: usize, pending: bool) -> (u8, bool) {
+        let active = self.active_sender.get(i).copied().unwrap_or(0);
+        let Some(senders) = self.senders.get_mut(i) else { return (0, false) };
+        if !pending {
+            return (active, *senders != 0);
+        }
+        let first = senders.trailing_zeros() as u8 & 7;
+        *senders &= senders.wrapping_sub(1);
+        (first, *senders != 0)
+    }
+
+    /// GICv2: these vCPUs send SGI `i` (GICD_SGIR, GICD_SPENDSGIR).
+    pub fn send_from(&mut self, i: usize, senders: u8) {
+        if senders != 0
+            && let Some(slot) = self.senders.get_mut(i)
+        {
+            *slot |= senders;
+            self.set_latch(bit(i));
+        }
+    }
+
+    /// GICv2: what these vCPUs sent of SGI `i` is taken back (GICD_CPENDSGIR).
+    pub fn unsend_from(&mut self, i: usize, senders: u8) {
+        if let Some(slot) = self.senders.get_mut(i) {
+            *slot &= !senders;
+            if *slot == 0 {
+                self.latch &= !bit(i);
+            }
+        }
+    }
+
+    /// GICv2: who sent SGI `i`, leaving aside the one in a list register.
+    pub fn senders(&self, i: usize) -> u8 {
+        self.senders.get(i).copied().unwrap_or(0)
     }
 
     /// Takes interrupt `i` back from list register `lr` of `cpu`. Nothing
@@ -287,6 +356,11 @@ impl Bank {
         if on(self.edge) {
             if lr.pending && !drop_pending {
                 self.latch |= mask;
+                if self.from_cpus
+                    && let Some(senders) = self.senders.get_mut(i)
+                {
+                    *senders |= 1u8.wrapping_shl(lr.sender().into());
+                }
             }
         } else if on(self.lr_pending) && !lr.pending && !relatched {
             // Acknowledged: that clears the latch, the line speaks for itself.
@@ -295,6 +369,11 @@ impl Bank {
         self.lr_pending &= !mask;
         if !active_forced {
             set(&mut self.active, mask, lr.active);
+        }
+        if self.from_cpus
+            && let Some(sender) = self.active_sender.get_mut(i)
+        {
+            *sender = lr.sender();
         }
         if lr.hw.is_some() && ended && !refired {
             // The guest's end of interrupt deactivated the physical one. If

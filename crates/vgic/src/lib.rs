@@ -1,4 +1,4 @@
-//! KVM's virtual GICv3, as pure state.
+//! KVM's virtual GICv2 and GICv3, as pure state.
 //!
 //! * [`Vgic`]: the controller of one VM: its vCPUs, interrupts and frames.
 //! * [`Vgic::inject_spi`], [`Vgic::inject_ppi`], [`Vgic::send_sgi`]: interrupts
@@ -9,7 +9,7 @@
 //! * [`Vgic::set_attr`], [`Vgic::get_attr`]: user space's view.
 //!
 //! The states of interrupts, and how list registers are filled and folded back,
-//! know nothing of GICv3's frames.
+//! know nothing of either GIC's frames.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
@@ -20,8 +20,10 @@ extern crate std;
 
 pub mod attr;
 mod bank;
+pub mod gich;
 mod lr;
 mod mmio;
+mod mmio_v2;
 mod regions;
 mod switch;
 mod sysreg;
@@ -36,4 +38,4 @@ pub use lr::{
 };
 pub use switch::Outcome;
 pub use sysreg::{ICC_SRE_EL1_VALUE, IccReg, sysreg};
-pub use vgic::{Config, Cpu, Kick, Region, SgiKind, Vgic};
+pub use vgic::{Config, Cpu, Kick, MAX_VCPUS_V2, MAX_VCPUS_V3, Region, SgiKind, Version, Vgic};

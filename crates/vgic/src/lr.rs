@@ -35,6 +35,7 @@ pub const MAX_LRS: usize = 16;
 /// One interrupt in a list register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lr {
+    /// With a GICv2's SGI, the CPU that sent it in bits 12 to 10.
     pub intid: u32,
     pub pending: bool,
     pub active: bool,
@@ -46,7 +47,21 @@ pub(crate) struct Lr {
     pub priority: u8,
 }
 
+const INTID_MASK: u32 = 0x3ff;
+/// Where GICv2's list registers have who sent an SGI.
+pub(crate) const SENDER_SHIFT: u32 = 10;
+
+/// The INTID in a list register. Without LPIs there are 1020 of them.
+pub(crate) const fn intid(lr: u64) -> u32 {
+    lr as u32 & INTID_MASK
+}
+
 impl Lr {
+    /// Who sent it: of a GICv2's SGIs.
+    pub fn sender(&self) -> u8 {
+        (self.intid >> SENDER_SHIFT) as u8 & 7
+    }
+
     /// As ICH_LR<n>_EL2.
     pub fn encode(&self) -> u64 {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
@@ -78,7 +93,8 @@ impl Lr {
 }
 
 /// One vCPU's virtual CPU interface as plain data: what the world switch copies
-/// to and from the ICH_* registers. It belongs to the vCPU; while that runs,
+/// to and from the ICH_* registers, or with other layouts ([`crate::gich`]) to
+/// and from a GICv2's GICH_* registers. It belongs to the vCPU; while that runs,
 /// the registers are the truth and this is what was last put there.
 #[derive(Clone, Debug)]
 pub struct ListRegisters {
@@ -90,7 +106,7 @@ pub struct ListRegisters {
     pub hcr: u64,
     /// ICH_VMCR_EL2.
     pub vmcr: u64,
-    /// ICH_AP0R<n>_EL2.
+    /// ICH_AP0R<n>_EL2; the first is GICH_APR, too.
     pub ap0r: [u32; 4],
     /// ICH_AP1R<n>_EL2.
     pub ap1r: [u32; 4],

@@ -1,4 +1,5 @@
-//! The GICv3's distributor and redistributor frames.
+//! The GICv3's distributor and redistributor frames, and registers that a GICv2's
+//! distributor (`mmio_v2.rs`) shares with them.
 //!
 //! One security state (GICD_CTLR.DS), affinity routing always, 5 priority bits,
 //! no LPIs. What isn't there, and accesses of a width that a register doesn't
@@ -8,8 +9,8 @@ use crate::bank::{Bank, PRIORITY_MASK, SGIS, bit, bits};
 use crate::vgic::{Cpu, FIRST_SPECIAL, GICD_CTLR_GRP0, GICD_CTLR_GRP1, Live, Region, Vgic};
 use core::sync::atomic::Ordering;
 
-const GICD_CTLR: u32 = 0x0;
-const GICD_TYPER: u32 = 0x4;
+pub(crate) const GICD_CTLR: u32 = 0x0;
+pub(crate) const GICD_TYPER: u32 = 0x4;
 pub(crate) const GICD_IIDR: u32 = 0x8;
 const GICR_CTLR: u32 = 0x0;
 const GICR_IIDR: u32 = 0x4;
@@ -46,7 +47,7 @@ const PENDBASER_MASK: u64 = 0x070f_ffff_ffff_0f80;
 /// Registers with fields for each INTID, at the same offsets in GICD and in a
 /// redistributor's SGI_base frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Group,
     SetEnable,
     ClearEnable,
@@ -59,7 +60,7 @@ enum Kind {
 }
 
 /// Such a register: which, and the first INTID in it.
-fn per_intid(offset: u32) -> Option<(Kind, u32)> {
+pub(crate) fn per_intid(offset: u32) -> Option<(Kind, u32)> {
     let word = |kind, base: u32| (kind, offset.wrapping_sub(base).wrapping_mul(8));
     Some(match offset {
         0x080..=0x0ff => word(Kind::Group, 0x080),
@@ -85,7 +86,7 @@ pub(crate) enum By {
 }
 
 impl By {
-    fn vcpu(self) -> Option<usize> {
+    pub fn vcpu(self) -> Option<usize> {
         match self {
             By::Guest(vcpu) => Some(vcpu),
             By::User => None,
@@ -124,6 +125,10 @@ impl Vgic {
                 (GICD_TYPER, 4) => u64::from(self.typer(live)),
                 _ => self.dist_read(live, offset, len, By::Guest(vcpu)),
             },
+            Region::DistV2 => match live.cpu(vcpu) {
+                Some(cpu) => self.dist_read_v2(live, cpu, offset, len, By::Guest(vcpu)),
+                None => 0,
+            },
             Region::Redist(cpu) => match live.cpu(usize::from(cpu)) {
                 Some(cpu) => self.redist_read(live, cpu, offset, len, By::Guest(vcpu)),
                 None => 0,
@@ -136,6 +141,11 @@ impl Vgic {
         let Some(live) = self.live() else { return };
         match region {
             Region::Dist => self.dist_write(live, offset, len, value, By::Guest(vcpu)),
+            Region::DistV2 => {
+                if let Some(cpu) = live.cpu(vcpu) {
+                    self.dist_write_v2(live, cpu, offset, len, value, By::Guest(vcpu));
+                }
+            }
             Region::Redist(cpu) => {
                 if let Some(cpu) = live.cpu(usize::from(cpu)) {
                     self.redist_write(live, cpu, offset, len, value, By::Guest(vcpu));
@@ -247,7 +257,7 @@ impl Vgic {
     }
 
     /// Reads fields of `intid` and up; `cpu` for the private ones.
-    fn read_bank(
+    pub(crate) fn read_bank(
         &self,
         live: &Live,
         cpu: Option<&Cpu>,
@@ -267,6 +277,7 @@ impl Vgic {
             Kind::Group => bank.group,
             Kind::SetEnable | Kind::ClearEnable => bank.enabled,
             Kind::SetPending if by == By::User => bank.latch,
+            Kind::ClearPending if by == By::User && self.is_v2() => bank.latch,
             Kind::ClearPending if by == By::User => 0,
             Kind::SetPending | Kind::ClearPending => {
                 return self.read_state(live, bank, n, by, Bank::pending);
@@ -312,7 +323,7 @@ impl Vgic {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a register access has that many parts")]
-    fn write_bank(
+    pub(crate) fn write_bank(
         &self,
         live: &Live,
         cpu: Option<&Cpu>,
@@ -329,7 +340,16 @@ impl Vgic {
         let Some(cpu) = cpu.or(live.cpu(0)) else { return };
         let word = value as u32 & existing(n);
         let first = (intid & 31) as usize;
+        // A GICv2's SGIs are pending by sender: GICD_{C,S}PENDSGIR.
+        let sgis = if n == 0 && self.is_v2() { SGIS } else { 0 };
         self.change(live, cpu, n, by.vcpu(), |bank| match kind {
+            Kind::Group
+                if by == By::User
+                    && self.is_v2()
+                    && !self.groups_from_user.load(Ordering::Relaxed) =>
+            {
+                0
+            }
             Kind::Group => {
                 let changed = bank.group ^ word;
                 bank.group = word;
@@ -343,18 +363,33 @@ impl Vgic {
                 bank.enabled &= !word;
                 word
             }
+            Kind::SetPending if by == By::User && self.is_v2() => {
+                // Nobody says who sent those SGIs: the CPU itself, as in Linux.
+                for i in bits(word & sgis) {
+                    bank.send_from(i, 1u8.wrapping_shl(cpu.index() as u32));
+                }
+                bank.set_latch(word & !sgis);
+                word
+            }
+            Kind::ClearPending if by == By::User && self.is_v2() => {
+                for i in bits(word & sgis) {
+                    bank.unsend_from(i, u8::MAX);
+                }
+                bank.clear_latch(word & !sgis);
+                word
+            }
             Kind::SetPending if by == By::User => {
                 bank.clear_latch(!word);
                 bank.set_latch(word);
                 u32::MAX
             }
             Kind::SetPending => {
-                bank.set_latch(word);
+                bank.set_latch(word & !sgis);
                 word
             }
             Kind::ClearPending if by == By::User => 0,
             Kind::ClearPending => {
-                bank.clear_latch(word);
+                bank.clear_latch(word & !sgis);
                 word
             }
             Kind::SetActive => {

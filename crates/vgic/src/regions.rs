@@ -1,15 +1,19 @@
 //! Where the frames lie in the guest's physical address space
 //! (KVM_DEV_ARM_VGIC_GRP_ADDR).
 
-use crate::vgic::{Region, Setup};
+use crate::vgic::{Region, Setup, Version};
 use alloc::vec::Vec;
 use base::{Errno, Result};
 use core::sync::atomic::Ordering;
 
-/// The distributor's frame, and the alignment of all of them.
+/// GICv3: the distributor's frame, and the alignment of all of them.
 pub(crate) const FRAME: u64 = 0x1_0000;
 /// RD_base and SGI_base of one redistributor.
 pub(crate) const REDIST: u64 = 0x2_0000;
+/// GICv2: KVM_VGIC_V2_DIST_SIZE, and the alignment of both frames.
+pub(crate) const DIST_V2: u64 = 0x1000;
+/// GICv2: KVM_VGIC_V2_CPU_SIZE.
+pub(crate) const CPU_V2: u64 = 0x2000;
 
 /// A contiguous run of redistributors.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +30,14 @@ pub(crate) struct RedistRegion {
 /// All frames.
 #[derive(Debug)]
 pub(crate) struct Regions {
-    pub dist: Option<u64>,
+    version: Version,
+    /// GICv3: the distributor.
+    dist: Option<u64>,
+    /// GICv2: the distributor. Apart, so that the exit path knows which it has
+    /// found.
+    dist_v2: Option<u64>,
+    /// GICv2: the CPU interface.
+    pub cpu: Option<u64>,
     /// By their index.
     redists: Vec<RedistRegion>,
     /// vCPUs that have a redistributor.
@@ -38,8 +49,8 @@ fn overlap(a: u64, a_len: u64, b: u64, b_len: u64) -> bool {
 }
 
 /// Linux's vgic_check_iorange: alignment, then the guest's address size.
-fn check_range(base: u64, len: u64, ipa_bits: u8) -> Result<()> {
-    if !base.is_multiple_of(FRAME) {
+fn check_range(base: u64, len: u64, align: u64, ipa_bits: u8) -> Result<()> {
+    if !base.is_multiple_of(align) {
         return Err(Errno::EINVAL);
     }
     let end = base.checked_add(len).ok_or(Errno::EINVAL)?;
@@ -61,24 +72,45 @@ impl RedistRegion {
 }
 
 impl Regions {
-    pub const fn new() -> Self {
-        Regions { dist: None, redists: Vec::new(), placed: 0 }
+    pub const fn new(version: Version) -> Self {
+        Regions { version, dist: None, dist_v2: None, cpu: None, redists: Vec::new(), placed: 0 }
     }
 
     pub fn try_clone(&self) -> Result<Regions> {
         let mut redists = Vec::new();
         redists.try_reserve_exact(self.redists.len()).map_err(|_| Errno::ENOMEM)?;
         redists.extend_from_slice(&self.redists);
-        Ok(Regions { dist: self.dist, redists, placed: self.placed })
+        Ok(Regions {
+            version: self.version,
+            dist: self.dist,
+            dist_v2: self.dist_v2,
+            cpu: self.cpu,
+            redists,
+            placed: self.placed,
+        })
     }
 
-    /// KVM_VGIC_V3_ADDR_TYPE_DIST. Overlaps show at the first KVM_RUN.
-    pub fn set_dist(&mut self, base: u64, ipa_bits: u8) -> Result<()> {
-        if self.dist.is_some() {
+    /// KVM_VGIC_V2_ADDR_TYPE_CPU. Overlaps show at the first KVM_RUN.
+    pub fn set_cpu(&mut self, base: u64, ipa_bits: u8) -> Result<()> {
+        if self.cpu.is_some() {
             return Err(Errno::EEXIST);
         }
-        check_range(base, FRAME, ipa_bits)?;
-        self.dist = Some(base);
+        check_range(base, CPU_V2, DIST_V2, ipa_bits)?;
+        self.cpu = Some(base);
+        Ok(())
+    }
+
+    /// KVM_VGIC_V<n>_ADDR_TYPE_DIST. Overlaps show at the first KVM_RUN.
+    pub fn set_dist(&mut self, base: u64, ipa_bits: u8) -> Result<()> {
+        let (slot, len) = match self.version {
+            Version::V2 => (&mut self.dist_v2, DIST_V2),
+            Version::V3 => (&mut self.dist, FRAME),
+        };
+        if slot.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        check_range(base, len, len, ipa_bits)?;
+        *slot = Some(base);
         Ok(())
     }
 
@@ -109,7 +141,7 @@ impl Regions {
         {
             return Err(Errno::EINVAL);
         }
-        check_range(base, len, ipa_bits)?;
+        check_range(base, len, FRAME, ipa_bits)?;
         self.redists.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         self.redists.push(region);
         Ok(())
@@ -156,14 +188,18 @@ impl Regions {
 
     /// Whether all frames are there (`ENXIO`) and in good places (`EINVAL`).
     pub fn check(&self, vcpus: usize, ipa_bits: u8) -> Result<()> {
-        let dist = self.dist.ok_or(Errno::ENXIO)?;
+        let dist = self.dist().ok_or(Errno::ENXIO)?;
+        if self.version == Version::V2 {
+            let cpu = self.cpu.ok_or(Errno::ENXIO)?;
+            return if overlap(dist, DIST_V2, cpu, CPU_V2) { Err(Errno::EINVAL) } else { Ok(()) };
+        }
         if self.placed < vcpus {
             return Err(Errno::ENXIO);
         }
         for (at, region) in self.redists.iter().enumerate() {
             let len = region.len(vcpus);
             let others = self.redists.iter().skip(at.saturating_add(1));
-            if check_range(region.base, len, ipa_bits).is_err()
+            if check_range(region.base, len, FRAME, ipa_bits).is_err()
                 || overlap(region.base, len, dist, FRAME)
                 || others.clone().any(|o| overlap(region.base, len, o.base, o.len(vcpus)))
             {
@@ -179,18 +215,37 @@ impl Regions {
         {
             return Some((Region::Dist, at as u32));
         }
-        self.in_use().find_map(|region| {
+        let redist = self.in_use().find_map(|region| {
             let at = addr.checked_sub(region.base)?;
             let nth = at / REDIST;
             let cpu = region.first.checked_add(usize::try_from(nth).ok()?)?;
             (nth < region.used)
                 .then(|| (Region::Redist(cpu as u16), (at & (REDIST.wrapping_sub(1))) as u32))
-        })
+        });
+        match self.dist_v2 {
+            None => redist,
+            Some(dist) => {
+                let at = addr.checked_sub(dist)?;
+                (at < DIST_V2).then_some((Region::DistV2, at as u32))
+            }
+        }
+    }
+
+    /// The distributor, of either GIC.
+    pub fn dist(&self) -> Option<u64> {
+        self.dist.or(self.dist_v2)
+    }
+
+    /// Where in the CPU interface `addr` is.
+    pub fn cpu_interface(&self, addr: u64) -> Option<u64> {
+        let at = addr.checked_sub(self.cpu?)?;
+        (at < CPU_V2).then_some(at)
     }
 
     pub fn frames(&self) -> impl Iterator<Item = (u64, u64)> {
         let redists = self.in_use().map(|region| (region.base, region.used.saturating_mul(REDIST)));
-        self.dist.map(|dist| (dist, FRAME)).into_iter().chain(redists)
+        let v2 = self.dist_v2.map(|dist| (dist, DIST_V2));
+        self.dist.map(|dist| (dist, FRAME)).or(v2).into_iter().chain(redists)
     }
 }
 

@@ -9,7 +9,7 @@
 use crate::bank::{Bank, Gate, bit, bits};
 use crate::lr::{
     ICH_HCR_EN, ICH_HCR_EOICOUNT_MASK, ICH_HCR_EOICOUNT_SHIFT, ICH_HCR_LRENPIE, ICH_HCR_NPIE,
-    ICH_HCR_TDIR, ICH_HCR_UIE, ListRegisters, Lr, MAX_LRS,
+    ICH_HCR_TDIR, ICH_HCR_UIE, ListRegisters, Lr, MAX_LRS, intid,
 };
 use crate::sysreg::{VMCR_VEOIM, interface_passes};
 use crate::vgic::{Cpu, Live, Vgic, WORK_BANKS, WORK_SGI_SHIFT};
@@ -309,6 +309,9 @@ impl Vgic {
     pub fn needs_sync(region: crate::Region, offset: u32) -> bool {
         let at = match region {
             crate::Region::Dist => offset,
+            // GICD_CPENDSGIR, GICD_SPENDSGIR.
+            crate::Region::DistV2 if (0xf10..0xf30).contains(&offset) => return true,
+            crate::Region::DistV2 => offset,
             crate::Region::Redist(_) => offset.wrapping_sub(0x1_0000),
         };
         (0x200..0x400).contains(&at)
@@ -415,8 +418,9 @@ impl Vgic {
 /// Puts candidate `i` of bank `n` in the next list register.
 fn put(lrs: &mut ListRegisters, bank: &mut Bank, n: usize, i: usize, me: u16, gate: Gate) {
     if let Some(slot) = lrs.lr.get_mut(usize::from(lrs.used)) {
-        let intid = n.wrapping_mul(32).wrapping_add(i) as u32;
-        *slot = Lr { intid, ..bank.fill(i, me, gate) }.encode();
+        let lr = bank.fill(i, me, gate);
+        let intid = n.wrapping_mul(32).wrapping_add(i) as u32 | lr.intid;
+        *slot = Lr { intid, ..lr }.encode();
         lrs.used = lrs.used.saturating_add(1);
     }
 }
@@ -453,7 +457,7 @@ fn put_shared(
 
 /// Whether a list register holds an SPI.
 fn is_spi(lr: u64) -> bool {
-    lr as u32 >= 32
+    intid(lr) >= 32
 }
 
 /// Forgets what has been folded back.
@@ -475,7 +479,7 @@ fn fold_private(
 ) {
     for &lr in lrs.in_use() {
         if !is_spi(lr) {
-            bank.fold(lr as u32 as usize, me, &Lr::decode(lr));
+            bank.fold(intid(lr) as usize, me, &Lr::decode(lr));
         }
     }
     for i in bits(fired) {

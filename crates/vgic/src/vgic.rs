@@ -1,13 +1,14 @@
 //! The controller: vCPUs, banks, injection.
 
 use crate::bank::{Bank, Gate, NO_CPU, bit, bits};
+use crate::lr::MAX_LRS;
 use crate::regions::Regions;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Lock, LockGuard, Result, rank};
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 
 /// What the interrupt controller asks of those who run the vCPUs.
@@ -21,19 +22,46 @@ pub trait Kick: Send + Sync {
     fn kick(&self, vcpu: usize);
 }
 
+/// Which GIC the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// GICv2: the distributor is emulated; the CPU interface is the machine's
+    /// own, a page that the guest has mapped.
+    V2,
+    /// GICv3: distributor and redistributors are emulated; the CPU interface is
+    /// the CPU's system registers.
+    V3,
+}
+
 /// What the machine offers.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// ICH_VTR_EL2: numbers of list registers, priority and INTID bits.
+    /// Which GIC it is.
+    pub version: Version,
+    /// ICH_VTR_EL2: numbers of list registers, priority and INTID bits. Of a
+    /// GICv2, GICH_VTR.
     pub vtr: u64,
     /// The VM's guest physical address size in bits.
     pub ipa_bits: u8,
+    /// A guest's end of interrupt deactivates the physical one that the list
+    /// register names (ICH_LR.HW). Else we hear of the end and do it.
+    pub deactivates: bool,
 }
 
 impl Config {
-    /// ICH_VTR_EL2.ListRegs, as a number of registers: 1 to 16.
+    /// How many vCPUs there can be.
+    pub const fn max_vcpus(&self) -> usize {
+        match self.version {
+            Version::V2 => MAX_VCPUS_V2,
+            Version::V3 => MAX_VCPUS_V3,
+        }
+    }
+
+    /// ListRegs, as a number of registers that are used: 1 to 16. A GICv2 may
+    /// have 64.
     pub const fn nr_lrs(&self) -> usize {
-        ((self.vtr & 0xf) as usize).wrapping_add(1)
+        let last = (self.vtr & 0x3f) as usize;
+        if last < MAX_LRS { last.wrapping_add(1) } else { MAX_LRS }
     }
 
     /// ICH_VTR_EL2.PRIbits, as a number of bits.
@@ -66,8 +94,10 @@ impl Config {
 const DEFAULT_NR_IRQS: u32 = 256;
 /// INTIDs 1020 to 1023 are no interrupts.
 pub(crate) const FIRST_SPECIAL: u32 = 1020;
+/// VGIC_V2_MAX_CPUS: GICD_ITARGETSR has eight bits.
+pub const MAX_VCPUS_V2: usize = 8;
 /// VGIC_V3_MAX_CPUS.
-pub(crate) const MAX_VCPUS: usize = 512;
+pub const MAX_VCPUS_V3: usize = 512;
 
 /// `Cpu::work`: one bit for each bank that may have something for the vCPU.
 pub(crate) const WORK_BANKS: u64 = 0xffff_ffff;
@@ -141,8 +171,10 @@ impl Cpu {
 /// The guest's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
-    /// The distributor.
+    /// A GICv3's distributor.
     Dist,
+    /// A GICv2's distributor.
+    DistV2,
     /// The redistributor of the vCPU with this index, both of its frames.
     Redist(u16),
 }
@@ -200,6 +232,12 @@ impl Pokes {
     }
 }
 
+impl Setup {
+    fn check_frames(&self, ipa_bits: u8) -> Result<()> {
+        self.regions.check(self.cpus.len(), ipa_bits)
+    }
+}
+
 impl Live {
     pub fn gate(&self) -> Gate {
         let ctlr = self.ctlr.load(Ordering::Relaxed);
@@ -238,7 +276,7 @@ impl Live {
     }
 }
 
-/// A VM's virtual GICv3.
+/// A VM's virtual interrupt controller.
 pub struct Vgic {
     kick: Arc<dyn Kick>,
     pub(crate) config: Config,
@@ -247,12 +285,15 @@ pub struct Vgic {
     map: Once<Regions>,
     /// GICD_IIDR.Revision.
     pub(crate) revision: AtomicU32,
+    /// GICv2: user space has confirmed the revision, and may write groups.
+    pub(crate) groups_from_user: AtomicBool,
 }
 
 impl Vgic {
     /// A controller without vCPUs, not yet initialised.
     pub fn new(kick: Arc<dyn Kick>, config: Config) -> Vgic {
-        let setup = Setup { cpus: Vec::new(), nr_irqs: 0, regions: Regions::new() };
+        let regions = Regions::new(config.version);
+        let setup = Setup { cpus: Vec::new(), nr_irqs: 0, regions };
         Vgic {
             kick,
             config,
@@ -260,7 +301,17 @@ impl Vgic {
             live: Once::new(),
             map: Once::new(),
             revision: AtomicU32::new(3),
+            groups_from_user: AtomicBool::new(false),
         }
+    }
+
+    /// Which GIC it is.
+    pub fn version(&self) -> Version {
+        self.config.version
+    }
+
+    pub(crate) fn is_v2(&self) -> bool {
+        self.config.version == Version::V2
     }
 
     pub(crate) fn live(&self) -> Option<&Live> {
@@ -275,7 +326,7 @@ impl Vgic {
             return Err(Errno::EBUSY);
         }
         let at = setup.cpus.len();
-        if at >= MAX_VCPUS {
+        if at >= self.config.max_vcpus() {
             return Err(Errno::EINVAL);
         }
         setup.cpus.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -285,7 +336,7 @@ impl Vgic {
             id,
             affinity: AtomicU32::new(mpidr_affinity(mpidr)),
             work: AtomicU64::new(0),
-            private: Lock::new(rank::VGIC_CPU, Bank::private(index)),
+            private: Lock::new(rank::VGIC_CPU, Bank::private(index, &self.config)),
             last: AtomicU32::new(0),
             propbaser: AtomicU64::new(0),
             pendbaser: AtomicU64::new(0),
@@ -331,12 +382,13 @@ impl Vgic {
         by_affinity.sort_unstable();
         // Where two claim the same affinity the first has it.
         by_affinity.dedup_by_key(|&mut (affinity, _)| affinity);
+        let v2 = self.is_v2();
         let first =
             by_affinity.first().map_or(0, |&(affinity, cpu)| if affinity == 0 { cpu } else { 0 });
         let spi_banks = (nr_irqs >> 5).saturating_sub(1) as usize;
         let mut spis = Vec::new();
         spis.try_reserve_exact(spi_banks).map_err(|_| Errno::ENOMEM)?;
-        spis.resize_with(spi_banks, || Lock::new(rank::VGIC, Bank::shared(first)));
+        spis.resize_with(spi_banks, || Lock::new(rank::VGIC, Bank::shared(first, v2)));
 
         setup.nr_irqs = nr_irqs;
         self.live.call_once(|| Live {
@@ -356,13 +408,18 @@ impl Vgic {
 
     /// Before the first KVM_RUN: checks that every frame has its place and
     /// fixes them. `ENXIO` if one has none, `EINVAL` if they overlap or lie
-    /// beyond the guest's addresses, `EBUSY` if not initialised.
+    /// beyond the guest's addresses, `EBUSY` if not initialised (a GICv2 is, if
+    /// need be: KVM_CREATE_IRQCHIP's has no device to say so).
     pub fn map_resources(&self) -> Result<()> {
+        if self.is_v2() && !self.is_initialized() {
+            self.setup.lock().check_frames(self.config.ipa_bits)?;
+            self.init()?;
+        }
         let setup = self.setup.lock();
         if self.map.is_completed() {
             return Ok(());
         }
-        setup.regions.check(setup.cpus.len(), self.config.ipa_bits)?;
+        setup.check_frames(self.config.ipa_bits)?;
         if !self.live.is_completed() {
             return Err(Errno::EBUSY);
         }
@@ -375,6 +432,13 @@ impl Vgic {
     /// before [`Vgic::map_resources`].
     pub fn decode(&self, addr: u64) -> Option<(Region, u32)> {
         self.map.get()?.decode(addr)
+    }
+
+    /// Where in the guest's GICv2 CPU interface an address is, if it is there:
+    /// the machine's GICV page is mapped for it. `None` before
+    /// [`Vgic::map_resources`].
+    pub fn cpu_interface(&self, addr: u64) -> Option<u64> {
+        self.map.get()?.cpu_interface(addr)
     }
 
     /// All frames, as (base, length); empty before [`Vgic::map_resources`].
@@ -440,10 +504,18 @@ impl Vgic {
         }
     }
 
+    /// As [`Vgic::live`]; a GICv2 is initialised by its first interrupt.
+    fn live_or_init(&self) -> Result<&Live> {
+        if self.is_v2() && self.live().is_none() {
+            self.init()?;
+        }
+        self.live().ok_or(Errno::EBUSY)
+    }
+
     /// Moves the input line of an SPI. Edge-triggered: a call with `true` is an
     /// edge. `EINVAL` if there is no such SPI, `EBUSY` before initialisation.
     pub fn inject_spi(&self, intid: u32, level: bool) -> Result<()> {
-        let live = self.live().ok_or(Errno::EBUSY)?;
+        let live = self.live_or_init()?;
         if intid < 32 || intid >= live.nr_irqs.min(FIRST_SPECIAL) {
             return Err(Errno::EINVAL);
         }
@@ -461,7 +533,7 @@ impl Vgic {
     /// physical one, `true` means that the physical one has fired and been
     /// acknowledged, so that it is active now.
     pub fn inject_ppi(&self, vcpu: usize, intid: u32, level: bool) -> Result<()> {
-        let live = self.live().ok_or(Errno::EBUSY)?;
+        let live = self.live_or_init()?;
         let cpu = live.cpu(vcpu).ok_or(Errno::EINVAL)?;
         if !(16..32).contains(&intid) {
             return Err(Errno::EINVAL);

@@ -180,11 +180,14 @@ fn controller(m: &'static Machine, r: &mut Random) {
     }
     let at = match r.below(3) {
         0 => m.gicd + r.below(0x1_0000),
+        1 if gic::is_v2() => m.gicc + r.below(0x2000),
         1 => m.gicr + r.below(0x2_0000 * m.cpu_count as u64),
         _ => {
             m.gicd
-                + [0, 4, 8, 0x80, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0x400, 0xc00]
-                    [r.below(12) as usize]
+                + [
+                    0, 4, 8, 0x80, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0x400, 0xc00, 0x800,
+                    0xf00,
+                ][r.below(14) as usize]
                 + 4 * r.below(16)
         }
     };
@@ -236,6 +239,21 @@ fn execute(instruction: u32, x9: u64) {
 
 fn sgis(m: &'static Machine, r: &mut Random) {
     if m.gicd == 0 {
+        return;
+    }
+    if gic::is_v2() {
+        for _ in 0..r.below(40) {
+            // Filters, targets and numbers of every kind; senders taken back.
+            mmio::write32(m.gicd + gic::v2::GICD_SGIR, r.nasty() as u32);
+            let at = gic::v2::GICD_CPENDSGIR + 4 * r.below(8);
+            mmio::write32(m.gicd + at, r.nasty() as u32);
+        }
+        if r.below(4) == 0 {
+            mmio::write32(m.gicc + gic::v2::GICC_EOIR, r.nasty() as u32);
+            mmio::write32(m.gicc + gic::v2::GICC_DIR, r.nasty() as u32);
+            mmio::write32(m.gicc + gic::v2::GICC_PMR, r.below(0x100) as u32);
+            mmio::write32(m.gicc + gic::v2::GICC_PMR, 0xf0);
+        }
         return;
     }
     for _ in 0..r.below(40) {

@@ -14,9 +14,9 @@
 //! | `mmio_user_read`, `mmio_user_write` | a load from, a store to a PL031 register in the VMM | the next instruction, loop included |
 //! | `ioeventfd_write` | a store to a queue's notify register | the next instruction, loop included |
 //! | `vgic_read` | a load of GICD_TYPER | the next instruction, loop included |
-//! | `sgi_self` | writing ICC_SGI1R_EL1 | the handler's first instructions |
+//! | `sgi_self` | writing ICC_SGI1R_EL1 (GICv2: GICD_SGIR) | the handler's first instructions |
 //! | `sgi_other`, `sgi_asleep` | writing ICC_SGI1R_EL1, then WFE | the handler's first instructions on a CPU that computes, that waits in WFI |
-//! | `eoi` | writing ICC_EOIR1_EL1 | the next instruction |
+//! | `eoi` | writing ICC_EOIR1_EL1 (GICv2: GICC_EOIR) | the next instruction |
 //! | `timer`, `timer_wfi` | the deadline | the handler's first instructions, computing, waiting in WFI |
 //! | `blk_read_4k` | telling a virtio block device of a read of 4 KiB, then WFI | its interrupt handler's first instructions |
 //! | `fp_first` | the first FP instruction after an exit to the VMM | the next instruction |
@@ -189,9 +189,14 @@ fn hvc(function: u64) {
 /// Sends an SGI and waits for its handler; from the first instruction to the handler's.
 fn sgi(name: &str, to: u64, wait: fn()) -> u64 {
     let before = COUNT.load(SeqCst);
+    let v2 = gic::is_v2();
     mark::open_to_stamp(name);
     let start = cpu::now();
-    gic::send_sgi(u64::from(SGI), to);
+    if v2 {
+        gic::v2::send_sgi(u64::from(SGI), to);
+    } else {
+        gic::v3::send_sgi(u64::from(SGI), to);
+    }
     while COUNT.load(SeqCst) == before {
         wait();
     }
@@ -226,13 +231,18 @@ fn read_block() -> u64 {
 fn eoi() -> u64 {
     cpu::mask();
     gic::send_sgi(2, mrs!("mpidr_el1"));
-    let mut id = gic::acknowledge();
-    while id >= 1020 {
-        id = gic::acknowledge();
+    let v2 = gic::is_v2();
+    let mut iar = gic::acknowledge();
+    while gic::intid(iar) >= 1020 {
+        iar = gic::acknowledge();
     }
     mark::open("eoi");
     let start = cpu::now();
-    gic::end(id);
+    if v2 {
+        gic::v2::end(iar)
+    } else {
+        gic::v3::end(iar)
+    }
     let time = cpu::now() - start;
     mark::close();
     cpu::unmask();

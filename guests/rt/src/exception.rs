@@ -43,7 +43,8 @@ pub fn on_sync(f: Sync) {
 extern "C" fn guest_rt_exception(frame: &mut Frame, kind: u64) {
     match kind & 3 {
         1 => {
-            let intid = gic::acknowledge();
+            let iar = gic::acknowledge();
+            let intid = gic::intid(iar);
             if intid >= 1020 {
                 return;
             }
@@ -55,7 +56,7 @@ extern "C" fn guest_rt_exception(frame: &mut Frame, kind: u64) {
                     f(intid, frame);
                 }
             }
-            gic::end(intid);
+            gic::end(iar);
             return;
         }
         0 => {

@@ -1,8 +1,11 @@
-//! GICv3: distributor, this CPU's redistributor, the CPU interface.
+//! The interrupt controller that the device tree names: GICv2 or GICv3.
 
-use crate::cpu::{dsb, isb};
 use crate::machine::Machine;
-use crate::{mmio, mrs, msr};
+use crate::mmio;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+pub mod v2;
+pub mod v3;
 
 /// GICD_CTLR.
 pub const GICD_CTLR: u64 = 0;
@@ -10,63 +13,58 @@ pub const GICD_CTLR: u64 = 0;
 pub const GICD_TYPER: u64 = 4;
 /// GICD_IIDR.
 pub const GICD_IIDR: u64 = 8;
-const GICR_TYPER: u64 = 8;
-const GICR_WAKER: u64 = 0x14;
-const SGI_FRAME: u64 = 0x1_0000;
 
 /// The timers' interrupts.
 pub const VIRTUAL_TIMER: u32 = 27;
 /// The EL1 physical timer's.
 pub const PHYSICAL_TIMER: u32 = 30;
 
-/// The distributor, once: group 1 on, affinity routing.
+static GICD: AtomicU64 = AtomicU64::new(0);
+/// A GICv2's CPU interface, 0 with a GICv3.
+static GICC: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn set(m: &Machine) {
+    GICD.store(m.gicd, Relaxed);
+    GICC.store(m.gicc, Relaxed);
+}
+
+fn gicd() -> u64 {
+    GICD.load(Relaxed)
+}
+
+fn gicc() -> u64 {
+    GICC.load(Relaxed)
+}
+
+/// Whether it is a GICv2.
+#[inline(always)]
+pub fn is_v2() -> bool {
+    gicc() != 0
+}
+
+/// The distributor, once.
 pub fn init(m: &Machine) {
-    mmio::write32(m.gicd + GICD_CTLR, 0x12);
-    while mmio::read32(m.gicd + GICD_CTLR) & 1 << 31 != 0 {}
-    let lines = mmio::read32(m.gicd + GICD_TYPER) & 0x1f;
-    for i in 1..=u64::from(lines) {
-        mmio::write32(m.gicd + 0x80 + 4 * i, !0); // Group 1.
-    }
+    if is_v2() { v2::init(m) } else { v3::init(m) }
 }
 
-/// This CPU's redistributor.
-pub fn redistributor(m: &Machine) -> u64 {
-    let me = mrs!("mpidr_el1");
-    let affinity = me & 0xff_ffff | (me >> 32 & 0xff) << 24;
-    let mut at = m.gicr;
-    loop {
-        let typer = mmio::read64(at + GICR_TYPER);
-        if typer >> 32 == affinity {
-            return at;
-        }
-        assert!(typer & 1 << 4 == 0, "no redistributor for {me:#x}");
-        at += 0x2_0000;
-    }
-}
-
-/// This CPU's part: wakes the redistributor, enables SGIs and PPIs, opens the CPU interface.
+/// This CPU's part: enables SGIs and timers, opens the CPU interface.
 pub fn init_cpu(m: &Machine) {
-    let r = redistributor(m);
-    mmio::write32(r + GICR_WAKER, mmio::read32(r + GICR_WAKER) & !2);
-    while mmio::read32(r + GICR_WAKER) & 4 != 0 {}
-    let s = r + SGI_FRAME;
-    mmio::write32(s + 0x80, !0); // Group 1.
-    for i in 0..8 {
-        mmio::write32(s + 0x400 + 4 * i, 0xa0a0_a0a0); // Priorities.
-    }
-    mmio::write32(s + 0x100, 0xffff | 1 << VIRTUAL_TIMER | 1 << PHYSICAL_TIMER);
-    msr!("S3_0_C12_C12_5", mrs!("S3_0_C12_C12_5") | 1); // ICC_SRE_EL1.SRE
-    isb();
-    msr!("S3_0_C4_C6_0", 0xf0); // ICC_PMR_EL1
-    msr!("S3_0_C12_C12_4", 0); // ICC_CTLR_EL1: one EOI does it all.
-    msr!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
-    isb();
+    if is_v2() { v2::init_cpu(m) } else { v3::init_cpu(m) }
+}
+
+/// Where this CPU's private interrupts have the registers that shared ones have in the distributor.
+pub fn private(m: &Machine) -> u64 {
+    if is_v2() { m.gicd } else { v3::redistributor(m) + v3::SGI_FRAME }
 }
 
 /// Routes an SPI to a CPU and enables it, edge-triggered or not.
 pub fn enable_spi(m: &Machine, intid: u32, mpidr: u64, edge: bool) {
     let i = u64::from(intid);
-    mmio::write64(m.gicd + 0x6000 + 8 * i, mpidr & 0xff_00ff_ffff);
+    if is_v2() {
+        v2::route_spi(m, intid, mpidr)
+    } else {
+        v3::route_spi(m, intid, mpidr)
+    }
     let config = m.gicd + 0xc00 + 4 * (i / 16);
     let bit = 2 << (2 * (intid % 16));
     let old = mmio::read32(config);
@@ -80,29 +78,22 @@ pub fn pend_spi(m: &Machine, intid: u32) {
     mmio::write32(m.gicd + 0x200 + 4 * u64::from(intid / 32), 1 << (intid % 32));
 }
 
-/// ICC_IAR1_EL1.
+/// Acknowledges: what [`end`] takes, with the INTID in it ([`intid`]).
 pub fn acknowledge() -> u32 {
-    let id = mrs!("S3_0_C12_C12_0") as u32;
-    dsb();
-    id & 0xff_ffff
+    if is_v2() { v2::acknowledge() } else { v3::acknowledge() }
 }
 
-/// ICC_EOIR1_EL1.
-pub fn end(intid: u32) {
-    msr!("S3_0_C12_C12_1", u64::from(intid));
-    isb();
+/// The INTID of what was acknowledged: a GICv2 says who sent an SGI, too.
+pub fn intid(iar: u32) -> u32 {
+    if is_v2() { iar & 0x3ff } else { iar & 0xff_ffff }
+}
+
+/// Ends what was acknowledged.
+pub fn end(iar: u32) {
+    if is_v2() { v2::end(iar) } else { v3::end(iar) }
 }
 
 /// Sends an SGI to the CPU with this affinity.
-#[inline(always)]
 pub fn send_sgi(intid: u64, mpidr: u64) {
-    let v = intid << 24
-        | 1 << (mpidr & 0xf)
-        | (mpidr >> 8 & 0xff) << 16
-        | (mpidr >> 16 & 0xff) << 32
-        | (mpidr >> 32 & 0xff) << 48
-        | (mpidr >> 4 & 0xf) << 44;
-    dsb();
-    msr!("S3_0_C12_C11_5", v); // ICC_SGI1R_EL1
-    isb();
+    if is_v2() { v2::send_sgi(intid, mpidr) } else { v3::send_sgi(intid, mpidr) }
 }

@@ -1,6 +1,6 @@
 //! The machine, from the device tree.
 
-use crate::serial;
+use crate::{gic, serial};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
@@ -14,10 +14,12 @@ pub struct Machine {
     pub cpus: [u64; CPUS],
     /// How many there are.
     pub cpu_count: usize,
-    /// The GICv3 distributor, 0 without one.
+    /// The GIC's distributor, 0 without one.
     pub gicd: u64,
     /// The redistributors, 0 without a GICv3.
     pub gicr: u64,
+    /// The CPU interface, 0 without a GICv2.
+    pub gicc: u64,
     /// The 16550.
     pub uart: u64,
     /// The PL031, or 0.
@@ -80,6 +82,7 @@ pub(crate) fn read(device_tree: u64, image: u64) -> &'static Machine {
         cpu_count: 0,
         gicd: 0,
         gicr: 0,
+        gicc: 0,
         uart: 0,
         rtc: 0,
         virtio: 0,
@@ -99,6 +102,7 @@ pub(crate) fn read(device_tree: u64, image: u64) -> &'static Machine {
     }
     m.free = m.free.next_multiple_of(2 << 20);
     serial::set(m.uart);
+    gic::set(&m);
     // SAFETY: one CPU, and nobody has a reference yet.
     let slot = unsafe { &mut *MACHINE.0.get() };
     slot.insert(m)
@@ -126,6 +130,8 @@ fn walk(node: &FdtNode<'static>, m: &mut Machine) {
         m.smc = node.property("method").is_some_and(|p| p.value() == b"smc\0");
     } else if is(node, "arm,gic-v3") {
         (m.gicd, m.gicr) = (reg(node, 0), reg(node, 2));
+    } else if is(node, "arm,cortex-a15-gic") || is(node, "arm,gic-400") {
+        (m.gicd, m.gicc) = (reg(node, 0), reg(node, 2));
     } else if is(node, "ns16550a") || is(node, "ns16550") {
         m.uart = reg(node, 0);
     } else if is(node, "arm,pl031") {

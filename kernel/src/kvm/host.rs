@@ -1,7 +1,7 @@
 //! What KVM asks of this kernel.
 
 use crate::syscall::fd;
-use crate::{cpu, gic, hyp, process, random, time, vcpu};
+use crate::{cpu, gic, gich, hyp, process, random, time, vcpu};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::sysreg;
@@ -10,7 +10,7 @@ use core::fmt::Arguments;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use frame::Frame;
 use kvm::{AddressSpace, Entry, EventFd, Exit, Facts, Host, HostFrame, VcpuCore, VcpuState};
-use paging::Id;
+use paging::{GuestDevice, Id};
 use psci::Workaround;
 use regime::HostRegime;
 use traps::{GuestFeatures, IdRegs};
@@ -42,10 +42,8 @@ const HCR_RAS: u64 = 1 << 36 | 1 << 37;
 /// What is true of this machine. The CPUs are taken to be alike: the boot CPU
 /// speaks for all.
 pub fn facts() -> Result<Facts, &'static str> {
-    if !arch::cpu::has_gicv3_registers() || !gic::is_v3() {
-        return Err("guests need a GICv3 on this build");
-    }
     let split = vcpu::split();
+    let (ich_vtr, gicv) = interrupt_controller(split)?;
     let pfr0 = sysreg::id_aa64pfr0_el1();
     let fwb = arch::cpu::field(sysreg::id_aa64mmfr2_el1(), 40) != 0;
     let ras = arch::cpu::field(pfr0, 28) != 0;
@@ -53,7 +51,7 @@ pub fn facts() -> Result<Facts, &'static str> {
         trap_cache_ids: false,
         csv2_unaffected: false,
         csv3_unaffected: false,
-        gicv3: true,
+        gicv3: gicv.is_none(),
     };
     // CSV2, CSV3: what the ID registers say is all that is asked of them here.
     let spectre_v2 = if arch::cpu::field(pfr0, 56) != 0 {
@@ -77,7 +75,9 @@ pub fn facts() -> Result<Facts, &'static str> {
         actlr: 0,
         ccsidr: arch::guest_facts::cache_sizes().collect::<Vec<_>>(),
         vtimer_intid: vcpu::VTIMER_INTID as u16,
-        ich_vtr: Some(if split { hyp::gic_type() } else { world_switch::gic::vtr() }),
+        ich_vtr: Some(ich_vtr),
+        gic_deactivates: gic::deactivates(),
+        gicv,
         ipa_bits: arch::cpu::pa_bits().clamp(32, 48) as u8,
         cpus: cpu::online().count() as u32,
         hcr_el2: HCR_GUEST
@@ -86,6 +86,18 @@ pub fn facts() -> Result<Facts, &'static str> {
         stage2_fwb: fwb,
         workarounds: [spectre_v2, ssbs, Workaround::NotAvailable],
     })
+}
+
+/// What guests' interrupt controllers stand on: ICH_VTR_EL2, or GICH_VTR and GICV.
+fn interrupt_controller(split: bool) -> Result<(u64, Option<GuestDevice>), &'static str> {
+    if gic::is_v3() && arch::cpu::has_gicv3_registers() {
+        return Ok((if split { hyp::gic_type() } else { world_switch::gic::vtr() }, None));
+    }
+    if split {
+        return Err("guests on a GICv2 need VHE on this build");
+    }
+    let gicv = gich::init()?;
+    gich::vtr().map(|vtr| (vtr, Some(gicv))).ok_or("there is no GIC that guests can use")
 }
 
 fn id_registers() -> [u64; traps::id::COUNT] {

@@ -39,11 +39,15 @@ pub fn init(plan: &BootPlan, devices: &DeviceRegistry) {
     };
     crate::vcpu::init();
     log::info!(
-        "KVM: {}, {} bits of guest physical address, {} list registers",
+        "KVM: {}, {} bits of guest physical address, GICv{}, {} list registers",
         if split { "nVHE" } else { "VHE" },
         facts.ipa_bits,
-        facts.ich_vtr.map_or(0, |vtr| (vtr & 31).saturating_add(1))
+        if facts.has_gicv3() { 3 } else { 2 },
+        facts.gic().map_or(0, |gic| gic.nr_lrs())
     );
+    if !facts.gic_deactivates {
+        log::info!("KVM: this GIC's virtual interface does not deactivate interrupts: we do");
+    }
     let host: Arc<dyn kvm::Host> = if split {
         Arc::new(host::Machine::<true>::new(facts))
     } else {

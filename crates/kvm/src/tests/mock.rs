@@ -56,6 +56,8 @@ pub fn facts() -> Facts {
         actlr: 0,
         ccsidr: vec![(0, 0x701f_e01a), (1, 0x201f_e01a)],
         ich_vtr: Some(0x9000_0003),
+        gic_deactivates: true,
+        gicv: None,
         ipa_bits: 44,
         cpus: 2,
         vtimer_intid: 27,
@@ -96,10 +98,14 @@ fn no_locks() {
 
 impl MockHost {
     pub fn new() -> Arc<MockHost> {
+        MockHost::with(facts())
+    }
+
+    pub fn with(facts: Facts) -> Arc<MockHost> {
         set_lock_tracker(&Order);
         Arc::new(MockHost {
             guest: std::sync::OnceLock::new(),
-            facts: facts(),
+            facts,
             now: AtomicU64::new(1000),
             signal: AtomicBool::new(false),
             script: Mutex::default(),

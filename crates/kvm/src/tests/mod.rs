@@ -230,6 +230,99 @@ fn the_system_answers() {
     assert_eq!(errno(ask(0x1234, 0)), Errno::EINVAL);
 }
 
+impl Vmm {
+    /// On a machine with a GICv2, whose GICV is at 0x0804_0000.
+    fn on_gicv2() -> Vmm {
+        let host = MockHost::with(Facts {
+            ich_vtr: Some(0x9000_0003),
+            gicv: paging::GuestDevice::hosted(0x0804_0000, 0x2000),
+            ..facts()
+        });
+        let kvm = Kvm::new(host.clone());
+        Vmm { host, kvm, user: User::new(), regime: HostRegime::hosted() }
+    }
+
+    fn create(&mut self, vm: &Arc<Vm>, type_: u32, flags: u32) -> Result<Done> {
+        let at = self.put(&abi::CreateDevice { type_, fd: 0, flags });
+        vm.ioctl(&mut self.regime, &self.user, ioctl::CREATE_DEVICE, at)
+    }
+
+    fn irqchip(&mut self, vm: &Arc<Vm>) -> Result<i64> {
+        value(vm.ioctl(&mut self.regime, &self.user, ioctl::CREATE_IRQCHIP, 0))
+    }
+
+    fn device_addr(&mut self, vm: &Arc<Vm>, id: u64, addr: u64) -> Result<i64> {
+        self.on_vm(vm, ioctl::ARM_SET_DEVICE_ADDR, &abi::ArmDeviceAddr { id, addr })
+    }
+}
+
+#[test]
+fn a_machine_gives_its_own_gic() {
+    let _ram = sim::ram(8);
+    let (v2, v3) = (abi::DEV_TYPE_ARM_VGIC_V2, abi::DEV_TYPE_ARM_VGIC_V3);
+    let mut on_v3 = Vmm::new();
+    let vm = on_v3.vm();
+    assert_eq!(errno(on_v3.create(&vm, v2, 0)), Errno::ENODEV);
+    assert_eq!(on_v3.irqchip(&vm), Err(Errno::ENODEV));
+    assert_eq!(on_v3.device_addr(&vm, 0, 0x1000), Err(Errno::ENODEV));
+
+    let mut on_v2 = Vmm::on_gicv2();
+    let vm = on_v2.vm();
+    assert_eq!(errno(on_v2.create(&vm, v3, 0)), Errno::ENODEV);
+    assert_eq!(errno(on_v2.create(&vm, v3, 1)), Errno::ENODEV);
+    assert_eq!(value(on_v2.create(&vm, v2, 1)), Ok(0));
+    assert!(matches!(on_v2.create(&vm, v2, 0), Ok(Done::Device { .. })));
+    assert_eq!(errno(on_v2.create(&vm, v2, 0)), Errno::EEXIST);
+    assert_eq!(on_v2.irqchip(&vm), Err(Errno::EEXIST));
+    // Eight vCPUs; and the guest sees no GICv3 (ID_AA64PFR0_EL1.GIC).
+    let cap = cap::MAX_VCPUS.into();
+    assert_eq!(value(vm.ioctl(&mut on_v2.regime, &on_v2.user, ioctl::CHECK_EXTENSION, cap)), Ok(8));
+    let last = on_v2.ready(&vm, 7);
+    assert_eq!(on_v2.vcpu(&vm, 8).err(), Some(Errno::EINVAL));
+    let pfr0 = on_v2.get(&last, reg::sysreg(3, 0, 0, 4, 0)).unwrap();
+    assert_eq!(pfr0 >> 24 & 0xf, 0);
+}
+
+#[test]
+fn the_legacy_irqchip_and_its_pages() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::on_gicv2();
+    let vm = vmm.vm();
+    let (dist, cpu) = (0u64, 1u64);
+    assert_eq!(vmm.device_addr(&vm, dist, 0x1000), Err(Errno::ENODEV));
+    let vcpu = vmm.ready(&vm, 0);
+    assert_eq!(vmm.irqchip(&vm), Ok(0));
+    assert_eq!(vmm.device_addr(&vm, 1 << 16, 0x1000), Err(Errno::ENODEV));
+    assert_eq!(vmm.device_addr(&vm, 2, 0x1000), Err(Errno::ENODEV));
+    assert_eq!(vmm.device_addr(&vm, dist, 0x1234), Err(Errno::EINVAL));
+    assert_eq!(vmm.device_addr(&vm, dist, 0x0800_0000), Ok(0));
+    assert_eq!(vmm.device_addr(&vm, dist, 0x0900_0000), Err(Errno::EEXIST));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::ENXIO);
+    assert_eq!(vmm.device_addr(&vm, cpu, 0x0801_0000), Ok(0));
+    // The guest reads GICC_IAR, then GICC_DIR's page, then GICD_TYPER.
+    for at in [0x0801_000cu64, 0x0801_1000] {
+        vmm.host.push(move |state, _| abort(state, dabt(2, 3, false, 4), at));
+    }
+    vmm.host.push(|state, entry| {
+        state.context.esr_el2 = dabt(2, 4, false, 4);
+        state.context.hpfar_el2 = 0x0800_0004 >> 12 << 4;
+        state.context.far_el2 = 0x4;
+        assert_eq!(fast(&mut state.context, entry), Fast::Resume);
+        assert_eq!(state.context.x(4), 7);
+        Exit::Interrupt
+    });
+    // An instruction is never fetched from there.
+    vmm.host.push(|state, _| {
+        let esr = u64::from(ec::IABT_LOWER) << 26 | IL | 4;
+        abort(state, esr, 0x0801_0000)
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(0x0801_0000), Some((0x0804_0000, 4096, true)));
+    assert_eq!(vm.memory.lookup(0x0801_1000), Some((0x0804_1000, 4096, true)));
+    assert_eq!(vm.memory.lookup(0x0801_2000), None);
+    assert_eq!(vmm.vcpu(&vm, 1).err(), Some(Errno::EBUSY));
+}
+
 #[test]
 fn vcpus_are_made_once_and_initialised() {
     let _ram = sim::ram(8);

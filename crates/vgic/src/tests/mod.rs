@@ -5,12 +5,13 @@ mod irqs;
 mod model;
 mod random;
 mod threads;
+mod v2;
 
 use crate::attr::{GRP_CTRL, GRP_NR_IRQS, Stopped, Vcpus};
 use crate::lr::Lr;
 use crate::{
     Config, ICH_HCR_EOICOUNT_SHIFT, ICH_HCR_LRENPIE, ICH_HCR_NPIE, ICH_HCR_UIE, Kick,
-    ListRegisters, Region, SgiKind, Vgic,
+    ListRegisters, Region, SgiKind, Version, Vgic,
 };
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -86,8 +87,20 @@ pub const SGI_FRAME: u32 = 0x1_0000;
 impl Machine {
     /// `vcpus` vCPUs, nothing initialised.
     pub fn bare(vcpus: usize) -> Machine {
+        Machine::bare_of(Version::V3, vcpus)
+    }
+
+    pub fn bare_of(version: Version, vcpus: usize) -> Machine {
+        Machine::with_config(Machine::config(version), vcpus)
+    }
+
+    pub fn config(version: Version) -> Config {
+        Config { version, vtr: VTR, ipa_bits: 40, deactivates: true }
+    }
+
+    pub fn with_config(config: Config, vcpus: usize) -> Machine {
         let kicks = Arc::new(Kicks::default());
-        let vgic = Vgic::new(kicks.clone(), Config { vtr: VTR, ipa_bits: 40 });
+        let vgic = Vgic::new(kicks.clone(), config);
         for vcpu in 0..vcpus as u64 {
             let mpidr = (vcpu & 0xf) | (vcpu >> 4) << 8 | 1 << 31;
             assert_eq!(vgic.add_vcpu(vcpu as u32, mpidr), Ok(vcpu as usize));
@@ -245,7 +258,8 @@ impl Machine {
         for lrs in all.iter() {
             let mut mine = Vec::new();
             for &lr in &lrs.lr[..usize::from(lrs.used)] {
-                let lr = Lr::decode(lr);
+                let mut lr = Lr::decode(lr);
+                lr.intid &= 0x3ff;
                 assert!(!mine.contains(&lr.intid), "{} twice on one vCPU", lr.intid);
                 mine.push(lr.intid);
                 if lr.intid >= 32 {

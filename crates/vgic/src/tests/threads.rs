@@ -43,7 +43,7 @@ fn guest(vgic: &Vgic, vcpu: usize, stop: &AtomicBool, seen: &[AtomicU32]) {
 #[test]
 fn nothing_sent_is_lost_or_doubled() {
     const ROUNDS: u32 = 1000;
-    let vgic = Vgic::new(Arc::new(Nobody), Config { vtr: VTR, ipa_bits: 40 });
+    let vgic = Vgic::new(Arc::new(Nobody), Machine::config(Version::V3));
     for vcpu in 0..3 {
         vgic.add_vcpu(vcpu, vcpu.into()).unwrap();
     }
