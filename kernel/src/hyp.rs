@@ -256,7 +256,7 @@ pub fn put(state: &mut VcpuState) {
     if unsafe { this_run() }.is_some_and(|run| run.load == 0) {
         call(Call::Put, 0, 0, 0, 0);
         // SAFETY: as above.
-        if let Some(run) = unsafe { this_run() } {
+        if let Some(run) = unsafe { this_run() }.filter(|run| run.gicv3 != 0) {
             state.lrs.ap0r = run.gic.ap0r;
             state.lrs.ap1r = run.gic.ap1r;
         }
@@ -324,9 +324,12 @@ pub fn enter(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
     }
 }
 
-/// What the guest may have changed of its CPU interface.
+/// What the guest may have changed of its CPU interface, if `hyp` switches that.
 #[inline]
 fn leave(run: &Run, entry: &Entry<'_>, state: &mut VcpuState) {
+    if run.gicv3 == 0 {
+        return;
+    }
     let used = usize::from(state.lrs.used);
     for (to, from) in state.lrs.lr.iter_mut().zip(&run.gic.lr).take(used) {
         *to = *from;

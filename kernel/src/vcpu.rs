@@ -77,6 +77,9 @@ pub fn enter_split(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
     if !loaded_here(entry.core) {
         load(entry, state);
     }
+    if gich::get().is_some() {
+        wake_gic(state);
+    }
     hyp::enter(entry, state)
 }
 
@@ -85,9 +88,7 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
     if !loaded_here(entry.core) {
         load(entry, state);
     }
-    if QUIET.get(cpu::index()).is_some_and(|quiet| quiet.swap(false, Relaxed)) {
-        set_hcr(state.lrs.hcr);
-    }
+    wake_gic(state);
     state.context.legalize();
     let fp = GuestFp::is_loaded();
     let argument = core::ptr::from_ref(entry).cast_mut().cast();
@@ -120,6 +121,14 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
     }
 }
 
+/// Restores ICH_HCR_EL2, if the maintenance interrupt had to be quiet.
+#[inline]
+fn wake_gic(state: &VcpuState) {
+    if QUIET.get(cpu::index()).is_some_and(|quiet| quiet.swap(false, Relaxed)) {
+        set_hcr(state.lrs.hcr);
+    }
+}
+
 /// In the guest's world (split: between two runs), an interrupt is pending: takes it, if it concerns but
 /// the guest. Whether the guest may go on: not while another is pending, which
 /// an interrupt that never rests would keep off.
@@ -138,7 +147,7 @@ pub fn take_interrupt<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuStat
         None => return false,
     }
     if intid == VTIMER_INTID {
-        if !SPLIT {
+        if gic_is_ours::<SPLIT>() {
             read_gic(state);
         }
         if let Some(write) = state.vtimer_fired(entry.core) {
@@ -238,6 +247,9 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     // releases its vCPUs before them.
     if split() {
         hyp::load(state, vtcr);
+        if let Some(gich) = gich::get() {
+            gich.load(&state.lrs);
+        }
     } else {
         // SAFETY: see above.
         unsafe {
@@ -347,11 +359,22 @@ fn set_hcr(hcr: u64) {
     }
 }
 
+/// Whether the loaded guest's virtual CPU interface is in the hardware while the
+/// host runs. Split, `hyp` switches it, unless it is a GICv2's: that is device
+/// memory, which the host at EL1 reaches, and no interrupt comes of it while
+/// HCR_EL2.IMO is clear (Arm ARM D24.2.61).
+#[inline]
+fn gic_is_ours<const SPLIT: bool>() -> bool {
+    !SPLIT || gich::get().is_some()
+}
+
 /// See `kvm::Host::read_live`.
 pub fn read_live<const SPLIT: bool>(core: &VcpuCore, state: &mut VcpuState) {
-    // Split, memory is the truth while the host runs.
-    if !SPLIT && loaded_here(core) {
+    if gic_is_ours::<SPLIT>() && loaded_here(core) {
         read_gic(state);
+    }
+    // Split, memory has the timer while the host runs.
+    if !SPLIT && loaded_here(core) {
         // SAFETY: it is loaded here.
         unsafe { vhe::read_timer(&mut state.context) };
     }
@@ -375,7 +398,7 @@ pub fn write_live<const SPLIT: bool>(
 
 /// List registers `..write` and ICH_HCR_EL2 of the vCPU that is loaded here.
 fn write_gic<const SPLIT: bool>(state: &VcpuState, write: u8) {
-    if SPLIT {
+    if !gic_is_ours::<SPLIT>() {
         return hyp::write_live(state, write);
     }
     match gich::get() {
@@ -405,6 +428,9 @@ fn put_here() {
         GuestFp::put(&mut state.context.fp);
         if split() {
             hyp::put(&mut state);
+            if let Some(gich) = gich::get() {
+                gich.save(&mut state.lrs);
+            }
         } else {
             save_gic(&mut state);
             // SAFETY: it is the one that is loaded.
@@ -485,8 +511,8 @@ pub fn interrupt(intid: u32) -> Option<bool> {
         MAINTENANCE_INTID => {
             // List registers want attention, at the next entry. Until then the
             // level-sensitive interrupt is kept quiet.
-            // (Split, it is quiet while the host runs.)
-            if !split() {
+            // (What `hyp` switches is quiet while the host runs.)
+            if !split() || gich::get().is_some() {
                 // `enter` and `write_live` restore it.
                 set_hcr(gich::get().map_or_else(ich::hcr, Gich::hcr) & EOICOUNT);
                 if let Some(quiet) = QUIET.get(cpu::index()) {

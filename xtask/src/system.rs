@@ -137,6 +137,43 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.boot(&run::Args { gic: 2, smp: 4, guest_cpus: 4, ..options() }),
     },
     SystemTest {
+        name: "boot: guest on cortex-a53 with a GICv2",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| {
+            let args = gicv2(run::Args { cpu: "cortex-a53".into(), ..options() });
+            bench.split(&args, "the CPU has no FEAT_VHE")
+        },
+    },
+    SystemTest {
+        name: "boot: guest on a GICv2 host, nVHE",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.split(&gicv2(nvhe()), "asked for by kvm-arm.mode="),
+    },
+    SystemTest {
+        name: "boot: cortex-a57 with a GICv2, 4 CPUs, guest with 4 CPUs",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| {
+            let cpu = "cortex-a57".into();
+            let args = gicv2(run::Args { cpu, smp: 4, guest_cpus: 4, ..options() });
+            bench.split(&args, "the CPU has no FEAT_VHE")
+        },
+    },
+    SystemTest {
+        name: "boot: guest on cortex-a76",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.boot(&run::Args { cpu: "cortex-a76".into(), ..options() }),
+    },
+    SystemTest {
+        name: "boot: guest on neoverse-v1",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.boot(&run::Args { cpu: "neoverse-v1".into(), ..options() }),
+    },
+    SystemTest {
         name: "boot: mode none has no /dev/kvm and says why",
         needs: Needs::UserSpace,
         long: false,
@@ -264,6 +301,12 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Kvm,
         long: false,
         run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &gicv2(options())),
+    },
+    SystemTest {
+        name: "guest: conformance on GICv2, nVHE",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| bench.bare_guest_with("guest-conformance", " passed, 0 failed", gicv2(nvhe())),
     },
     SystemTest {
         name: "guest: attack on GICv2",

@@ -93,9 +93,6 @@ fn interrupt_controller(split: bool) -> Result<(u64, Option<GuestDevice>), &'sta
     if gic::is_v3() && arch::cpu::has_gicv3_registers() {
         return Ok((if split { hyp::gic_type() } else { world_switch::gic::vtr() }, None));
     }
-    if split {
-        return Err("guests on a GICv2 need VHE on this build");
-    }
     let gicv = gich::init()?;
     gich::vtr().map(|vtr| (vtr, Some(gicv))).ok_or("there is no GIC that guests can use")
 }
