@@ -129,9 +129,9 @@ fn wake_gic(state: &VcpuState) {
     }
 }
 
-/// In the guest's world (split: between two runs), an interrupt is pending: takes it, if it concerns but
-/// the guest. Whether the guest may go on: not while another is pending, which
-/// an interrupt that never rests would keep off.
+/// In the guest's world (split: between two runs), an interrupt is pending:
+/// takes it, if it concerns but the guest. Whether the guest may go on: not while
+/// another is pending, which an interrupt that never rests would keep off.
 pub fn take_interrupt<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
     let intid = gic::highest_pending();
     if !matches!(intid, VTIMER_INTID | gic::SGI_RESCHEDULE) || state.vgic.is_none() {
