@@ -55,6 +55,16 @@ impl Waiter {
     }
 }
 
+/// Takes a waiter out, and with the last one the memory that the map keeps for
+/// the next.
+fn take(bucket: &mut Bucket, place: &Place) -> Option<Arc<Waiter>> {
+    let waiter = bucket.remove(place);
+    if bucket.is_empty() {
+        *bucket = Bucket::new();
+    }
+    waiter
+}
+
 /// All futexes of the machine.
 pub struct FutexTable {
     buckets: Box<[Lock<Bucket>]>,
@@ -114,7 +124,7 @@ impl FutexTable {
                 return false;
             }
             let place = *waiter.place.lock();
-            let taken = self.bucket(place.0).lock().remove(&place);
+            let taken = take(&mut self.bucket(place.0).lock(), &place);
             // Dropped here, outside the lock.
             if taken.is_some() {
                 return true;
@@ -339,7 +349,7 @@ impl Walk<'_> {
             return None;
         };
         self.from = Bound::Excluded(place.1);
-        bucket.remove(&place)
+        take(bucket, &place)
     }
 
     /// Wakes up to `count`, looking at no more than a chunk.
@@ -363,7 +373,7 @@ impl Walk<'_> {
             // Release: who sees the flag sees what was written before.
             waiter.woken.store(true, Ordering::Release);
             waiter.waker.wake_by_ref();
-            if let Some(waiter) = bucket.remove(&place) {
+            if let Some(waiter) = take(bucket, &place) {
                 out.push(waiter);
             }
         }
