@@ -6,7 +6,7 @@ use base::{Lock, PAGE_SIZE, PhysAddr, rank};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use frame::{Fill, KernelPages};
+use frame::{Fill, KernelPages, Use};
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::base::binning::Binning;
@@ -112,7 +112,7 @@ unsafe impl GlobalAlloc for Heap {
             KernelPages::order_for(layout.size())
                 .and_then(|order| match layout.size() <= SURE {
                     true => KernelPages::alloc_for_heap(order).ok(),
-                    false => KernelPages::alloc(order, Fill::Stale).ok(),
+                    false => KernelPages::alloc(Use::Heap, order, Fill::Stale).ok(),
                 })
                 .map_or(core::ptr::null_mut(), |pages| {
                     let pointer = pages.as_ptr().as_ptr();

@@ -9,7 +9,7 @@ use crate::{cpu, memory, panic, sched, vcpu};
 use arch::map::Mapper;
 use arch::regime::{Attributes, MAIR, Regime};
 use core::sync::atomic::{AtomicUsize, Ordering::*};
-use frame::{Fill, KernelPages};
+use frame::{Fill, KernelPages, Use};
 use hyp_abi::{
     Call, Header, Init, MAX_CPUS, MAX_RAM, PackedPolicy, Range, Run, exit, layout, stub,
 };
@@ -94,7 +94,7 @@ fn place(plan: &BootPlan, header: &Header, ram: [Range; MAX_RAM], cpus: usize) -
     const NO_MEMORY: &str = "there is no memory for it";
     let alloc = |bytes: u64| {
         let order = KernelPages::order_for(bytes as usize).ok_or(NO_MEMORY)?;
-        KernelPages::alloc(order, Fill::Zeroed).map_err(|_| NO_MEMORY)
+        KernelPages::alloc(Use::Hyp, order, Fill::Zeroed).map_err(|_| NO_MEMORY)
     };
     let image = alloc(header.end.wrapping_sub(layout::IMAGE))?;
     let shared = alloc((size_of::<Shared>() as u64).saturating_mul(cpus as u64))?;

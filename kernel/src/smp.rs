@@ -7,7 +7,7 @@ use crate::{cpu, gic, memory, power, time, trap};
 use crate::task::STACK_ORDER;
 use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
-use frame::{Fill, KernelPages};
+use frame::{Fill, KernelPages, Use};
 
 /// What head.s hands a CPU that comes up: read with its MMU off.
 #[repr(C)]
@@ -49,7 +49,7 @@ pub fn start_secondaries(plan: &'static BootPlan, machine: &Machine) {
 }
 
 fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static str> {
-    let stack = KernelPages::alloc(STACK_ORDER, Fill::Stale).map_err(|_| "no memory for its stack")?;
+    let stack = KernelPages::alloc(Use::Stack, STACK_ORDER, Fill::Stale).map_err(|_| "no memory for its stack")?;
     let stack_top = (stack.as_ptr().as_ptr() as u64).wrapping_add(stack.len() as u64);
     let slot = SecondaryBoot {
         plan: memory::virt_to_phys(core::ptr::from_ref(plan) as u64),

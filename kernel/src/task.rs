@@ -9,11 +9,12 @@ use alloc::sync::Arc;
 use alloc::task::Wake;
 use arch::switch::Context;
 use arch::trap::TrapFrame;
+use base::census::{Counted, Kind};
 use base::{Lock, Result, rank};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use core::task::Waker;
-use frame::{Fill, KernelPages};
+use frame::{Fill, KernelPages, Use};
 use spin::Once;
 
 /// Kernel stacks are 2^this pages.
@@ -59,6 +60,7 @@ pub struct Task {
     /// The user-space thread that it is; kernel threads have none.
     pub thread: Once<Thread>,
     body: Lock<Option<Box<dyn FnOnce() + Send>>>,
+    _counted: Counted,
 }
 
 /// Where every task starts.
@@ -84,7 +86,7 @@ impl Task {
     /// A task that will run `body` and end when it returns; suspended until
     /// `sched::start`.
     pub fn new(id: u32, body: impl FnOnce() + Send + 'static) -> Result<Arc<Task>> {
-        let stack = KernelPages::alloc(STACK_ORDER, Fill::Stale)?;
+        let stack = KernelPages::alloc(Use::Stack, STACK_ORDER, Fill::Stale)?;
         let bottom = stack.as_ptr().as_ptr() as u64;
         let top = bottom.wrapping_add(stack.len() as u64);
         // SAFETY: fresh pages, ours; the word is the lowest of the stack.
@@ -104,6 +106,7 @@ impl Task {
             tpidr_el0: AtomicU64::new(0),
             thread: Once::new(),
             body: Lock::new(rank::PROCESS, Some(Box::new(body))),
+            _counted: Counted::new(Kind::Task),
         }))
     }
 

@@ -12,7 +12,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use base::{Errno, Nanos, PAGE_SIZE, Result};
 use core::sync::atomic::Ordering::Release;
-use frame::{Fill, Frame, Size};
+use frame::{Fill, Frame, Size, Use};
 use mm::abi::{MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_READ};
 use mm::{Map, MapObject, ObjectId, VmObject};
 use spin::Once;
@@ -66,7 +66,7 @@ static VDSO: Once<Vdso> = Once::new();
 
 fn vdso() -> Result<&'static Vdso> {
     VDSO.try_call_once(|| {
-        let data = Frame::alloc(Size::Page, Fill::Zeroed)?;
+        let data = Frame::alloc_as(Use::Window, Size::Page, Fill::Zeroed)?;
         let (whole, fraction) = time::nanos_per_tick();
         for (at, value) in [
             (word::START, time::start()),
@@ -76,7 +76,7 @@ fn vdso() -> Result<&'static Vdso> {
         ] {
             data.write(at, &value.to_le_bytes())?;
         }
-        let code = Frame::alloc(Size::Page, Fill::Zeroed)?;
+        let code = Frame::alloc_as(Use::Window, Size::Page, Fill::Zeroed)?;
         // SAFETY: vdso.s defines it, a page that nobody writes.
         code.write(0, unsafe { &__vdso_image })?;
         Ok(Vdso {

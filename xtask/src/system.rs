@@ -348,19 +348,19 @@ pub const TESTS: &[SystemTest] = &[
         name: "vmm: killed 10 times at random moments",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.script("/hypha/tests/kill-test,10,256", None),
+        run: |bench| bench.script("/hypha/tests/kill-test,10", None),
     },
     SystemTest {
         name: "vmm: killed 100 times at random moments",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.script("/hypha/tests/kill-test,100,256", None),
+        run: |bench| bench.script("/hypha/tests/kill-test,100", None),
     },
     SystemTest {
         name: "vmm: killed 10 times at random moments, nVHE",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.script_with("/hypha/tests/kill-test,10,256", nvhe()),
+        run: |bench| bench.script_with("/hypha/tests/kill-test,10", nvhe()),
     },
     SystemTest {
         name: "boot: 20 times in a row on max, nVHE",

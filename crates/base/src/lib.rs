@@ -16,6 +16,7 @@ extern crate alloc;
 extern crate std;
 
 mod addr;
+pub mod census;
 mod errno;
 mod ids;
 mod lock;

@@ -2,7 +2,7 @@
 
 use crate::buddy::MAX_ORDER;
 use crate::meta;
-use crate::ram::{Owner, phys_to_virt, ram};
+use crate::ram::{Owner, Use, phys_to_virt, ram};
 use base::{BLOCK_SIZE, Errno, PAGE_SIZE, PhysAddr, Result};
 use core::fmt;
 use core::num::NonZeroU64;
@@ -61,9 +61,15 @@ const PAGE: u64 = 1;
 const BLOCK: u64 = 2;
 
 impl Frame {
-    /// Fresh memory; `ENOMEM` if there is none but the kernel's reserve.
+    /// Fresh anonymous memory; `ENOMEM` if there is none but the kernel's
+    /// reserve.
     pub fn alloc(size: Size, fill: Fill) -> Result<Frame> {
-        let word = meta::head(meta::USER, size.order()) | 1;
+        Self::alloc_as(Use::Anonymous, size, fill)
+    }
+
+    /// Fresh memory that counts as used for this.
+    pub fn alloc_as(usage: Use, size: Size, fill: Fill) -> Result<Frame> {
+        let word = meta::used_head(meta::USER, size.order(), usage as u8) | 1;
         let addr = ram().ok_or(Errno::ENOMEM)?.take(size.order(), Owner::User, word)?;
         let frame = Frame::wrap(addr, size);
         if fill == Fill::Zeroed {
@@ -126,13 +132,14 @@ impl Frame {
         if size == Size::Block {
             self.with_index(|table, index| {
                 let word = table.word(index);
-                let alone = meta::head(meta::USER, MAX_ORDER) | 1;
-                if word.load(Ordering::Acquire) == alone {
+                let now = word.load(Ordering::Acquire);
+                let usage = meta::usage(now);
+                if now == meta::used_head(meta::USER, MAX_ORDER, usage) | 1 {
                     // The only handle is ours and no longer used: nobody can
                     // count up while the heads change.
                     for page in 0..size.pages() as u32 {
                         let word = table.word(index.wrapping_add(page));
-                        word.store(meta::head(meta::USER, 0) | 1, Ordering::Relaxed);
+                        word.store(meta::used_head(meta::USER, 0, usage) | 1, Ordering::Relaxed);
                     }
                 } else {
                     word.fetch_add(size.pages().wrapping_sub(1), Ordering::Relaxed);
@@ -288,7 +295,7 @@ impl Drop for Frame {
         if word & meta::COUNT == 1 {
             // What others did with the memory happens before it is free.
             fence(Ordering::Acquire);
-            ram.give(index, meta::order(word), Owner::User);
+            ram.give(index, meta::order(word), meta::usage(word));
         }
     }
 }
@@ -346,7 +353,7 @@ impl Drop for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{KernelPages, fail_allocation, set_reserve, sim, stats};
+    use crate::{KernelPages, Use, fail_allocation, set_reserve, sim, stats};
     use std::vec::Vec;
 
     #[test]
@@ -435,18 +442,19 @@ mod tests {
         fail_allocation(2);
         let first = Frame::alloc(Size::Page, Fill::Stale);
         assert!(first.is_ok());
-        assert_eq!(KernelPages::alloc(0, Fill::Stale).err(), Some(Errno::ENOMEM));
-        assert!(KernelPages::alloc(0, Fill::Stale).is_ok());
+        assert_eq!(KernelPages::alloc(Use::Table, 0, Fill::Stale).err(), Some(Errno::ENOMEM));
+        assert!(KernelPages::alloc(Use::Table, 0, Fill::Stale).is_ok());
         set_reserve(4 * 4096);
         let mut all = Vec::new();
         while let Ok(page) = Frame::alloc(Size::Page, Fill::Stale) {
             all.push(page);
         }
         assert_eq!(stats().free, 4 * 4096);
-        let kernel: Vec<_> = (0..2).map(|_| KernelPages::alloc(0, Fill::Zeroed).unwrap()).collect();
+        let kernel: Vec<_> =
+            (0..2).map(|_| KernelPages::alloc(Use::Table, 0, Fill::Zeroed).unwrap()).collect();
         assert!(!crate::is_low());
         // The other half of the reserve is the heap's alone.
-        assert!(KernelPages::alloc(0, Fill::Zeroed).is_err());
+        assert!(KernelPages::alloc(Use::Table, 0, Fill::Zeroed).is_err());
         let heap: Vec<_> = (0..2).map(|_| KernelPages::alloc_for_heap(0).unwrap()).collect();
         assert!(crate::is_low());
         assert_eq!(stats().kernel, 4 * 4096);
@@ -462,7 +470,7 @@ mod tests {
     #[test]
     fn kernel_pages_are_aligned_and_zeroed() {
         let _ram = sim::ram(16);
-        let root = KernelPages::alloc(4, Fill::Zeroed).unwrap();
+        let root = KernelPages::alloc(Use::Table, 4, Fill::Zeroed).unwrap();
         assert!(root.addr().is_aligned(16 * 4096));
         assert_eq!(root.entries().len(), 16 * 512);
         assert!(root.entries().iter().all(|entry| entry.load(Ordering::Relaxed) == 0));
@@ -476,6 +484,6 @@ mod tests {
         assert_eq!(root.order(), 4);
         assert_eq!(KernelPages::order_for(4097), Some(1));
         assert_eq!(KernelPages::order_for(3 << 20), None);
-        assert!(KernelPages::alloc(10, Fill::Stale).is_err());
+        assert!(KernelPages::alloc(Use::Table, 10, Fill::Stale).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use crate::buddy::{MAX_ORDER, frames};
 use crate::handle::Fill;
 use crate::meta;
-use crate::ram::{Owner, phys_to_virt, ram};
+use crate::ram::{Owner, Use, phys_to_virt, ram};
 use base::{Errno, PAGE_SIZE, PhysAddr, Result};
 use core::fmt;
 use core::ptr::NonNull;
@@ -19,19 +19,19 @@ pub struct KernelPages {
 
 impl KernelPages {
     /// Fresh pages; half of the kernel's reserve may be used up for them.
-    pub fn alloc(order: u8, fill: Fill) -> Result<KernelPages> {
-        Self::alloc_for(Owner::Kernel, order, fill)
+    pub fn alloc(usage: Use, order: u8, fill: Fill) -> Result<KernelPages> {
+        Self::alloc_for(Owner::Kernel, usage, order, fill)
     }
 
     /// Fresh pages for the heap, whose callers mostly can't be told no: the
     /// last of the reserve is theirs.
     pub fn alloc_for_heap(order: u8) -> Result<KernelPages> {
-        Self::alloc_for(Owner::Heap, order, Fill::Stale)
+        Self::alloc_for(Owner::Heap, Use::Heap, order, Fill::Stale)
     }
 
-    fn alloc_for(owner: Owner, order: u8, fill: Fill) -> Result<KernelPages> {
+    fn alloc_for(owner: Owner, usage: Use, order: u8, fill: Fill) -> Result<KernelPages> {
         let order = Some(order).filter(|order| *order <= MAX_ORDER).ok_or(Errno::ENOMEM)?;
-        let word = meta::head(meta::KERNEL, order);
+        let word = meta::used_head(meta::KERNEL, order, usage as u8);
         let addr = ram().ok_or(Errno::ENOMEM)?.take(order, owner, word)?;
         let pages = KernelPages { addr, order };
         if fill == Fill::Zeroed {
@@ -97,7 +97,9 @@ impl KernelPages {
 impl Drop for KernelPages {
     fn drop(&mut self) {
         if let Some(ram) = ram() {
-            ram.give(ram.index(self.addr), self.order, Owner::Kernel);
+            let index = ram.index(self.addr);
+            let word = ram.table.word(index).load(Ordering::Relaxed);
+            ram.give(index, self.order, meta::usage(word));
         }
     }
 }

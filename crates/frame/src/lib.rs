@@ -27,5 +27,6 @@ pub use buddy::MAX_ORDER;
 pub use handle::{Fill, Frame, Pieces, Size};
 pub use kernel::{KernelPages, entries_at};
 pub use ram::{
-    RamRange, Stats, fail_allocation, gaps, init, is_low, phys_to_virt, release, set_reserve, stats,
+    RamRange, Stats, Use, fail_allocation, gaps, init, is_low, phys_to_virt, release, set_reserve,
+    stats,
 };

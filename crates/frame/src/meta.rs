@@ -1,7 +1,8 @@
 //! The word of metadata that each 4 KiB frame has.
 //!
 //! `[63:60]` state, `[59:56]` order; then for a free block `[55:28]` previous
-//! and `[27:0]` next in its list, for a user block `[47:0]` its count.
+//! and `[27:0]` next in its list, for owned memory `[51:48]` what it is used for and,
+//! of a user block, `[47:0]` its count.
 #![forbid(unsafe_code)]
 
 /// Not a head: reserved memory, or the inside of a block.
@@ -36,6 +37,18 @@ pub const fn order(word: u64) -> u8 {
 /// A head of `order` in `state`, with a count or links of zero.
 pub const fn head(state: u64, order: u8) -> u64 {
     state | (order as u64) << 56
+}
+
+/// A head of `order` in `state` that is used for the `usage`th of the uses.
+pub const fn used_head(state: u64, order: u8, usage: u8) -> u64 {
+    head(state, order) | (usage as u64 & 0xf) << USE_SHIFT
+}
+
+const USE_SHIFT: u32 = 48;
+
+/// What an owned head is used for.
+pub const fn usage(word: u64) -> u8 {
+    (word >> USE_SHIFT) as u8 & 0xf
 }
 
 /// A free head with its links.

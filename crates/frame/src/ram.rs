@@ -38,6 +38,8 @@ pub struct Stats {
     pub user: u64,
     /// Owned by [`crate::KernelPages`].
     pub kernel: u64,
+    /// What both are used for: see [`Use`].
+    pub uses: [u64; Use::ALL.len()],
     /// The allocator's own table.
     pub table: u64,
     /// The rest: the kernel's image, what firmware keeps.
@@ -122,7 +124,69 @@ impl Zones {
     }
 }
 
-/// Which type owns memory.
+/// What memory is used for. Each frame says so, so that what is given back
+/// leaves the account that it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Use {
+    /// Programs' (and guests') private memory.
+    Anonymous,
+    /// Files in memory, and memory that processes share.
+    Shared,
+    /// What KVM_RUN and its caller share, and what programs see of the kernel.
+    Window,
+    /// Kernel stacks.
+    Stack,
+    /// Page tables of programs and of the kernel.
+    Table,
+    /// Page tables of guests: stage 2.
+    GuestTable,
+    /// The heap.
+    Heap,
+    /// The hypervisor's own.
+    Hyp,
+}
+
+impl Use {
+    /// All of them, in the order of [`Stats::uses`].
+    pub const ALL: [Use; 8] = [
+        Use::Anonymous,
+        Use::Shared,
+        Use::Window,
+        Use::Stack,
+        Use::Table,
+        Use::GuestTable,
+        Use::Heap,
+        Use::Hyp,
+    ];
+
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Use::Anonymous => "anonymous",
+            Use::Shared => "shared",
+            Use::Window => "window",
+            Use::Stack => "stacks",
+            Use::Table => "tables",
+            Use::GuestTable => "guest-tables",
+            Use::Heap => "heap",
+            Use::Hyp => "hyp",
+        }
+    }
+
+    const fn is_user(self) -> bool {
+        matches!(self, Use::Anonymous | Use::Shared | Use::Window)
+    }
+}
+
+impl Stats {
+    /// Bytes that are used for this.
+    pub fn used_for(&self, usage: Use) -> u64 {
+        self.uses.get(usage as usize).copied().unwrap_or(0)
+    }
+}
+
+/// How far into the reserve an allocation may go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     User,
@@ -134,8 +198,8 @@ pub enum Owner {
 
 struct Accounts {
     buddy: Buddy,
-    user: u64,
-    kernel: u64,
+    /// Frames by [`Use`].
+    uses: [u64; Use::ALL.len()],
     /// Frames that user allocations leave free.
     reserve: u64,
     /// Bytes that the allocator was ever given.
@@ -242,8 +306,7 @@ pub unsafe fn init(
     let table = Table(table);
     let mut accounts = Accounts {
         buddy: Buddy::new(table),
-        user: 0,
-        kernel: 0,
+        uses: [0; Use::ALL.len()],
         reserve: RESERVE >> PAGE_SHIFT,
         managed: 0,
     };
@@ -316,11 +379,17 @@ pub fn stats() -> Stats {
     let Some(ram) = ram() else { return Stats::default() };
     let accounts = ram.accounts.lock();
     let outside = accounts.managed.saturating_add(ram.table_bytes);
+    let uses = accounts.uses.map(|frames| frames << PAGE_SHIFT);
+    let sum = |user: bool| {
+        let counted = Use::ALL.iter().zip(uses).filter(|(usage, _)| usage.is_user() == user);
+        counted.map(|(_, bytes)| bytes).fold(0, u64::wrapping_add)
+    };
     Stats {
         total: ram.total,
         free: accounts.buddy.free_frames() << PAGE_SHIFT,
-        user: accounts.user << PAGE_SHIFT,
-        kernel: accounts.kernel << PAGE_SHIFT,
+        user: sum(true),
+        kernel: sum(false),
+        uses,
         table: ram.table_bytes,
         reserved: ram.total.saturating_sub(outside),
         kernel_reserve: accounts.reserve << PAGE_SHIFT,
@@ -352,19 +421,21 @@ impl Ram {
                 return Err(Errno::ENOMEM);
             }
             let index = accounts.buddy.take(order, word).ok_or(Errno::ENOMEM)?;
-            let used = accounts.used(owner);
-            *used = used.wrapping_add(size);
+            if let Some(used) = accounts.uses.get_mut(usize::from(meta::usage(word))) {
+                *used = used.wrapping_add(size);
+            }
             accounts.note();
             index
         };
         self.zones.addr(index).ok_or(Errno::ENOMEM)
     }
 
-    /// Gives back what [`Ram::take`] gave.
-    pub fn give(&self, index: u32, order: u8, owner: Owner) {
+    /// Gives back what [`Ram::take`] gave, for the use that its word said.
+    pub fn give(&self, index: u32, order: u8, usage: u8) {
         let mut accounts = self.accounts.lock();
-        let used = accounts.used(owner);
-        *used = used.wrapping_sub(frames(order));
+        if let Some(used) = accounts.uses.get_mut(usize::from(usage)) {
+            *used = used.wrapping_sub(frames(order));
+        }
         accounts.buddy.give(index, order);
         accounts.note();
     }
@@ -377,13 +448,6 @@ impl Accounts {
         // A plain load first: the line is shared by all CPUs.
         if LOW.load(Relaxed) != low {
             LOW.store(low, Relaxed);
-        }
-    }
-
-    fn used(&mut self, owner: Owner) -> &mut u64 {
-        match owner {
-            Owner::User => &mut self.user,
-            Owner::Kernel | Owner::Heap => &mut self.kernel,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::slots::Slot;
 use crate::snapshot::VmSnapshot;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use base::census::{Counted, Kind};
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
 use frame::Size;
 use paging::{Gather, GuestDevice, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
@@ -26,6 +27,7 @@ pub struct VmMemory {
     pub(crate) tsz: u8,
     pub(crate) sl0: u8,
     inner: Lock<Inner>,
+    _counted: Counted,
 }
 
 struct Inner {
@@ -61,6 +63,7 @@ impl VmMemory {
                 rank::STAGE2,
                 Inner { table, snapshot: Arc::new(snapshot), leaving: Vec::new() },
             ),
+            _counted: Counted::new(Kind::Stage2),
         })
     }
 

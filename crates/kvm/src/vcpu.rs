@@ -4,6 +4,7 @@ use crate::host::{Facts, Host};
 use crate::snapshot::VmSnapshot;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use base::census::{Counted, Kind};
 use base::{Errno, Lock, Result, WaitQueue, rank};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use psci::Power;
@@ -77,6 +78,7 @@ pub struct VcpuCore {
     pub state: Lock<Box<VcpuState>>,
     /// For the kernel: the CPU that holds its registers, or `u32::MAX`.
     pub live_in: AtomicU32,
+    _counted: Counted,
 }
 
 /// Rank of the start values: taken under nothing but the VM.
@@ -261,6 +263,7 @@ impl VcpuCore {
             start: Lock::new(RANK_START, None),
             state: Lock::new(rank::VCPU, state),
             live_in: AtomicU32::new(u32::MAX),
+            _counted: Counted::new(Kind::Vcpu),
         }
     }
 

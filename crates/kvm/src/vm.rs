@@ -12,9 +12,10 @@ use crate::{Done, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use base::census::{Counted, Kind};
 use base::{Errno, Lock, Result, UserMem, UserMemExt, rank};
 use core::sync::atomic::{AtomicBool, Ordering};
-use frame::{Fill, Frame, Size};
+use frame::{Fill, Frame, Size, Use};
 use kvm_abi as abi;
 use kvm_abi::ioctl;
 use psci::Policy;
@@ -25,6 +26,7 @@ use vtimer::{Counters, TimerIrqs};
 
 /// A virtual machine.
 pub struct Vm {
+    _counted: Counted,
     host: Arc<dyn Host>,
     space: Arc<dyn AddressSpace>,
     pub(crate) memory: Arc<VmMemory>,
@@ -82,6 +84,7 @@ impl Vm {
         let notifier: Arc<dyn MmuNotifier> = memory.clone();
         space.register(Arc::downgrade(&notifier))?;
         Ok(Arc::new(Vm {
+            _counted: Counted::new(Kind::Vm),
             counters: Arc::new(Counters::new(host.now())),
             host: host.clone(),
             space,
@@ -267,7 +270,7 @@ impl Vm {
             return Err(Errno::EINVAL);
         }
         let id = id as u32;
-        let run = Frame::alloc(Size::Page, Fill::Zeroed)?;
+        let run = Frame::alloc_as(Use::Window, Size::Page, Fill::Zeroed)?;
         let core = {
             let _config = self.config.lock();
             let snapshot = self.memory.snapshot();

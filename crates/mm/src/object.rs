@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
 use core::sync::atomic::{AtomicU64, Ordering};
-use frame::{Fill, Frame, Size};
+use frame::{Fill, Frame, Size, Use};
 
 /// Who an object is: for futexes that processes share, and /proc/PID/maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -81,7 +81,7 @@ impl VmObject for SharedMemory {
         if let Some(frame) = frames.get(&index) {
             return Ok(frame.clone());
         }
-        let frame = Frame::alloc(Size::Page, Fill::Zeroed)?;
+        let frame = Frame::alloc_as(Use::Shared, Size::Page, Fill::Zeroed)?;
         frames.insert(index, frame.clone());
         Ok(frame)
     }
@@ -95,7 +95,7 @@ impl VmObject for SharedMemory {
         match frames.range(index..end).next() {
             Some((_, frame)) => (frame.size() == Size::Block).then(|| frame.clone()),
             None => {
-                let block = Frame::alloc(Size::Block, Fill::Zeroed).ok()?;
+                let block = Frame::alloc_as(Use::Shared, Size::Block, Fill::Zeroed).ok()?;
                 frames.insert(index, block.clone());
                 Some(block)
             }

@@ -5,6 +5,7 @@ use crate::vma::{VmaInfo, VmaTree};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use base::census::{Counted, Kind};
 use base::{Errno, Lock, LockGuard, PAGE_SHIFT, Result, rank};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,7 @@ pub struct AddressSpace {
     /// Odd while mappings leave, see `invalidate_seq`.
     seq: AtomicU64,
     inner: Lock<Inner>,
+    _counted: Counted,
 }
 
 /// What the lock protects.
@@ -90,6 +92,7 @@ impl AddressSpace {
             env,
             seq: AtomicU64::new(0),
             inner: Lock::new(rank::MEMORY_MAP, inner),
+            _counted: Counted::new(Kind::AddressSpace),
         }
     }
 

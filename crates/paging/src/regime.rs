@@ -3,6 +3,7 @@
 
 use crate::descriptor::{AF, SH_INNER};
 use core::fmt::Debug;
+use frame::Use;
 
 /// What MAIR_EL1 and MAIR_EL2 hold, so that AttrIndx is [`Memory`] as a number.
 pub const MAIR: u64 = 0xff | 0x04 << 8 | 0x44 << 16;
@@ -66,6 +67,8 @@ pub trait Regime: 'static {
     type Attrs: Copy + PartialEq + Eq + Debug;
     /// Whether it translates the upper half, by TTBR1.
     const UPPER: bool = false;
+    /// What its tables count as.
+    const USE: Use = Use::Table;
     /// log2 of how many root tables may lie side by side (D8.2.2: 16 in stage 2).
     const CONCATENATED: u8 = 0;
 
@@ -223,6 +226,7 @@ pub struct Stage2Attrs {
 
 impl Regime for Stage2 {
     type Attrs = Stage2Attrs;
+    const USE: Use = Use::GuestTable;
     const CONCATENATED: u8 = 4;
 
     fn encode(attrs: Stage2Attrs) -> Option<u64> {

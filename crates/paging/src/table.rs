@@ -8,7 +8,7 @@ use crate::regime::{Regime, Stage2};
 use base::{BLOCK_SIZE, Errno, PAGE_SIZE, PhysAddr, Result};
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
-use frame::{Fill, Frame, KernelPages, Size, entries_at};
+use frame::{Fill, Frame, KernelPages, Size, Use, entries_at};
 
 /// A page table. Its owner keeps it under a lock; the hardware walks it on any
 /// CPU meanwhile.
@@ -105,8 +105,8 @@ fn child<'a>(desc: u64) -> Entries<'a> {
 }
 
 /// Allocates a table for the empty `slot`.
-fn grow<'a>(slot: &AtomicU64) -> Result<Entries<'a>> {
-    let desc = table(KernelPages::alloc(0, Fill::Zeroed)?.into_raw(), true);
+fn grow<'a>(slot: &AtomicU64, usage: Use) -> Result<Entries<'a>> {
+    let desc = table(KernelPages::alloc(usage, 0, Fill::Zeroed)?.into_raw(), true);
     // Release: whoever sees the pointer sees the zeros.
     slot.store(desc, Ordering::Release);
     Ok(child(desc))
@@ -138,7 +138,7 @@ impl<R: Regime> PageTable<R> {
             return Err(Errno::EINVAL);
         }
         let (level, order) = geometry(bits, R::CONCATENATED);
-        let root = KernelPages::alloc(order, Fill::Zeroed)?;
+        let root = KernelPages::alloc(R::USE, order, Fill::Zeroed)?;
         Ok(PageTable {
             root: root.addr(),
             owned: Some(root),
@@ -212,7 +212,7 @@ impl<R: Regime> PageTable<R> {
         while at < level {
             let desc = slot.load(Ordering::Relaxed);
             let entries = match desc {
-                0 => grow(slot)?,
+                0 => grow(slot, R::USE)?,
                 _ if is_table(desc, at) => child(desc),
                 _ => return Err(Errno::EEXIST),
             };
@@ -358,7 +358,7 @@ impl<R: Regime> PageTable<R> {
     /// `end`.
     pub fn unmap(&mut self, start: u64, end: u64, gather: &mut Gather<'_>) -> Result<u64> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
-        let mut walk = Walk { base: self.base(), from, to, gather, pages: 0 };
+        let mut walk = Walk { base: self.base(), from, to, usage: R::USE, gather, pages: 0 };
         let next = walk.unmap(self.entries(), self.level, 0);
         let gone = walk.pages;
         self.pages = self.pages.wrapping_sub(gone);
@@ -376,7 +376,7 @@ impl<R: Regime> PageTable<R> {
         mut f: impl FnMut(R::Attrs) -> R::Attrs,
     ) -> Result<u64> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
-        let mut walk = Walk { base: self.base(), from, to, gather, pages: 0 };
+        let mut walk = Walk { base: self.base(), from, to, usage: R::USE, gather, pages: 0 };
         let next = walk.protect::<R>(self.entries(), self.level, 0, &mut f)?;
         // What wasn't valid before isn't in the gather.
         publish();
@@ -396,7 +396,7 @@ impl<R: Regime> PageTable<R> {
             }
             if !is_table(desc, level) {
                 let start = offset & !span(level).wrapping_sub(1);
-                split(slot, level, start.wrapping_add(base), gather)?;
+                split(slot, level, start.wrapping_add(base), R::USE, gather)?;
             }
             let entries = child(slot.load(Ordering::Relaxed));
             level = level.wrapping_add(1);
@@ -484,9 +484,15 @@ fn slots<'a>(
 
 /// Replaces the block in `slot` by a table of its parts, break before make
 /// (D8.16.1): walks meanwhile fault, and find it done when they have the lock.
-fn split(slot: &AtomicU64, level: u8, start: u64, gather: &mut Gather<'_>) -> Result<()> {
+fn split(
+    slot: &AtomicU64,
+    level: u8,
+    start: u64,
+    usage: Use,
+    gather: &mut Gather<'_>,
+) -> Result<()> {
     let desc = slot.load(Ordering::Relaxed);
-    let entries = KernelPages::alloc(0, Fill::Zeroed)?;
+    let entries = KernelPages::alloc(usage, 0, Fill::Zeroed)?;
     let below = level.wrapping_add(1);
     let bits =
         attributes(desc) | if desc & VALID != 0 { leaf(below) } else { leaf(below) & !VALID };
@@ -519,6 +525,7 @@ struct Walk<'a, 't> {
     base: u64,
     from: u64,
     to: u64,
+    usage: Use,
     gather: &'a mut Gather<'t>,
     /// Pages unmapped.
     pages: u64,
@@ -541,7 +548,7 @@ impl Walk<'_, '_> {
         if desc == 0 || is_table(desc, level) || self.covers(at, level) {
             return Ok(desc);
         }
-        split(slot, level, at.wrapping_add(self.base), self.gather)?;
+        split(slot, level, at.wrapping_add(self.base), self.usage, self.gather)?;
         Ok(slot.load(Ordering::Relaxed))
     }
 

@@ -1,6 +1,6 @@
 use crate::*;
 use base::{BLOCK_SIZE, Errno, PAGE_SIZE, PhysAddr};
-use frame::{Fill, Frame, KernelPages, Size, sim, stats};
+use frame::{Fill, Frame, KernelPages, Size, Use, sim, stats};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -219,7 +219,7 @@ fn the_kernels_map_is_built_and_taken_over() {
     let mut count = 0;
     let pages = || {
         count += 1;
-        Some(KernelPages::alloc(0, Fill::Stale).unwrap().into_raw())
+        Some(KernelPages::alloc(Use::Table, 0, Fill::Stale).unwrap().into_raw())
     };
     // SAFETY: the pages are ours and never given back.
     let mut builder = unsafe { KernelMapBuilder::<Kernel, _>::new(48, offset, pages).unwrap() };

@@ -14,6 +14,7 @@ use crate::path::Place;
 use alloc::borrow::Cow;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use base::census::{Counted, Kind};
 use base::{Errno, Lock, Result, UserMem, WaitQueue, rank};
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -184,6 +185,7 @@ pub struct OpenFile {
     id: u64,
     offset: Lock<u64>,
     watchers: Lock<Vec<Weak<epoll::Item>>>,
+    _counted: Counted,
 }
 
 impl OpenFile {
@@ -210,6 +212,7 @@ impl OpenFile {
             id: NEXT_ID.fetch_add(1, Relaxed),
             offset: Lock::new(rank::OPEN_FILE, 0),
             watchers: Lock::new(rank::OPEN_FILE, Vec::new()),
+            _counted: Counted::new(Kind::File),
         })
     }
 

@@ -163,6 +163,8 @@ pub struct MemInfo {
     pub kernel_stacks: u64,
     /// Page tables.
     pub page_tables: u64,
+    /// Page tables of guests: stage 2.
+    pub guest_tables: u64,
     /// Anonymous memory in 2 MiB blocks.
     pub huge: u64,
     /// Address space promised (Committed_AS).
@@ -277,6 +279,9 @@ pub trait ProcSource: Send + Sync + 'static {
     fn system(&self) -> SystemInfo;
     /// `/proc/interrupts`.
     fn interrupts(&self) -> Vec<u8>;
+    /// `/proc/hypha`: every page by its use, and how many there are of what
+    /// must not be left over.
+    fn accounts(&self) -> Vec<u8>;
     /// The host's name.
     fn hostname(&self) -> Vec<u8>;
     /// Sets it.
@@ -344,6 +349,8 @@ impl Proc {
         dir.fixed("swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
         let proc = self.clone();
         dir.file("interrupts", move |_| Ok(proc.source.interrupts()));
+        let proc = self.clone();
+        dir.file("hypha", move |_| Ok(proc.source.accounts()));
         dir.link("mounts", |_| Ok(b"self/mounts".to_vec()));
         dir.link("self", |caller| Ok(format!("{}", caller.pid).into_bytes()));
         dir.link("thread-self", |caller| {
@@ -437,6 +444,7 @@ pub fn meminfo(memory: &MemInfo) -> String {
         ("SUnreclaim:", memory.slab),
         ("KernelStack:", memory.kernel_stacks),
         ("PageTables:", memory.page_tables),
+        ("SecPageTables:", memory.guest_tables),
         ("CommitLimit:", memory.total),
         ("Committed_AS:", memory.committed),
         ("AnonHugePages:", memory.huge),

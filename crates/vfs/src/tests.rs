@@ -559,6 +559,9 @@ impl crate::proc::ProcSource for Facts {
     fn interrupts(&self) -> Vec<u8> {
         vec![]
     }
+    fn accounts(&self) -> Vec<u8> {
+        vec![]
+    }
     fn hostname(&self) -> Vec<u8> {
         b"(none)".to_vec()
     }

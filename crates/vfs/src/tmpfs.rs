@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use base::{Errno, Lock, PAGE_SIZE, Result, WaitQueue, rank};
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use frame::{Fill, Frame, Size};
+use frame::{Fill, Frame, Size, Use};
 use spin::Once;
 
 /// TMPFS_MAGIC.
@@ -1045,7 +1045,7 @@ impl PagesState {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 quota.take_page()?;
-                match Frame::alloc(Size::Page, fill) {
+                match Frame::alloc_as(Use::Shared, Size::Page, fill) {
                     Ok(frame) => Ok(entry.insert(frame)),
                     Err(_) => {
                         quota.give_pages(1);

@@ -8,9 +8,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use base::census::Kind;
 use base::{Errno, Nanos, PAGE_SIZE, Result};
 use core::fmt::Write;
 use core::sync::atomic::Ordering::Relaxed;
+use frame::Use;
 use vfs::proc::{CpuInfo, CpuTimes, MapInfo, MemInfo, Proc, ProcSource, ProcessInfo, SystemInfo};
 use vfs::sysfs::{self, SysSource};
 use vfs::{DevId, FdTable, FsContext, Namespace, Place};
@@ -281,12 +283,9 @@ impl ProcSource for Facts {
 
     fn memory(&self) -> MemInfo {
         let stats = frame::stats();
-        let files = process::namespace().map_or(0, |ns| {
-            let fs = vfs::ops::statfs(&ns.root());
-            fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(PAGE_SIZE)
-        });
+        let files = stats.used_for(Use::Shared);
         let kib = |bytes: u64| bytes / 1024;
-        let anon = stats.user.saturating_sub(files);
+        let anon = stats.used_for(Use::Anonymous);
         MemInfo {
             total: kib(stats.total),
             free: kib(stats.free),
@@ -295,6 +294,9 @@ impl ProcSource for Facts {
             shmem: kib(files),
             anon: kib(anon),
             slab: kib(heap::used() as u64),
+            kernel_stacks: kib(stats.used_for(Use::Stack)),
+            page_tables: kib(stats.used_for(Use::Table)),
+            guest_tables: kib(stats.used_for(Use::GuestTable)),
             committed: kib(stats.user),
             ..MemInfo::default()
         }
@@ -350,6 +352,21 @@ impl ProcSource for Facts {
             let _ = write!(timer, " {:>10}", cpu.ticks.load(Relaxed));
         }
         format!("{head}\n{timer}   arch_timer\n").into_bytes()
+    }
+
+    fn accounts(&self) -> Vec<u8> {
+        let (stats, used) = (frame::stats(), heap::used());
+        let mut text = String::new();
+        let _ = writeln!(text, "free {}\nreserved {}", stats.free, stats.reserved.saturating_add(stats.table));
+        for usage in Use::ALL {
+            let _ = writeln!(text, "{} {}", usage.name(), stats.used_for(usage));
+        }
+        // What the heap's pages hold: pages stay for a single byte in them.
+        let _ = writeln!(text, "heap-used {used}");
+        for kind in Kind::ALL {
+            let _ = writeln!(text, "{} {}", kind.name(), kind.alive());
+        }
+        text.into_bytes()
     }
 
     fn hostname(&self) -> Vec<u8> {
