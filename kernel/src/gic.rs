@@ -123,14 +123,15 @@ pub fn set_active(intid: u32, active: bool) {
 /// Takes the most urgent pending interrupt, dropping the priority again at
 /// once; it stays active until [`deactivate`].
 pub fn acknowledge() -> Option<u32> {
-    let intid = match CONTROLLER.get()? {
+    let controller = CONTROLLER.get()?;
+    let intid = match controller {
         Controller::V3 { .. } => icc::acknowledge(),
         Controller::V2 { cpu, .. } => cpu.read32(GICC_IAR),
     };
     if intid & 0x3ff >= SPURIOUS {
         return None;
     }
-    match CONTROLLER.get()? {
+    match controller {
         Controller::V3 { .. } => icc::drop_priority(intid),
         Controller::V2 { cpu, .. } => cpu.write32(GICC_EOIR, intid),
     }

@@ -117,7 +117,9 @@ pub trait Host: Send + Sync {
     fn kick(&self, cpu: u32);
 
     /// Runs the vCPU until [`crate::fast`] can't go on. If its registers aren't
-    /// live in this CPU they are loaded first (see README, "Load and put").
+    /// live in this CPU they are loaded first (see README, "Load and put"). If
+    /// others want the CPU it is [`Exit::Interrupt`] at once, for nothing else
+    /// may interrupt the guest: a [`Host::window`] follows.
     /// `PC`, `PSTATE`, x0-x30 and the syndromes are in the context on return.
     fn enter(&self, regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit;
 
@@ -136,12 +138,6 @@ pub trait Host: Send + Sync {
 
     /// This CPU's number.
     fn this_cpu(&self) -> u32;
-
-    /// Whether others want this CPU: a [`Host::window`] is due before the guest
-    /// is entered, for nothing else may interrupt it.
-    fn need_resched(&self) -> bool {
-        false
-    }
 
     /// Takes the interrupts that are pending; may run other tasks meanwhile.
     /// The caller holds no lock.

@@ -340,9 +340,13 @@ impl Vcpu {
             if state.waiting
                 && let Ready::Go { flushed } = ready
             {
-                drop(state);
-                ready = self.idle(flushed);
-                state = core.state.lock();
+                if flushed && state.wakes(core.index, host.now()) {
+                    state.waiting = false;
+                } else {
+                    drop(state);
+                    ready = self.idle(flushed);
+                    state = core.state.lock();
+                }
             }
             match ready {
                 Ready::Go { .. } => {}
@@ -365,14 +369,6 @@ impl Vcpu {
                     continue;
                 }
                 Ready::ToUser => return Ok(Done::Value(0)),
-            }
-            if host.need_resched() {
-                drop(state);
-                host.window(regime);
-                if host.signal_pending() {
-                    return self.interrupted();
-                }
-                continue;
             }
             let memory = &self.vm.memory;
             core.enter_mode(cpu);

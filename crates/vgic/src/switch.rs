@@ -23,23 +23,6 @@ pub struct Outcome {
     pub deactivate: u32,
     /// How many list registers changed: write `lr[..write]`, and ICH_HCR_EL2.
     pub write: u8,
-    ended: [u16; MAX_LRS],
-    ended_count: u8,
-}
-
-impl Outcome {
-    /// The SPIs that the guest ended and somebody waits for
-    /// ([`Vgic::set_resample`]).
-    pub fn ended(&self) -> &[u16] {
-        self.ended.get(..usize::from(self.ended_count)).unwrap_or(&[])
-    }
-
-    fn end(&mut self, intid: u32) {
-        if let Some(slot) = self.ended.get_mut(usize::from(self.ended_count)) {
-            *slot = intid as u16;
-            self.ended_count = self.ended_count.saturating_add(1);
-        }
-    }
 }
 
 /// An interrupt chosen for a list register.
@@ -182,6 +165,7 @@ impl Vgic {
         fired: u32,
     ) -> Outcome {
         let mut out = Outcome::default();
+        lrs.ended_count = 0;
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
         if lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT & ICH_HCR_EOICOUNT_MASK != 0 {
@@ -192,7 +176,7 @@ impl Vgic {
         let before = lrs.used;
         let mut banks = core::mem::take(&mut lrs.backlog);
         if lrs.in_use().iter().any(|&lr| is_spi(lr)) {
-            banks |= self.fold_shared(live, cpu, lrs, &mut out);
+            banks |= self.fold_shared(live, cpu, lrs);
         }
         let gate;
         let mut fits;
@@ -206,10 +190,12 @@ impl Vgic {
                 private.set_latch(sgis);
             }
             banks |= (work & WORK_BANKS) as u32;
-            fold_private(&mut private, me, lrs, (lines, fired), &mut out);
-            clear(lrs);
+            out.deactivate = fold_private(&mut private, me, lrs, (lines, fired));
+            // Not cleared: what isn't filled again is, below.
+            lrs.used = 0;
             let mine = private.candidates(gate);
-            fits = mine.count_ones() as usize <= room;
+            // One always fits; the instruction set counts bits in FP registers only.
+            fits = mine & mine.wrapping_sub(1) == 0 || mine.count_ones() as usize <= room;
             if fits {
                 put_all(lrs, &mut private, 0, mine, me, gate);
             }
@@ -221,17 +207,20 @@ impl Vgic {
         if fits {
             lrs.hcr = ICH_HCR_EN;
         } else {
-            self.choose(live, cpu, lrs, banks | 1, lines, gate, &mut out);
+            out.deactivate |= self.choose(live, cpu, lrs, banks | 1, lines, gate);
+        }
+        let stale = usize::from(lrs.used)..usize::from(before);
+        for stale in lrs.lr.get_mut(stale).into_iter().flatten() {
+            *stale = 0;
         }
         out.write = before.max(lrs.used);
         out
     }
 
     /// More interrupts than list registers: fills them with those that matter
-    /// most, and asks to hear when there is room.
+    /// most, and asks to hear when there is room. The PPIs to deactivate.
     #[cold]
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "the rest of `flush`, apart")]
     fn choose(
         &self,
         live: &Live,
@@ -240,12 +229,11 @@ impl Vgic {
         banks: u32,
         lines: u32,
         gate: Gate,
-        out: &mut Outcome,
-    ) {
+    ) -> u32 {
         let me = cpu.index() as u16;
         // What was put in before there were too many: the guest hasn't run.
-        fold_private(&mut cpu.lock_raw(), me, lrs, (lines, 0), out);
-        let banks = banks | self.fold_shared(live, cpu, lrs, out);
+        let deactivate = fold_private(&mut cpu.lock_raw(), me, lrs, (lines, 0));
+        let banks = banks | self.fold_shared(live, cpu, lrs);
         clear(lrs);
         let mut picks = Picks::new(self.config.nr_lrs());
         for n in bits(banks) {
@@ -266,6 +254,7 @@ impl Vgic {
             cpu.work.fetch_or(u64::from(picks.backlog), Ordering::SeqCst);
         }
         self.set_hcr(lrs, &picks);
+        deactivate
     }
 
     /// Folds the list registers back without filling them: when the vCPU is
@@ -274,6 +263,7 @@ impl Vgic {
     #[inline]
     pub fn sync(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
         if lrs.used == 0 && lrs.backlog == 0 && lrs.held == 0 {
+            lrs.ended_count = 0;
             return Outcome::default();
         }
         self.sync_used(vcpu, lrs, lines)
@@ -281,16 +271,17 @@ impl Vgic {
 
     fn sync_used(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
         let mut out = Outcome { write: lrs.used, ..Outcome::default() };
+        lrs.ended_count = 0;
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
         end_spilled(live, cpu, lrs);
         let mut banks = core::mem::take(&mut lrs.backlog);
         if lrs.in_use().iter().any(|&lr| is_spi(lr)) {
-            banks |= self.fold_shared(live, cpu, lrs, &mut out);
+            banks |= self.fold_shared(live, cpu, lrs);
         }
         {
             let mut private = cpu.lock_raw();
-            fold_private(&mut private, cpu.index() as u16, lrs, (lines, 0), &mut out);
+            out.deactivate = fold_private(&mut private, cpu.index() as u16, lrs, (lines, 0));
             if private.candidates(live.gate()) != 0 {
                 banks |= 1;
             }
@@ -318,16 +309,18 @@ impl Vgic {
     }
 
     /// Folds SPIs back. Returns the banks that still have something for `cpu`.
-    fn fold_shared(&self, live: &Live, cpu: &Cpu, lrs: &ListRegisters, out: &mut Outcome) -> u32 {
+    fn fold_shared(&self, live: &Live, cpu: &Cpu, lrs: &mut ListRegisters) -> u32 {
         let mut banks = 0;
         let me = cpu.index() as u16;
-        for lr in lrs.in_use().iter().map(|&lr| Lr::decode(lr)).filter(|lr| lr.intid >= 32) {
+        for at in 0..usize::from(lrs.used) {
+            let Some(lr) = lrs.lr.get(at).filter(|&&lr| is_spi(lr)) else { continue };
+            let lr = Lr::decode(*lr);
             let (n, i) = ((lr.intid >> 5) as usize, (lr.intid & 31) as usize);
             let mut rerouted = None;
             {
                 let Some(mut bank) = live.lock_bank(cpu, n) else { continue };
                 if bank.fold(i, me, &lr).resample {
-                    out.end(lr.intid);
+                    lrs.end(lr.intid);
                 }
                 if bank.candidates(live.gate()) & bit(i) != 0 {
                     if bank.cpu_of(i) == me {
@@ -469,14 +462,13 @@ fn clear(lrs: &mut ListRegisters) {
 }
 
 /// Folds SGIs and PPIs back; then looks at the lines of mapped PPIs: their
-/// levels, and those that fired.
+/// levels, and those that fired. The PPIs to deactivate.
 fn fold_private(
     bank: &mut Bank,
     me: u16,
     lrs: &mut ListRegisters,
     (lines, fired): (u32, u32),
-    out: &mut Outcome,
-) {
+) -> u32 {
     for &lr in lrs.in_use() {
         if !is_spi(lr) {
             bank.fold(intid(lr) as usize, me, &Lr::decode(lr));
@@ -485,10 +477,13 @@ fn fold_private(
     for i in bits(fired) {
         bank.set_line(i, true);
     }
-    if bank.mapped & (bank.forwarded | bank.line) != 0 {
-        out.deactivate |= bank.resample_mapped(lines);
-    }
+    let deactivate = if bank.mapped & (bank.forwarded | bank.line) != 0 {
+        bank.resample_mapped(lines)
+    } else {
+        0
+    };
     lrs.held = bank.forwarded;
+    deactivate
 }
 
 /// The guest ended interrupts that were active and in no list register. The

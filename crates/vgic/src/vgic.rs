@@ -276,13 +276,29 @@ impl Live {
     }
 }
 
+/// The frames of a VM that runs.
+struct Map {
+    regions: Regions,
+    /// They lie in here.
+    start: u64,
+    len: u64,
+}
+
+impl Map {
+    fn new(regions: Regions) -> Map {
+        let start = regions.frames().map(|(base, _)| base).min().unwrap_or(0);
+        let end = regions.frames().map(|(base, len)| base.saturating_add(len)).max().unwrap_or(0);
+        Map { regions, start, len: end.saturating_sub(start) }
+    }
+}
+
 /// A VM's virtual interrupt controller.
 pub struct Vgic {
     kick: Arc<dyn Kick>,
     pub(crate) config: Config,
     pub(crate) setup: Lock<Setup>,
     live: Once<Live>,
-    map: Once<Regions>,
+    map: Once<Map>,
     /// GICD_IIDR.Revision.
     pub(crate) revision: AtomicU32,
     /// GICv2: user space has confirmed the revision, and may write groups.
@@ -424,26 +440,28 @@ impl Vgic {
             return Err(Errno::EBUSY);
         }
         let regions = setup.regions.try_clone()?;
-        self.map.call_once(|| regions);
+        self.map.call_once(|| Map::new(regions));
         Ok(())
     }
 
     /// Which frame a guest physical address is in, and where in it. `None`
     /// before [`Vgic::map_resources`].
     pub fn decode(&self, addr: u64) -> Option<(Region, u32)> {
-        self.map.get()?.decode(addr)
+        let map = self.map.get()?;
+        // Most accesses to devices are to others.
+        if addr.wrapping_sub(map.start) >= map.len { None } else { map.regions.decode(addr) }
     }
 
     /// Where in the guest's GICv2 CPU interface an address is, if it is there:
     /// the machine's GICV page is mapped for it. `None` before
     /// [`Vgic::map_resources`].
     pub fn cpu_interface(&self, addr: u64) -> Option<u64> {
-        self.map.get()?.cpu_interface(addr)
+        self.map.get()?.regions.cpu_interface(addr)
     }
 
     /// All frames, as (base, length); empty before [`Vgic::map_resources`].
     pub fn frames(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.map.get().into_iter().flat_map(Regions::frames)
+        self.map.get().into_iter().flat_map(|map| map.regions.frames())
     }
 
     pub(crate) fn kick(&self, vcpu: usize) {
@@ -579,7 +597,7 @@ impl Vgic {
 
     /// Whether somebody awaits the end of SPI `intid`
     /// (KVM_IRQFD_FLAG_RESAMPLE): its ends are then reported by
-    /// [`crate::Outcome::ended`], with its line lowered.
+    /// [`crate::ListRegisters::ended`], with its line lowered.
     pub fn set_resample(&self, intid: u32, on: bool) -> Result<()> {
         let live = self.live().ok_or(Errno::EBUSY)?;
         if intid < 32 || intid >= live.nr_irqs {

@@ -160,6 +160,9 @@ impl<const SPLIT: bool> Host for Machine<SPLIT> {
     }
 
     fn enter(&self, regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
+        if crate::sched::need_resched() {
+            return Exit::Interrupt;
+        }
         if SPLIT { vcpu::enter_split(entry, state) } else { vcpu::enter(regime, entry, state) }
     }
 
@@ -177,10 +180,6 @@ impl<const SPLIT: bool> Host for Machine<SPLIT> {
 
     fn this_cpu(&self) -> u32 {
         cpu::index() as u32
-    }
-
-    fn need_resched(&self) -> bool {
-        crate::sched::need_resched()
     }
 
     fn rest(&self, _regime: &mut HostRegime, core: &VcpuCore) -> bool {

@@ -28,7 +28,6 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
         nr::DUP3 => dup3(x0, x1, x2 as u32),
         nr::FCNTL => fcntl(x0, x1 as u32, x2),
         nr::FLOCK => flock(x0, x1 as u32),
-        nr::IOCTL => file_ioctl(x0, x1 as u32, x2),
         nr::FTRUNCATE => on(x0, |file| {
             super::io::check_size(|| Ok(file.stat()?.size), x1 as i64)?;
             file.truncate(x1 as i64)
@@ -226,7 +225,8 @@ fn flock(fd: u64, operation: u32) -> SysResult {
     wait_for_lock(operation & locks::LOCK_NB == 0, || locks::flock(&file, operation))
 }
 
-fn file_ioctl(fd: u64, command: u32, arg: u64) -> SysResult {
+/// ioctl().
+pub fn file_ioctl(fd: u64, command: u32, arg: u64) -> SysResult {
     let file = get(fd)?;
     file.not_path()?;
     match command {
@@ -238,15 +238,15 @@ fn file_ioctl(fd: u64, command: u32, arg: u64) -> SysResult {
             file.set_nonblocking(CurrentUser.read_obj::<i32>(arg)? != 0);
             Ok(0)
         }
-        _ => {
-            let caller = process::caller();
-            match crate::kvm::ioctl(&file, command, arg) {
-                Some(result) => result,
-                None => super::io::blocking(&file, true, || {
+        _ => match crate::kvm::ioctl(&file, command, arg) {
+            Some(result) => result,
+            None => {
+                let caller = process::caller();
+                super::io::blocking(&file, true, || {
                     file.file().ioctl(&caller, command, arg, &CurrentUser)
-                }),
+                })
             }
-        }
+        },
     }
 }
 

@@ -134,6 +134,8 @@ fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
         return Err(Errno::ENOMEM.into());
     }
     match number {
+        // KVM_RUN: an exit to the VMM comes through here twice.
+        nr::IOCTL => fd::file_ioctl(a0, a1 as u32, a2),
         nr::CLONE => process::clone(frame, a),
         nr::CLONE3 => process::clone3(frame, a0, a1),
         nr::EXECVE => process::execve(frame, a0, a1, a2),

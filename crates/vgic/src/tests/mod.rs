@@ -156,7 +156,7 @@ impl Machine {
         for intid in crate::bank::bits(out.deactivate) {
             self.deactivated.push(cpu.lock_raw().pintid[intid]);
         }
-        self.ended.extend_from_slice(out.ended());
+        self.ended.extend_from_slice(self.lrs.borrow()[vcpu].ended());
     }
 
     pub fn sync(&mut self, vcpu: usize) {
