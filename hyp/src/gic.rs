@@ -25,7 +25,8 @@ impl Shape {
             return Shape::default();
         }
         let vtr = ich::vtr();
-        let groups = match vtr >> 29 {
+        // PREbits, less one: a register of active priorities for 32 of them.
+        let groups = match vtr >> 26 & 7 {
             6.. => 4,
             5 => 2,
             _ => 1,

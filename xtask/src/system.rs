@@ -246,6 +246,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.program_with("kvm-tests", None, 1024, NVHE),
     },
     SystemTest {
+        name: "el0: odd calls and instructions, nVHE",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.program_with("el0-tests", None, 1024, &format!("{NVHE} misc")),
+    },
+    SystemTest {
         name: "linux: kvm-tests on Debian's kernel",
         needs: Needs::Nothing,
         long: true,

@@ -24,8 +24,9 @@ unsafe extern "C" {
     fn __hyp_guest_vectors();
 }
 
-/// HCR_EL2 for the host: RW alone.
-pub const HCR_HOST: u64 = 1 << 31;
+/// HCR_EL2 for the host: RW; API and APK, or EL0's PACGA, which nothing at EL1
+/// can disable, would trap to EL2.
+pub const HCR_HOST: u64 = 1 << 31 | 3 << 40;
 /// HCR_EL2 bits that a guest always runs with: VM, FMO, IMO, AMO, TSC, RW.
 const HCR_GUEST: u64 = 1 | 7 << 3 | 1 << 19 | 1 << 31;
 /// HCR_EL2 bits that nobody may set: TGE, HCD, E2H, NV, NV1, NV2.
@@ -211,8 +212,10 @@ impl HostState {
             let cval = read!("cntv_cval_el0");
             context.timer.cntv_cval = cval;
             // The same moment by the host's counter: an interrupt that is
-            // pending stays so, and one that is due meanwhile comes.
-            write!("cntv_cval_el0", cval.wrapping_add(context.timer.cntvoff));
+            // pending stays so, and one that is due meanwhile comes. What lies
+            // past the counter's end must not come round to its start.
+            let moment = cval.saturating_add_signed(context.timer.cntvoff as i64);
+            write!("cntv_cval_el0", moment);
             write!("cntvoff_el2", 0u64);
             write!("cnthctl_el2", CNTHCTL_HOST);
             self.restore();

@@ -109,7 +109,9 @@ __el2_setup:
     cmp     x1, #8
     b.ne    9f
     // HCR_EL2. RW; VHE: E2H, TGE; EL2 with E2H=0: interrupts come to EL2.
+    // API, APK: EL0's PACGA would trap to EL2 (RES0 without FEAT_PAuth).
     mov     x2, #(1 << 31)
+    orr     x2, x2, #(3 << 40)
     cmp     x0, #1
     b.lo    2f
     b.hi    1f
@@ -145,6 +147,14 @@ __el2_setup:
     msr     S3_4_C3_C1_4, xzr       // HDFGRTR_EL2
     msr     S3_4_C3_C1_5, xzr       // HDFGWTR_EL2
 4:  mrs     x3, id_aa64mmfr1_el1
+    // VTCR_EL2.VS: without it TLBIs see 8 bits of the VMID, on CPUs where no
+    // guest has been yet, too.
+    ubfx    x4, x3, #4, #4          // VMIDBits
+    cmp     x4, #2
+    cset    x4, eq
+    lsl     x4, x4, #19
+    orr     x4, x4, #(1 << 31)      // RES1
+    msr     vtcr_el2, x4
     ubfx    x3, x3, #40, #4
     cbz     x3, 5f
     msr     S3_4_C1_C2_2, xzr       // HCRX_EL2
@@ -280,6 +290,12 @@ __stub_vectors:
     b       .
 .endr
 __stub_call:
+    msr     tpidr_el2, x1           // nobody's while these vectors are in force
+    mrs     x1, esr_el2
+    lsr     x1, x1, #26
+    cmp     x1, #0x16               // HVC64: nothing else is a call
+    mrs     x1, tpidr_el2
+    b.ne    .
     cmp     x0, #2
     b.hi    2f
     b.eq    1f

@@ -12,6 +12,7 @@ cases!("misc";
     ids, prctl_name, prctl_no_new_privs, proc_self, proc_stat_fields, proc_meminfo, proc_system, auxv, getcpu,
     unknown_calls, bad_pointers, kernel_pointers, partly_bad_pointers, wrapping_lengths,
     read_only_pointers, kernel_memory_unreachable, negative_arguments, membarrier, spinner_yields,
+    pacga_is_no_trap,
 );
 
 const FAULT: Errno = Errno(libc::EFAULT);
@@ -513,5 +514,18 @@ fn negative_arguments() -> Outcome {
     check_eq!(sys!(libc::SYS_getdents64, 0, m.at, 4096).is_err(), true);
     check_eq!(sys!(libc::SYS_dup3, 0, -1isize, 0), Err(Errno(libc::EBADF)));
     check_eq!(sys!(libc::SYS_reboot, 1, 2, 3, 4), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+/// Nothing at EL1 disables PACGA: where the kernel stands at EL1, EL2 must not
+/// trap it. Without FEAT_PAuth it is UNDEFINED.
+fn pacga_is_no_trap() -> Outcome {
+    let pid = fork(|| {
+        // SAFETY: PACGA X0, X1, X2 only writes X0.
+        unsafe { core::arch::asm!(".inst 0x9ac23020", out("x0") _, in("x1") 1, in("x2") 2) };
+        0
+    })?;
+    let end = wait(pid)?;
+    check!(end == End::Exit(0) || end == End::Signal(libc::SIGILL));
     Ok(())
 }
