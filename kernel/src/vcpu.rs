@@ -153,7 +153,7 @@ pub fn take_interrupt<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuStat
         if let Some(write) = state.vtimer_fired(entry.core) {
             write_gic::<SPLIT>(state, write);
         }
-        return !arch::irq::is_pending();
+        return !arch::irq::is_pending() && !entry.has_sleepers();
     }
     gic::deactivate(intid);
     let wanted = arch::irq::is_pending() || sched::need_resched() || process::signal_pending();
@@ -169,7 +169,7 @@ pub fn refill<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bo
     if deactivate {
         gic::set_active(VTIMER_INTID, false);
     }
-    !entry.core.has_requests()
+    !entry.core.has_requests() && !entry.has_sleepers()
 }
 
 const NEEDS_HOST: u64 = 1;

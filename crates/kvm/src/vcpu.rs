@@ -512,11 +512,17 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// Whether a vCPU has to be woken, which needs the host's regime.
+    #[inline]
+    pub fn has_sleepers(&self) -> bool {
+        self.vcpus.has_sleepers()
+    }
+
     /// After [`crate::Fast::Done`], in the guest's world: see
     /// [`VcpuCore::take_news`].
     #[inline]
     pub fn take_news(&self) -> bool {
-        !self.vcpus.has_sleepers() && self.core.take_news()
+        !self.has_sleepers() && self.core.take_news()
     }
 }
 
