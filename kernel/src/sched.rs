@@ -14,6 +14,7 @@ use crate::{cpu, gic, time, timer, trap};
 use ::sched::{Enqueue, Entity, Schedulable};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use base::census::Kind;
 use base::{Lock, LockGuard, Nanos, rank};
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -88,7 +89,14 @@ pub fn adopt() {
     idle.on_cpu.store(true, Relaxed);
     let this = cpu::this();
     this.current.store(Arc::as_ptr(&idle).cast_mut(), Relaxed);
-    queue(cpu::index()).idle = Some(idle);
+    {
+        let mut queue = queue(cpu::index());
+        if !queue.tasks.make_room(room(0)) {
+            drop(queue);
+            crate::power::hang();
+        }
+        queue.idle = Some(idle);
+    }
     this.online.store(true, Release);
     ONLINE.fetch_or(bit(cpu::index()), SeqCst);
 }
@@ -126,6 +134,18 @@ pub fn current_ref() -> Current {
 /// The current task.
 pub fn current() -> Arc<Task> {
     current_ref().arc()
+}
+
+/// Room in all queues for one more task than there are: to wake one can't fail.
+pub fn make_room() -> base::Result<()> {
+    let fits = cpu::online()
+        .all(|cpu| queue(cpu.index.load(Relaxed) as usize).tasks.make_room(room(1)));
+    if fits { Ok(()) } else { Err(base::Errno::ENOMEM) }
+}
+
+/// For how many tasks a queue has room, if there are to be so many more.
+fn room(more: usize) -> usize {
+    (Kind::Task.alive() as usize).saturating_add(more).max(256)
 }
 
 /// Lets a new task run.
@@ -180,9 +200,27 @@ fn enqueue(task: Arc<Task>, why: Enqueue) {
         preempts || queue.tasks.next_tick() != before
     };
     // Taken: who wakes next finds another idle CPU.
-    IDLE.fetch_and(!bit(target), SeqCst);
+    let rested = IDLE.fetch_and(!bit(target), SeqCst) & bit(target) != 0;
     if look {
         poke(target);
+    }
+    if !rested {
+        nudge(target);
+    }
+}
+
+/// Tells an idle CPU if tasks wait for `busy`. [`rest`] says first that its CPU
+/// is idle and then looks who is wanted; whoever made a CPU wanted, or what
+/// waits there free to be taken, looks here after that: one sees the other.
+fn nudge(busy: usize) {
+    let idle = IDLE.load(SeqCst) & ONLINE.load(Relaxed) & !bit(busy);
+    if idle == 0 || WANTED.load(SeqCst) & bit(busy) == 0 {
+        return;
+    }
+    let other = idle.trailing_zeros() as usize;
+    IDLE.fetch_and(!bit(other), SeqCst);
+    if other != cpu::index() {
+        gic::send_sgi(other, gic::SGI_RESCHEDULE);
     }
 }
 
@@ -409,7 +447,8 @@ pub fn finish() {
     timer::reprogram();
     if let Some(previous) = previous {
         // Its registers are all in memory: others may resume it.
-        previous.on_cpu.store(false, Release);
+        previous.on_cpu.store(false, SeqCst);
+        nudge(cpu::index());
     }
     send_on(strays);
 }

@@ -86,6 +86,7 @@ impl Task {
     /// A task that will run `body` and end when it returns; suspended until
     /// `sched::start`.
     pub fn new(id: u32, body: impl FnOnce() + Send + 'static) -> Result<Arc<Task>> {
+        crate::sched::make_room()?;
         let stack = KernelPages::alloc(Use::Stack, STACK_ORDER, Fill::Stale)?;
         let bottom = stack.as_ptr().as_ptr() as u64;
         let top = bottom.wrapping_add(stack.len() as u64);

@@ -115,6 +115,11 @@ impl<T: Schedulable + Clone> RunQueue<T> {
         }
     }
 
+    /// Sees to it that so many tasks can wait here. False: no memory.
+    pub fn make_room(&mut self, tasks: usize) -> bool {
+        self.waiting.try_reserve(tasks.saturating_sub(self.waiting.len())).is_ok()
+    }
+
     /// The task that runs.
     pub fn current(&self) -> Option<&T> {
         self.current.as_ref()
@@ -615,6 +620,17 @@ mod tests {
         let zero = queue.steal(|_| true, 0).unwrap();
         assert!(!queue.remove(&zero, 0));
         assert_eq!((queue.waiting(), running(&queue)), (0, Some(3)));
+    }
+
+    #[test]
+    fn room_is_made_beforehand() {
+        let mut queue = queue(&[NICE_0, NICE_0]);
+        assert!(queue.make_room(1000));
+        let room = queue.waiting.capacity();
+        assert!(room >= 1000);
+        assert!(queue.make_room(1000));
+        assert_eq!(queue.waiting.capacity(), room);
+        assert!(!queue.make_room(usize::MAX));
     }
 
     #[test]
