@@ -22,7 +22,8 @@ pub const AF_UNIX: u16 = 1;
 pub const PATH_LEN: usize = 108;
 /// What a stream's or queue's receiver holds.
 const BUFFER: usize = 208 * 1024;
-/// Datagrams that may wait (net.unix.max_dgram_qlen).
+/// Datagrams that may wait (net.unix.max_dgram_qlen), and a stream's messages
+/// with files.
 const MAX_QUEUED: usize = 512;
 /// The longest backlog.
 const MAX_BACKLOG: usize = 4096;
@@ -500,6 +501,12 @@ impl Socket {
             if room == 0 {
                 return Err(Errno::EAGAIN);
             }
+            if !rights.is_empty() {
+                if state.rights.len() >= MAX_QUEUED {
+                    return Err(Errno::EAGAIN);
+                }
+                state.rights.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            }
             let count = room.min(data.len());
             state.bytes.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
             if !rights.is_empty() {
@@ -718,6 +725,7 @@ impl File for Socket {
                 state.bytes.len() < half
                     && state.message_bytes < half
                     && state.messages.len() < MAX_QUEUED
+                    && state.rights.len() < MAX_QUEUED
             }
             None => !self.is_listening(),
         };
@@ -804,6 +812,21 @@ mod tests {
         let second = b.receive(&mut buf, 0).unwrap();
         assert_eq!((second.count, second.rights.len()), (3, 1));
         assert_eq!(second.rights[0].id(), file.id());
+    }
+
+    #[test]
+    fn rights_wait_for_room() {
+        let (a, b) = Socket::pair(SocketType::Stream, &who());
+        let file = Socket::new(SocketType::Stream, &who()).open(OpenFlags::empty());
+        for _ in 0..MAX_QUEUED {
+            a.send(b"x", None, vec![file.clone()]).unwrap();
+        }
+        assert_eq!(a.send(b"x", None, vec![file.clone()]), Err(Errno::EAGAIN));
+        assert!(!a.poll().contains(Events::WRITE));
+        assert_eq!(a.send(b"x", None, vec![]), Ok(1));
+        assert_eq!(b.receive(&mut [0; 8], 0).unwrap().rights.len(), 1);
+        assert!(a.poll().contains(Events::WRITE));
+        assert_eq!(a.send(b"x", None, vec![file]), Ok(1));
     }
 
     #[test]
