@@ -2,7 +2,7 @@
 //! abstract names; SCM_RIGHTS.
 //!
 //! Locks: a socket's state is at `INODE`, and two are never held at once; the
-//! table of names is at `NAMESPACE`. Queues are woken with no lock held.
+//! table of names, and what ended sockets left, are at `NAMESPACE`. Queues are woken with no lock held.
 
 use crate::abi::{Events, FileType, OpenFlags, Stat};
 use crate::file::{ANON_DEV, Caller, File, Io, OpenFile};
@@ -10,7 +10,7 @@ use crate::ops::Files;
 use crate::pipe::{FIONREAD, anonymous_ino};
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, LinkedList, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{Errno, Lock, Result, UserMem, UserMemExt, WaitQueue, rank};
@@ -184,6 +184,9 @@ pub struct Socket {
     ino: u64,
     state: Lock<State>,
     queue: WaitQueue,
+    /// Where its state goes when it ends: one node, so that an end allocates
+    /// nothing.
+    grave: LinkedList<State>,
 }
 
 /// Bound sockets: abstract names, and the inodes of paths.
@@ -194,6 +197,37 @@ enum Key {
 }
 
 static NAMES: Lock<BTreeMap<Key, Weak<Socket>>> = Lock::new(rank::NAMESPACE, BTreeMap::new());
+
+/// What ended sockets left, and whether somebody is dropping it.
+static LEFT: Lock<(LinkedList<State>, bool)> =
+    Lock::new(rank::NAMESPACE, (LinkedList::new(), false));
+
+/// Drops what ended sockets left. Their queues may hold the last reference to
+/// further sockets: those only add to the list, so the stack stays flat.
+fn bury(mut grave: LinkedList<State>) {
+    {
+        let mut left = LEFT.lock();
+        left.0.append(&mut grave);
+        if left.1 {
+            return;
+        }
+        left.1 = true;
+    }
+    loop {
+        let state = {
+            let mut left = LEFT.lock();
+            let one = left.0.len().min(1);
+            let mut rest = left.0.split_off(one);
+            core::mem::swap(&mut rest, &mut left.0);
+            left.1 = !rest.is_empty();
+            rest
+        };
+        if state.is_empty() {
+            return;
+        }
+        drop(state);
+    }
+}
 
 fn lookup(key: &Key) -> Result<Arc<Socket>> {
     NAMES.lock().get(key).and_then(Weak::upgrade).ok_or(Errno::ECONNREFUSED)
@@ -209,6 +243,7 @@ impl Socket {
             ino: anonymous_ino(),
             state: Lock::new(rank::INODE, State { credentials, ..State::default() }),
             queue: WaitQueue::new(),
+            grave: LinkedList::from([State::default()]),
         })
     }
 
@@ -672,7 +707,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let state = core::mem::take(self.state.get_mut());
+        let mut state = core::mem::take(self.state.get_mut());
         if state.name != Address::Unnamed {
             NAMES.lock().retain(|_, socket| socket.strong_count() > 0);
         }
@@ -688,7 +723,14 @@ impl Drop for Socket {
             peer.queue.wake_all();
         }
         // Connections that were never accepted, and files on their way, go too.
-        drop(state);
+        if state.rights.is_empty() && state.messages.is_empty() && state.waiting.is_empty() {
+            return;
+        }
+        let mut grave = core::mem::take(&mut self.grave);
+        if let Some(place) = grave.front_mut() {
+            core::mem::swap(place, &mut state);
+        }
+        bury(grave);
     }
 }
 
@@ -827,6 +869,26 @@ mod tests {
         assert_eq!(b.receive(&mut [0; 8], 0).unwrap().rights.len(), 1);
         assert!(a.poll().contains(Events::WRITE));
         assert_eq!(a.send(b"x", None, vec![file]), Ok(1));
+    }
+
+    #[test]
+    fn nested_sockets_end_on_a_small_stack() {
+        let ends = || {
+            let (mut sender, b) = Socket::pair(SocketType::Stream, &who());
+            let (bottom, mut last) = (b.open(OpenFlags::empty()), Arc::downgrade(&b));
+            drop(b);
+            for _ in 0..10_000 {
+                let (a, b) = Socket::pair(SocketType::Stream, &who());
+                last = Arc::downgrade(&b);
+                sender.send(b"x", None, vec![b.open(OpenFlags::empty())]).unwrap();
+                sender = a;
+            }
+            assert!(last.strong_count() > 0);
+            drop(bottom);
+            assert_eq!(last.strong_count(), 0);
+            assert!(LEFT.lock().0.is_empty() && !LEFT.lock().1);
+        };
+        std::thread::Builder::new().stack_size(256 << 10).spawn(ends).unwrap().join().unwrap();
     }
 
     #[test]
