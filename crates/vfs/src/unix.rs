@@ -166,7 +166,7 @@ struct State {
     /// Messages.
     messages: VecDeque<Message>,
     message_bytes: usize,
-    /// Senders that found no room: they wait on their own queues.
+    /// Senders of datagrams that found no room: they wait on their own queues.
     blocked: Vec<Weak<Socket>>,
     /// Nothing more is read / written.
     read_shut: bool,
@@ -226,6 +226,12 @@ fn bury(mut grave: LinkedList<State>) {
             return;
         }
         drop(state);
+    }
+}
+
+fn wake_senders(senders: &[Weak<Socket>]) {
+    for sender in senders.iter().filter_map(Weak::upgrade) {
+        sender.queue.wake_all();
     }
 }
 
@@ -555,6 +561,18 @@ impl Socket {
         Ok(count)
     }
 
+    /// Has the receiver wake this sender when there is room: a datagram's
+    /// receiver need not know its senders.
+    fn wait_for_room(&self, receiver: &mut State) -> Result<()> {
+        if self.kind == SocketType::Datagram {
+            let blocked = &mut receiver.blocked;
+            blocked.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&self.this));
+            blocked.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            blocked.push(self.this.clone());
+        }
+        Ok(())
+    }
+
     fn send_message(
         &self,
         peer: &Arc<Socket>,
@@ -580,6 +598,7 @@ impl Socket {
             let bytes = state.message_bytes.saturating_add(data.len());
             if state.messages.len() >= MAX_QUEUED || (bytes > BUFFER && !state.messages.is_empty())
             {
+                self.wait_for_room(&mut state)?;
                 return Err(Errno::EAGAIN);
             }
             state.messages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -603,9 +622,8 @@ impl Socket {
                 let mut state = self.state.lock();
                 (state.peer.clone(), core::mem::take(&mut state.blocked))
             };
-            for sender in blocked.iter().chain(&peer).filter_map(Weak::upgrade) {
-                sender.queue.wake_all();
-            }
+            wake_senders(&blocked);
+            wake_senders(peer.as_slice());
         }
         Ok(received)
     }
@@ -683,15 +701,18 @@ impl Socket {
         if how > 2 {
             return Err(Errno::EINVAL);
         }
-        let peer = {
+        let (peer, blocked) = {
             let mut state = self.state.lock();
             if !state.connected && state.peer.is_none() && state.backlog.is_none() {
                 return Err(Errno::ENOTCONN);
             }
             state.read_shut |= how != 1;
             state.write_shut |= how != 0;
-            state.peer.clone().filter(|_| self.kind != SocketType::Datagram)
+            let peer = state.peer.clone().filter(|_| self.kind != SocketType::Datagram);
+            let shut = state.read_shut;
+            (peer, if shut { core::mem::take(&mut state.blocked) } else { Vec::new() })
         };
+        wake_senders(&blocked);
         if let Some(peer) = peer.and_then(|peer| peer.upgrade()) {
             {
                 let mut state = peer.state.lock();
@@ -711,6 +732,7 @@ impl Drop for Socket {
         if state.name != Address::Unnamed {
             NAMES.lock().retain(|_, socket| socket.strong_count() > 0);
         }
+        wake_senders(&core::mem::take(&mut state.blocked));
         let unread = !state.bytes.is_empty();
         let peer = state.peer.as_ref().and_then(Weak::upgrade);
         if let Some(peer) = peer.filter(|_| self.kind != SocketType::Datagram) {
@@ -762,12 +784,14 @@ impl File for Socket {
         };
         let room = match peer.and_then(|peer| peer.upgrade()) {
             Some(peer) => {
-                let state = peer.state.lock();
+                let mut state = peer.state.lock();
                 let half = BUFFER / 2;
-                state.bytes.len() < half
+                let room = state.bytes.len() < half
                     && state.message_bytes < half
                     && state.messages.len() < MAX_QUEUED
-                    && state.rights.len() < MAX_QUEUED
+                    && state.rights.len() < MAX_QUEUED;
+                // Without memory for the wake-up, let it try and be told.
+                room || self.wait_for_room(&mut state).is_err()
             }
             None => !self.is_listening(),
         };
@@ -889,6 +913,48 @@ mod tests {
             assert!(LEFT.lock().0.is_empty() && !LEFT.lock().1);
         };
         std::thread::Builder::new().stack_size(256 << 10).spawn(ends).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn blocked_senders_of_datagrams_are_woken() {
+        struct Count(core::sync::atomic::AtomicUsize);
+        impl alloc::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let count = Arc::new(Count(0.into()));
+        let woken = || count.0.swap(0, core::sync::atomic::Ordering::Relaxed) > 0;
+        let new = || Socket::new(SocketType::Datagram, &who());
+        let (sender, receiver, another) = (new(), new(), new());
+        // Connected one way only.
+        sender.state.lock().peer = Some(Arc::downgrade(&receiver));
+        receiver.state.lock().peer = Some(Arc::downgrade(&another));
+        let arm = || sender.queue.register(&count.clone().into()).unwrap();
+        let fill = || while sender.send(b"x", None, vec![]).is_ok() {};
+        fill();
+        fill();
+        assert_eq!(receiver.state.lock().blocked.len(), 1);
+        arm();
+        receiver.receive(&mut [0; 8], 0).unwrap();
+        assert!(woken() && receiver.state.lock().blocked.is_empty());
+        // By poll alone.
+        fill();
+        receiver.state.lock().blocked.clear();
+        arm();
+        assert!(!sender.poll().contains(Events::WRITE));
+        receiver.receive(&mut [0; 8], 0).unwrap();
+        assert!(woken() && sender.poll().contains(Events::WRITE));
+        fill();
+        arm();
+        receiver.shutdown(0).unwrap();
+        assert!(woken());
+        assert_eq!(sender.send(b"x", None, vec![]), Err(Errno::ECONNREFUSED));
+        receiver.state.lock().read_shut = false;
+        fill();
+        arm();
+        drop(receiver);
+        assert!(woken());
     }
 
     #[test]
