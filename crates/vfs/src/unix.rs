@@ -3,6 +3,7 @@
 //!
 //! Locks: a socket's state is at `INODE`, and two are never held at once; the
 //! table of names, and what ended sockets left, are at `NAMESPACE`. Queues are woken with no lock held.
+//! `PASSING` (`OPEN_FILE`) is held while a socket is put into a queue.
 
 use crate::abi::{Events, FileType, OpenFlags, Stat};
 use crate::file::{ANON_DEV, Caller, File, Io, OpenFile};
@@ -15,6 +16,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{Errno, Lock, Result, UserMem, UserMemExt, WaitQueue, rank};
 use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Address family.
 pub const AF_UNIX: u16 = 1;
@@ -29,6 +31,10 @@ const MAX_QUEUED: usize = 512;
 const MAX_BACKLOG: usize = 4096;
 /// Descriptors that one message may carry (SCM_MAX_FD).
 pub const MAX_RIGHTS: usize = 253;
+
+/// Sockets, and files in their queues, that a search for rings looks at.
+const MAX_SEARCH: usize = 1024;
+const MAX_LOOKS: usize = 65_536;
 
 /// SOCK_*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +193,8 @@ pub struct Socket {
     /// Where its state goes when it ends: one node, so that an end allocates
     /// nothing.
     grave: LinkedList<State>,
+    /// The last search that saw it.
+    seen: AtomicU64,
 }
 
 /// Bound sockets: abstract names, and the inodes of paths.
@@ -229,6 +237,65 @@ fn bury(mut grave: LinkedList<State>) {
     }
 }
 
+/// Held while a socket is put into a queue: two of them could close a ring,
+/// which nothing would ever free. Counts the searches.
+static PASSING: Lock<u64> = Lock::new(rank::OPEN_FILE, 0);
+
+/// A search, under [`PASSING`], for a socket through the queues of others.
+struct Search<'a> {
+    number: u64,
+    target: &'a Socket,
+    looks: usize,
+}
+
+impl Search<'_> {
+    fn visit(&mut self, socket: &Socket, seen: &mut Vec<Arc<Socket>>) -> Result<()> {
+        if core::ptr::eq(socket, self.target) {
+            return Err(Errno::ETOOMANYREFS);
+        }
+        if socket.seen.swap(self.number, Ordering::Relaxed) != self.number
+            && let Some(socket) = socket.this.upgrade()
+        {
+            if seen.len() >= MAX_SEARCH {
+                return Err(Errno::ETOOMANYREFS);
+            }
+            seen.push(socket);
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, files: &[Arc<OpenFile>], seen: &mut Vec<Arc<Socket>>) -> Result<()> {
+        for file in files {
+            self.looks = self.looks.checked_sub(1).ok_or(Errno::ETOOMANYREFS)?;
+            if let Some(socket) = file.downcast::<Socket>() {
+                self.visit(socket, seen)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `ETOOMANYREFS` if the target can be reached from `files`. Whoever is
+    /// in `seen` must be let go of without the lock.
+    fn run(&mut self, files: &[Arc<OpenFile>], seen: &mut Vec<Arc<Socket>>) -> Result<()> {
+        self.look(files, seen)?;
+        let mut next = 0usize;
+        while let Some(socket) = seen.get(next).cloned() {
+            next = next.saturating_add(1);
+            let state = socket.state.lock();
+            for end in &state.waiting {
+                self.visit(end, seen)?;
+            }
+            for (_, files) in &state.rights {
+                self.look(files, seen)?;
+            }
+            for message in &state.messages {
+                self.look(&message.rights, seen)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn wake_senders(senders: &[Weak<Socket>]) {
     for sender in senders.iter().filter_map(Weak::upgrade) {
         sender.queue.wake_all();
@@ -250,6 +317,7 @@ impl Socket {
             state: Lock::new(rank::INODE, State { credentials, ..State::default() }),
             queue: WaitQueue::new(),
             grave: LinkedList::from([State::default()]),
+            seen: AtomicU64::new(0),
         })
     }
 
@@ -410,6 +478,8 @@ impl Socket {
             state.peer_credentials = Credentials { pid: caller.pid, uid: 0, gid: 0 };
             state.name = address.clone();
         }
+        // Nobody may send us the listener over its end before it is queued.
+        let passing = PASSING.lock();
         // Connected before it can be accepted, undone if it can't be queued.
         {
             let mut state = self.state.lock();
@@ -432,6 +502,7 @@ impl Socket {
                 }
             }
         };
+        drop(passing);
         match queued {
             Ok(credentials) => {
                 self.state.lock().peer_credentials = credentials;
@@ -500,7 +571,7 @@ impl Socket {
         &self,
         data: &[u8],
         to: Option<(&Address, &Files<'_>)>,
-        rights: Vec<Arc<OpenFile>>,
+        mut rights: Vec<Arc<OpenFile>>,
     ) -> Result<usize> {
         if self.state.lock().write_shut {
             return Err(Errno::EPIPE);
@@ -517,20 +588,35 @@ impl Socket {
             Some(_) => return Err(Errno::EOPNOTSUPP),
             None => self.peer()?,
         };
-        if self.kind == SocketType::Stream {
-            self.send_bytes(&peer, data, rights)
+        // What the search holds is dropped after the lock is let go, and so
+        // are files that aren't sent.
+        let mut seen = Vec::new();
+        let passing = if rights.iter().any(|file| file.downcast::<Socket>().is_some()) {
+            seen.try_reserve_exact(MAX_SEARCH).map_err(|_| Errno::ENOMEM)?;
+            let mut passing = PASSING.lock();
+            *passing = passing.wrapping_add(1);
+            let mut search = Search { number: *passing, target: &peer, looks: MAX_LOOKS };
+            search.run(&rights, &mut seen).map(|()| Some(passing))?
         } else {
-            self.send_message(&peer, data, rights)
-        }
+            None
+        };
+        let count = if self.kind == SocketType::Stream {
+            self.send_bytes(&peer, data, &mut rights)?
+        } else {
+            self.send_message(&peer, data, &mut rights)?
+        };
+        drop(passing);
+        peer.queue.wake_all();
+        Ok(count)
     }
 
     fn send_bytes(
         &self,
         peer: &Arc<Socket>,
         data: &[u8],
-        rights: Vec<Arc<OpenFile>>,
+        rights: &mut Vec<Arc<OpenFile>>,
     ) -> Result<usize> {
-        let count = {
+        {
             let mut state = peer.state.lock();
             if state.read_shut {
                 return Err(Errno::EPIPE);
@@ -552,13 +638,11 @@ impl Socket {
             state.bytes.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
             if !rights.is_empty() {
                 let at = state.received.saturating_add(state.bytes.len() as u64);
-                state.rights.push_back((at, rights));
+                state.rights.push_back((at, core::mem::take(rights)));
             }
             state.bytes.extend(data.get(..count).unwrap_or_default());
-            count
-        };
-        peer.queue.wake_all();
-        Ok(count)
+            Ok(count)
+        }
     }
 
     /// Has the receiver wake this sender when there is room: a datagram's
@@ -577,7 +661,7 @@ impl Socket {
         &self,
         peer: &Arc<Socket>,
         data: &[u8],
-        rights: Vec<Arc<OpenFile>>,
+        rights: &mut Vec<Arc<OpenFile>>,
     ) -> Result<usize> {
         if data.len() > BUFFER {
             return Err(Errno::EMSGSIZE);
@@ -585,7 +669,7 @@ impl Socket {
         let mut copy = Vec::new();
         copy.try_reserve_exact(data.len()).map_err(|_| Errno::ENOMEM)?;
         copy.extend_from_slice(data);
-        let message = Message { data: copy.into(), from: self.name(), rights };
+        let mut message = Message { data: copy.into(), from: self.name(), rights: Vec::new() };
         {
             let mut state = peer.state.lock();
             if state.read_shut {
@@ -602,10 +686,10 @@ impl Socket {
                 return Err(Errno::EAGAIN);
             }
             state.messages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            message.rights = core::mem::take(rights);
             state.messages.push_back(message);
             state.message_bytes = bytes;
         }
-        peer.queue.wake_all();
         Ok(data.len())
     }
 
@@ -955,6 +1039,36 @@ mod tests {
         arm();
         drop(receiver);
         assert!(woken());
+    }
+
+    #[test]
+    fn rings_are_refused() {
+        for kind in [SocketType::Stream, SocketType::SeqPacket, SocketType::Datagram] {
+            let pair = || Socket::pair(kind, &who());
+            let open = |socket: &Arc<Socket>| socket.open(OpenFlags::empty());
+            let ((a, b), (c, d)) = (pair(), pair());
+            let refused = Err(Errno::ETOOMANYREFS);
+            // Its own peer; through one queue; not once that was read.
+            assert_eq!(a.send(b"x", None, vec![open(&b)]), refused);
+            assert_eq!(a.send(b"x", None, vec![open(&d)]), Ok(1));
+            assert_eq!(c.send(b"x", None, vec![open(&b)]), refused);
+            assert_eq!(c.send(b"x", None, vec![open(&a)]), Ok(1));
+            drop(b.receive(&mut [0; 8], 0).unwrap());
+            assert_eq!(c.send(b"x", None, vec![open(&b)]), Ok(1));
+            // Through a connection that waits.
+            let (listener, (e, f)) = (Socket::new(kind, &who()), pair());
+            listener.state.lock().waiting.push_back(f);
+            assert_eq!(e.send(b"x", None, vec![open(&listener)]), refused);
+            // Too far to tell.
+            let (mut sender, bottom) = pair();
+            for _ in 0..MAX_SEARCH {
+                let (next, b) = pair();
+                sender.send(b"x", None, vec![open(&b)]).unwrap();
+                sender = next;
+            }
+            let (g, _h) = pair();
+            assert_eq!(g.send(b"x", None, vec![open(&bottom)]), refused);
+        }
     }
 
     #[test]
