@@ -1,6 +1,7 @@
 //! Mounts and path resolution (path_resolution(7)).
 //!
-//! Locks: the mount table is at `NAMESPACE`; nothing is called under it.
+//! Locks: the mount table is at `NAMESPACE`; nothing is called under it. Where a
+//! mount is mounted is at `OPEN_FILE`, and changes only under the former.
 
 use crate::abi::{FileType, NAME_MAX, PATH_MAX, Stat};
 use crate::device::DeviceRegistry;
@@ -553,27 +554,29 @@ impl Namespace {
             return Err(Errno::ENOTDIR);
         }
         let on = self.over(on.clone());
-        let old = from.mount.on.lock().clone().ok_or(Errno::EINVAL)?;
-        // A mount can't be moved into itself.
-        let mut above = on.clone();
-        loop {
-            if Arc::ptr_eq(&above.mount, &from.mount) {
-                return Err(Errno::ELOOP);
-            }
-            let next = above.mount.on.lock().clone();
-            match next {
-                Some(place) => above = place,
-                None => break,
-            }
-        }
-        {
+        let before = {
+            // Nobody else moves a mount between the check and the change.
             let mut mounts = self.mounts.lock();
+            // A mount can't be moved into itself. `on` keeps all that is above.
+            let mut above = on.clone();
+            loop {
+                if Arc::ptr_eq(&above.mount, &from.mount) {
+                    return Err(Errno::ELOOP);
+                }
+                let next = above.mount.on.lock().clone();
+                match next {
+                    Some(place) => above = place,
+                    None => break,
+                }
+            }
+            let old = from.mount.on.lock().clone().ok_or(Errno::EINVAL)?;
             mounts.take_off(&old, &from.mount)?;
             mounts.on.entry((on.mount.id, on.inode.ino())).or_default().push(from.mount.clone());
-        }
-        on.mount.mounted_here.fetch_add(1, Relaxed);
-        old.mount.mounted_here.fetch_sub(1, Relaxed);
-        let before = from.mount.on.lock().replace(on);
+            on.mount.mounted_here.fetch_add(1, Relaxed);
+            old.mount.mounted_here.fetch_sub(1, Relaxed);
+            from.mount.on.lock().replace(on)
+        };
+        // Dropped outside the lock: a whole file system may go.
         drop(before);
         Ok(())
     }

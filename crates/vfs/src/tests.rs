@@ -279,6 +279,36 @@ fn mounts() {
 }
 
 #[test]
+fn moves_at_once_make_no_ring() {
+    let w = World::new();
+    let f = w.f();
+    let (mut under, mut top, mut inside) = (Vec::new(), Vec::new(), Vec::new());
+    for name in ["/a", "/b"] {
+        f.mkdir(name.as_bytes(), 0o755).unwrap();
+        under.push(f.find_dir(name.as_bytes()).unwrap());
+        f.mount(b"tmpfs", name.as_bytes(), b"tmpfs", 0, b"").unwrap();
+        let x = std::format!("{name}/x");
+        f.mkdir(x.as_bytes(), 0o755).unwrap();
+        top.push(f.find_dir(name.as_bytes()).unwrap());
+        inside.push(f.find_dir(x.as_bytes()).unwrap());
+    }
+    for _ in 0..200 {
+        let both = std::sync::Barrier::new(2);
+        let go = |from: usize, to: usize| {
+            both.wait();
+            w.ns.move_mount(&top[from], &inside[to])
+        };
+        let (a, b) = std::thread::scope(|scope| {
+            let (a, b) = (scope.spawn(|| go(0, 1)), scope.spawn(|| go(1, 0)));
+            (a.join().unwrap(), b.join().unwrap())
+        });
+        let moved = usize::from(a.is_err());
+        assert_eq!((a.and(b), [a, b][moved]), (Err(Errno::ELOOP), Ok(())));
+        w.ns.move_mount(&top[moved], &under[moved]).unwrap();
+    }
+}
+
+#[test]
 fn lists_while_removing() {
     let w = World::new();
     w.f().mkdir(b"/d", 0o755).unwrap();
