@@ -5,8 +5,8 @@ use crate::file::{Caller, OpenFile};
 use crate::inode::{NewNode, SetAttr};
 use crate::ops::{Files, FsContext, change};
 use crate::path::{Namespace, Place};
+use alloc::collections::LinkedList;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use base::Errno;
 use cpio::{Entry, Sink};
 
@@ -29,7 +29,7 @@ pub fn unpack(ns: &Namespace, archive: &[u8]) -> Result<Unpacked, cpio::Error> {
         open: None,
         mtime: 0,
         skipped: 0,
-        dirs: Vec::new(),
+        dirs: LinkedList::new(),
     };
     let entries = cpio::unpack(archive, &mut tree);
     // Directories last: what was put into them changed their times.
@@ -44,7 +44,8 @@ struct Tree<'a> {
     open: Option<Arc<OpenFile>>,
     mtime: u32,
     skipped: usize,
-    dirs: Vec<(Place, u32)>,
+    /// A list: an archive may have more than the heap gives in one piece.
+    dirs: LinkedList<(Place, u32)>,
 }
 
 fn times(mtime: u32) -> SetAttr {
@@ -93,7 +94,7 @@ impl Tree<'_> {
             self.files.mkdir(entry.name, entry.mode)?;
         }
         let place = self.attributes(entry)?;
-        self.dirs.push((place, entry.mtime));
+        self.dirs.push_back((place, entry.mtime));
         Ok(())
     }
 
