@@ -91,6 +91,43 @@ struct State {
     hangups: u32,
     /// When a read that waits VTIME without VMIN gives up.
     give_up: Option<Nanos>,
+    /// The deadline's number, to take it back with.
+    armed: Option<u64>,
+}
+
+impl State {
+    /// Reads what there is; sets `give_up` if that is to be waited for.
+    fn read(&mut self, io: &Io<'_>, buf: &mut [u8], now: Nanos) -> Result<usize> {
+        if self.line.canonical() {
+            self.give_up = None;
+            return self.line.read_line(buf).ok_or(Errno::EAGAIN);
+        }
+        let have = self.line.readable();
+        let (min, time) = (self.line.cc(VMIN), self.line.cc(VTIME));
+        // A small buffer is full before VMIN is reached.
+        let want = self.line.raw_minimum().min(buf.len());
+        let nonblock = io.flags.contains(OpenFlags::NONBLOCK);
+        if have >= want || (nonblock && have > 0) {
+            self.give_up = None;
+            return Ok(self.line.read_raw(buf));
+        }
+        match (min, time) {
+            (0, 0) => Ok(0),
+            (0, tenths) if !nonblock => match self.give_up {
+                Some(at) if at <= now => {
+                    self.give_up = None;
+                    Ok(0)
+                }
+                Some(_) => Err(Errno::EAGAIN),
+                None => {
+                    let wait = u64::from(tenths).saturating_mul(100_000_000);
+                    self.give_up = Some(now.saturating_add(wait));
+                    Err(Errno::EAGAIN)
+                }
+            },
+            _ => Err(Errno::EAGAIN),
+        }
+    }
 }
 
 struct Sent<'a>(&'a dyn TtyDriver);
@@ -117,6 +154,7 @@ impl Tty {
             foreground: 0,
             hangups: 0,
             give_up: None,
+            armed: None,
         };
         Arc::new(Tty {
             name,
@@ -273,39 +311,30 @@ impl Tty {
     fn read(&self, io: &Io<'_>, buf: &mut [u8]) -> Result<usize> {
         self.check_foreground(io.caller, SIGTTIN)?;
         let now = self.timers.now(ClockId::Monotonic);
-        let deadline = {
+        let (result, deadline, stale) = {
             let mut state = self.state.lock();
-            if state.line.canonical() {
-                return state.line.read_line(buf).ok_or(Errno::EAGAIN);
-            }
-            let have = state.line.readable();
-            let (min, time) = (state.line.cc(VMIN), state.line.cc(VTIME));
-            // A small buffer is full before VMIN is reached.
-            let want = state.line.raw_minimum().min(buf.len());
-            let nonblock = io.flags.contains(OpenFlags::NONBLOCK);
-            if have >= want || (nonblock && have > 0) {
-                state.give_up = None;
-                return Ok(state.line.read_raw(buf));
-            }
-            match (min, time) {
-                (0, 0) => return Ok(0),
-                (0, tenths) if !nonblock => match state.give_up {
-                    Some(at) if at <= now => {
-                        state.give_up = None;
-                        return Ok(0);
-                    }
-                    Some(_) => return Err(Errno::EAGAIN),
-                    None => {
-                        let at = now.saturating_add(u64::from(tenths).saturating_mul(100_000_000));
-                        state.give_up = Some(at);
-                        at
-                    }
-                },
-                _ => return Err(Errno::EAGAIN),
-            }
+            let before = state.give_up;
+            let result = state.read(io, buf, now);
+            let deadline = state.give_up.filter(|_| before.is_none());
+            let over = state.give_up.is_none() || deadline.is_some();
+            (result, deadline, if over { state.armed.take() } else { None })
         };
-        self.timers.arm(deadline, Waker::from(self.queue.clone()))?;
-        Err(Errno::EAGAIN)
+        if let Some(stale) = stale {
+            self.timers.cancel(stale);
+        }
+        if let Some(deadline) = deadline {
+            let armed = self.timers.arm(deadline, Waker::from(self.queue.clone()))?;
+            let stale = {
+                let mut state = self.state.lock();
+                // The wait may have ended meanwhile.
+                let waits = state.give_up == Some(deadline);
+                if waits { state.armed.replace(armed) } else { Some(armed) }
+            };
+            if let Some(stale) = stale {
+                self.timers.cancel(stale);
+            }
+        }
+        result
     }
 
     fn write(&self, io: &Io<'_>, data: &[u8]) -> Result<usize> {

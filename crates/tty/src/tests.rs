@@ -42,9 +42,11 @@ impl Timers for World {
     }
     fn arm(&self, deadline: Nanos, waker: Waker) -> Result<u64> {
         self.armed.lock().unwrap().push((deadline, waker));
-        Ok(1)
+        Ok(deadline)
     }
-    fn cancel(&self, _armed: u64) {}
+    fn cancel(&self, armed: u64) {
+        self.armed.lock().unwrap().retain(|(deadline, _)| *deadline != armed);
+    }
 }
 
 /// User memory at address 0.
@@ -200,11 +202,16 @@ fn modes_sizes_and_waiting() {
     assert_eq!(s.world.armed.lock().unwrap()[0].0, 500_000_000);
     *s.world.now.lock().unwrap() = 500_000_000;
     assert_eq!(file.read(&leader, &mut buf), Ok(0));
+    assert!(s.world.armed.lock().unwrap().is_empty());
+    assert_eq!(file.read(&leader, &mut buf), Err(Errno::EAGAIN));
+    assert_eq!(file.read(&leader, &mut buf), Err(Errno::EAGAIN));
+    assert_eq!(s.world.armed.lock().unwrap().len(), 1);
     s.tty.input(b"q");
     assert_eq!(file.poll(), Events::READ | Events::WRITE);
     s.ioctl(&file, &leader, FIONREAD, 0).unwrap();
     assert_eq!(s.get_u32(), 1);
     assert_eq!(file.read(&leader, &mut buf), Ok(1));
+    assert!(s.world.armed.lock().unwrap().is_empty());
     s.tty.input(b"gone");
     s.ioctl(&file, &leader, TCFLSH, 0).unwrap();
     assert_eq!(file.poll(), Events::WRITE);
