@@ -771,3 +771,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn long_work_breathes() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    static BREATHS: AtomicUsize = AtomicUsize::new(0);
+    crate::tmpfs::set_breathe(|| {
+        BREATHS.fetch_add(1, SeqCst);
+    });
+    let w = World::new();
+    let file = w.open("/long", OpenFlags::CREAT | OpenFlags::RDWR).unwrap();
+    file.file().fallocate(0, 0, 1024 * 4096).unwrap();
+    assert!(BREATHS.load(SeqCst) >= 2);
+    file.file().truncate(0).unwrap();
+    assert!(BREATHS.load(SeqCst) >= 4);
+}

@@ -31,6 +31,20 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 /// `fallocate`: the loop lets go of it after so many pages.
 const BATCH: u64 = 512;
 
+static BREATHE: Once<fn()> = Once::new();
+
+/// Sets what is called between batches, with no lock held, for others to get
+/// their turn.
+pub fn set_breathe(breathe: fn()) {
+    BREATHE.call_once(|| breathe);
+}
+
+fn breathe() {
+    if let Some(breathe) = BREATHE.get() {
+        breathe();
+    }
+}
+
 /// How much a file system may hold.
 struct Quota {
     pages: AtomicU64,
@@ -951,6 +965,8 @@ impl Pages {
             }
             any = true;
             self.quota.give_pages(freed.len() as u64);
+            drop(freed);
+            breathe();
         }
     }
 
@@ -973,6 +989,9 @@ impl Pages {
                 }
                 for index in offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE) {
                     self.state.lock().page(index, Fill::Zeroed, &self.quota)?;
+                    if index.is_multiple_of(BATCH) {
+                        breathe();
+                    }
                 }
                 if mode & KEEP_SIZE == 0 {
                     let mut state = self.state.lock();

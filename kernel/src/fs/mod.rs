@@ -47,6 +47,7 @@ pub fn init(plan: &BootPlan) -> Arc<Namespace> {
     vfs::device::register_devtmpfs(&namespace, pages);
     proc::register(&namespace);
     unpack(&namespace);
+    vfs::tmpfs::set_breathe(crate::sched::breathe);
     namespace
 }
 
