@@ -1,7 +1,7 @@
 //! The wall clock: CLOCK_REALTIME is CLOCK_MONOTONIC and an offset.
 
 use crate::{memory, time};
-use base::Nanos;
+use base::{Errno, Nanos, Result};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What is added to the time since boot. Until somebody sets the clock, boot
@@ -13,7 +13,9 @@ pub fn init() {
     const RTCDR: u64 = 0;
     if let Some(rtc) = memory::machine().and_then(|machine| machine.rtc) {
         let seconds = memory::mmio(rtc).read32(RTCDR);
-        set_realtime(Nanos::from(seconds).saturating_mul(1_000_000_000));
+        if set_realtime(Nanos::from(seconds).saturating_mul(1_000_000_000)).is_err() {
+            log::warn!("Clock: the machine's says that boot was before 1970: not taken");
+        }
     }
 }
 
@@ -22,10 +24,12 @@ pub fn realtime() -> Nanos {
     to_realtime(time::now())
 }
 
-/// Sets CLOCK_REALTIME.
-pub fn set_realtime(now: Nanos) {
-    OFFSET.store(now.wrapping_sub(time::now()), Relaxed);
-    crate::vdso::set_realtime(OFFSET.load(Relaxed));
+/// Sets CLOCK_REALTIME: `EINVAL` if boot were before 1970 then.
+pub fn set_realtime(now: Nanos) -> Result<()> {
+    let offset = now.checked_sub(time::now()).ok_or(Errno::EINVAL)?;
+    OFFSET.store(offset, Relaxed);
+    crate::vdso::set_realtime(offset);
+    Ok(())
 }
 
 /// The CLOCK_REALTIME time of a CLOCK_MONOTONIC one.

@@ -101,7 +101,7 @@ pub fn clock_settime(clock: u32, value: u64) -> SysResult {
     if clock != id::REALTIME {
         return Err(Errno::EINVAL.into());
     }
-    clock::set_realtime(value);
+    clock::set_realtime(value)?;
     Ok(0)
 }
 
@@ -125,7 +125,7 @@ pub fn gettimeofday(out: u64, zone: u64) -> SysResult {
 
 pub fn settimeofday(value: u64) -> SysResult {
     if value != 0 {
-        clock::set_realtime(read_timeval(value)?);
+        clock::set_realtime(read_timeval(value)?)?;
     }
     Ok(0)
 }
