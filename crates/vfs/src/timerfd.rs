@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use alloc::task::Wake;
 use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
 use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::task::Waker;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -120,7 +121,7 @@ impl TimerFd {
             clock,
             timers,
             state: Lock::new(rank::INODE, Setting::default()),
-            queue: Arc::new(Alarm { queue: WaitQueue::new() }),
+            queue: Arc::new(Alarm { queue: WaitQueue::new(), rang: AtomicBool::new(false) }),
         })
     }
 
@@ -189,18 +190,28 @@ impl TimerFd {
         }
         Ok(())
     }
+
+    /// Nothing has expired: arms anew if the deadline came nevertheless, as the
+    /// clock was set back. No lock may be held.
+    fn arm_again(&self) -> Result<()> {
+        if self.queue.rang.swap(false, Relaxed) { self.arm() } else { Ok(()) }
+    }
 }
 
 /// Who waits for a timer; what the kernel's queue of deadlines holds.
 struct Alarm {
     queue: WaitQueue,
+    /// A deadline has come since somebody last looked.
+    rang: AtomicBool,
 }
 
 impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
+        self.rang.store(true, Relaxed);
         self.queue.wake_all();
     }
     fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, Relaxed);
         self.queue.wake_all();
     }
 }
@@ -222,6 +233,7 @@ impl File for TimerFd {
         let now = self.timers.now(self.clock);
         let count = self.state.lock().consume(now);
         if count == 0 {
+            self.arm_again()?;
             return Err(Errno::EAGAIN);
         }
         *out = count.to_le_bytes();
@@ -230,7 +242,15 @@ impl File for TimerFd {
     }
     fn poll(&self) -> Events {
         let now = self.timers.now(self.clock);
-        if self.state.lock().expired(now) > 0 { Events::READ } else { Events::empty() }
+        let expired = self.state.lock().expired(now);
+        if expired > 0 {
+            return Events::READ;
+        }
+        // A reader gets the error.
+        if self.arm_again().is_err() {
+            self.queue.rang.store(true, Relaxed);
+        }
+        Events::empty()
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.queue.queue)
@@ -252,6 +272,7 @@ mod tests {
         now: Mutex<u64>,
         armed: Mutex<Vec<(u64, u64, Waker)>>,
         next: Mutex<u64>,
+        set_back: Mutex<u64>,
     }
     impl Fake {
         fn advance(&self, by: u64) {
@@ -268,7 +289,8 @@ mod tests {
     impl Timers for Fake {
         fn now(&self, clock: ClockId) -> Nanos {
             let now = *self.now.lock().unwrap();
-            if clock == ClockId::Realtime { now + 1_000_000 } else { now }
+            let back = *self.set_back.lock().unwrap();
+            if clock == ClockId::Realtime { now + 1_000_000 - back } else { now }
         }
         fn arm(&self, deadline: Nanos, waker: Waker) -> Result<u64> {
             let mut next = self.next.lock().unwrap();
@@ -326,6 +348,15 @@ mod tests {
         timer.set(ABSTIME, &spec(1_000_500, 0)).unwrap();
         assert_eq!(timers.armed.lock().unwrap()[0].1, 500);
         timers.advance(500);
+        assert_eq!(file.poll(), Events::READ);
+        // Set back, it rings too early.
+        timer.set(ABSTIME, &spec(1_001_000, 0)).unwrap();
+        *timers.set_back.lock().unwrap() = 300;
+        timers.advance(500);
+        assert!(timers.armed.lock().unwrap().is_empty());
+        assert_eq!(file.poll(), Events::empty());
+        assert_eq!(timers.armed.lock().unwrap()[0].1, 1300);
+        timers.advance(300);
         assert_eq!(file.poll(), Events::READ);
     }
 }
