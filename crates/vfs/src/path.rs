@@ -8,6 +8,7 @@ use crate::device::DeviceRegistry;
 use crate::file::Caller;
 use crate::inode::{Clock, FileSystem, InodeRef};
 use crate::proc::Anonymous;
+use crate::synth::make_room;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -613,8 +614,9 @@ impl Namespace {
         flags & MS_PROPAGATION != 0 && flags & (MS_BIND | MS_MOVE | MS_REMOUNT) == 0
     }
 
-    /// `/proc/<pid>/mounts` as seen from `root`.
-    pub fn mounts_text(&self, root: &Place) -> Vec<u8> {
+    /// `/proc/<pid>/mounts` as seen from `root`. How many there are and their
+    /// names are EL0's: `ENOMEM` if the text finds no room.
+    pub fn mounts_text(&self, root: &Place) -> Result<Vec<u8>> {
         let all: Vec<Arc<Mount>> = self.mounts.lock().all.clone();
         let mut text = Vec::new();
         for mount in all {
@@ -624,6 +626,9 @@ impl Namespace {
             if path.starts_with(b"(unreachable)") {
                 continue;
             }
+            let options = mount.fs.options();
+            let names = mount.source.len().saturating_add(path.len());
+            make_room(&mut text, names.saturating_add(options.len()))?;
             escape(mount.source.as_bytes(), &mut text);
             text.push(b' ');
             escape(&path, &mut text);
@@ -642,10 +647,10 @@ impl Namespace {
                 let atime = if flags & MS_NOATIME != 0 { ",noatime" } else { ",relatime" };
                 text.extend_from_slice(atime.as_bytes());
             }
-            text.extend_from_slice(mount.fs.options().as_bytes());
+            text.extend_from_slice(options.as_bytes());
             text.extend_from_slice(b" 0 0\n");
         }
-        text
+        Ok(text)
     }
 }
 

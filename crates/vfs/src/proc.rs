@@ -12,7 +12,7 @@ use crate::inode::{FileSystem, Inode, InodeRef, OpenRequest};
 use crate::ops::FsContext;
 use crate::path::{Namespace, Place};
 use crate::pipe::{Pipe, PipeEnd};
-use crate::synth::{Dir, Link, Listed, Lister, Look, OpenList, SynthFs, Text, look};
+use crate::synth::{Dir, Link, Listed, Lister, Look, OpenList, SynthFs, Text, look, make_room};
 use crate::sysfs::{mask, ranges};
 use alloc::boxed::Box;
 use alloc::format;
@@ -702,10 +702,12 @@ pub fn process_statm(p: &ProcessInfo) -> String {
     format!("{} {rss} {shared} {} 0 {data} 0\n", p.vsize / 4096, p.text.div_ceil(4096))
 }
 
-/// `/proc/<pid>/maps`.
-pub fn process_maps(maps: &[MapInfo]) -> Vec<u8> {
+/// `/proc/<pid>/maps`. How many there are and their names are EL0's: `ENOMEM`
+/// if the text finds no room.
+pub fn process_maps(maps: &[MapInfo]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     for map in maps {
+        make_room(&mut text, map.name.len())?;
         let flag = |set: bool, name: char| if set { name } else { '-' };
         let (dev, ino) = map.file;
         let line = format!(
@@ -734,7 +736,7 @@ pub fn process_maps(maps: &[MapInfo]) -> Vec<u8> {
         }
         text.push(b'\n');
     }
-    text
+    Ok(text)
 }
 
 /// `/proc/<pid>/limits`.
@@ -898,10 +900,10 @@ impl Process {
             }
             "environ" => source.environ(self.pid)?,
             "limits" => process_limits(&source.limits(self.pid)?).into_bytes(),
-            "maps" => process_maps(&source.maps(self.pid)?),
+            "maps" => process_maps(&source.maps(self.pid)?)?,
             "mounts" => {
                 let context = source.context(self.pid).ok_or(Errno::EINVAL)?;
-                self.proc.ns.upgrade().ok_or(Errno::EINVAL)?.mounts_text(&context.root)
+                self.proc.ns.upgrade().ok_or(Errno::EINVAL)?.mounts_text(&context.root)?
             }
             "oom_score" => format!("{}\n", source.oom_score(self.pid)?).into_bytes(),
             "oom_score_adj" => format!("{}\n", source.oom_score_adj(self.pid)?).into_bytes(),
@@ -1295,7 +1297,8 @@ mod tests {
                 ..MapInfo::default()
             },
         ];
-        let text = String::from_utf8(process_maps(&maps)).unwrap();
+        let text = String::from_utf8(process_maps(&maps).unwrap()).unwrap();
+        assert_eq!(crate::synth::make_room(&mut Vec::new(), usize::MAX), Err(Errno::ENOMEM));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0].find('/'), Some(73));
         assert!(lines[0].starts_with("00400000-005f0000 r-xp 00000000 00:14 7 "));

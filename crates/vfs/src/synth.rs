@@ -26,6 +26,13 @@ pub type Store = dyn Fn(&Caller, &[u8]) -> Result<()> + Send + Sync;
 /// The longest text that a write to such a file may have.
 const STORE_MAX: usize = 4096;
 
+/// Makes room for a line with `names` bytes of names in it, which escapes make
+/// up to four times as long, and some numbers.
+pub(crate) fn make_room(text: &mut Vec<u8>, names: usize) -> Result<()> {
+    let most = names.saturating_mul(4).saturating_add(256);
+    text.try_reserve(most).map_err(|_| Errno::ENOMEM)
+}
+
 /// Attributes that all nodes of a tree share.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
@@ -358,7 +365,7 @@ impl Inode for Text {
 
 struct OpenText {
     node: Arc<Text>,
-    text: Lock<Option<Arc<[u8]>>>,
+    text: Lock<Option<Arc<Vec<u8>>>>,
 }
 
 impl File for OpenText {
@@ -370,7 +377,7 @@ impl File for OpenText {
         let text = match have {
             Some(text) => text,
             None => {
-                let text: Arc<[u8]> = (self.node.generate)(io.caller)?.into();
+                let text = Arc::new((self.node.generate)(io.caller)?);
                 let old = self.text.lock().replace(text.clone());
                 drop(old);
                 text

@@ -232,7 +232,7 @@ fn mounts() {
     assert_eq!(err(f.stat(b"/m/under", 0)), Errno::ENOENT);
     w.write("/m/over", b"1");
     let root = w.ns.root();
-    let text = String::from_utf8(w.ns.mounts_text(&root)).unwrap();
+    let text = String::from_utf8(w.ns.mounts_text(&root).unwrap()).unwrap();
     assert_eq!(
         text,
         "rootfs / rootfs rw,size=8192k,nr_inodes=2048 0 0\ntmpfs /m tmpfs rw,relatime,size=64k,mode=700 0 0\n"
@@ -274,7 +274,7 @@ fn mounts() {
     let f = switched.files(&w.ns, &w.caller);
     assert_eq!(f.getcwd(), Ok(b"/".to_vec()));
     assert_eq!(f.find(b"/../..", 0).unwrap().path(f.root), Ok(b"/".to_vec()));
-    let text = String::from_utf8(w.ns.mounts_text(&switched.root)).unwrap();
+    let text = String::from_utf8(w.ns.mounts_text(&switched.root).unwrap()).unwrap();
     assert_eq!(text, "tmpfs / tmpfs rw,relatime 0 0\n");
 }
 
