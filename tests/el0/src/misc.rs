@@ -522,7 +522,10 @@ fn negative_arguments() -> Outcome {
 fn pacga_is_no_trap() -> Outcome {
     let pid = fork(|| {
         // SAFETY: PACGA X0, X1, X2 only writes X0.
-        unsafe { core::arch::asm!(".inst 0x9ac23020", out("x0") _, in("x1") 1, in("x2") 2) };
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            core::arch::asm!(".inst 0x9ac23020", out("x0") _, in("x1") 1, in("x2") 2)
+        };
         0
     })?;
     let end = wait(pid)?;
