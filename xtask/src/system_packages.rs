@@ -194,11 +194,10 @@ fn candidate(package: &str, release: Option<&str>) -> Option<String> {
 fn install(packages: &[&str]) -> Result<()> {
     let (qemu, others): (Vec<_>, Vec<_>) =
         packages.iter().copied().partition(|p: &&str| p.starts_with("qemu"));
-    if packages.iter().any(|package| candidate(package, None).is_none()) {
-        ui::step("Updating apt's package lists");
-        if let Err(error) = proc::run(apt_get().args(["update", "-q"])) {
-            ui::warn(format!("{error:#}"));
-        }
+    // Always: a machine's old lists may name an older compiler than Hypha needs.
+    ui::step("Updating apt's package lists");
+    if let Err(error) = proc::run(apt_get().args(["update", "-q"])) {
+        ui::warn(format!("{error:#}"));
     }
     let (known, unknown): (Vec<_>, Vec<_>) =
         others.into_iter().partition(|package: &&str| candidate(package, None).is_some());
