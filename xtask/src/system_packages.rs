@@ -34,9 +34,10 @@ const LINTS: Need = Need {
     what: "clippy and rustfmt",
     check: || {
         let toolchain = Toolchain::host()?;
-        for name in ["clippy", "fmt"] {
-            if !toolchain.has(name) {
-                bail!("{} has no cargo-{name}", toolchain.bin.display());
+        // Beside its cargo: another toolchain's in PATH would check with another compiler.
+        for name in ["cargo-clippy", "cargo-fmt"] {
+            if !toolchain.bin.join(name).exists() {
+                bail!("{} has no {name}", toolchain.bin.display());
             }
         }
         Ok("found".into())
