@@ -1,0 +1,233 @@
+//! Domains that want what isn't there, or what another has.
+
+use crate::passthrough::{Interrupt, Passthrough};
+use crate::read::overlap;
+use crate::{Domain, Problem, Region, layout};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// RAM.
+    pub ram: &'a [Region],
+    /// What is the hypervisor's: its memory and its devices' registers.
+    pub taken: &'a [(Region, &'static str)],
+    /// INTIDs of its own.
+    pub interrupts: &'a [u32],
+    /// Its GIC is a GICv3, and so is the guests'.
+    pub v3: bool,
+}
+
+/// What a domain wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// The domain.
+    pub domain: &'a Domain,
+    /// Its devices.
+    pub passthrough: Option<&'a Passthrough>,
+}
+
+/// Says of each domain what it can't have; the index is the domain's. Of two that
+/// want the same, the first gets it, unless it doesn't start either.
+pub fn check(claims: &[Claim<'_>], machine: &Machine<'_>) -> Vec<(usize, Problem)> {
+    let mut problems = Vec::new();
+    let mut accepted: Vec<Claim<'_>> = Vec::new();
+    for (index, claim) in claims.iter().enumerate() {
+        let mut judge = Judge { machine, claim, path: path(claim.domain), problems: Vec::new() };
+        judge.alone();
+        for other in claims.iter().filter(|other| !core::ptr::eq(*other, claim)) {
+            judge.modules_of(other.domain);
+        }
+        for other in &accepted {
+            judge.against(other);
+        }
+        if judge.problems.is_empty() {
+            accepted.push(*claim);
+        }
+        problems.extend(judge.problems.into_iter().map(|problem| (index, problem)));
+    }
+    problems
+}
+
+fn path(domain: &Domain) -> String {
+    format!("/chosen/{}", domain.name)
+}
+
+fn modules(domain: &Domain) -> impl Iterator<Item = (Region, &'static str)> {
+    let kernel = (domain.kernel, "kernel");
+    let ramdisk = domain.ramdisk.map(|region| (region, "ramdisk"));
+    let tree = domain.partial_tree.map(|region| (region, "partial device tree"));
+    [Some(kernel), ramdisk, tree].into_iter().flatten()
+}
+
+struct Judge<'a> {
+    machine: &'a Machine<'a>,
+    claim: &'a Claim<'a>,
+    path: String,
+    problems: Vec<Problem>,
+}
+
+impl Judge<'_> {
+    fn fault(&mut self, property: &str, what: String) {
+        self.problems.push(Problem::property(self.path.clone(), property, what));
+    }
+
+    /// RAM in one piece, and nobody's.
+    fn is_free_ram(&mut self, region: Region, property: &str, what: &str) {
+        if !self.machine.ram.iter().any(|ram| ram.contains(&region)) {
+            self.fault(property, format!("{what} {region} is not in the machine's RAM"));
+        }
+        self.is_not_taken(region, property, what);
+    }
+
+    fn is_not_taken(&mut self, region: Region, property: &str, what: &str) {
+        let taken = self.machine.taken.iter().find(|(taken, _)| taken.overlaps(&region));
+        if let Some((_, name)) = taken {
+            self.fault(property, format!("{what} {region} is {name}"));
+        }
+    }
+
+    /// What doesn't depend on other domains.
+    fn alone(&mut self) {
+        let domain = self.claim.domain;
+        if !self.machine.v3 && domain.cpus > layout::CPUS_MAX_GICV2 {
+            self.fault("cpus", format!("a GICv2 has at most {}", layout::CPUS_MAX_GICV2));
+        }
+        for (region, name) in modules(domain) {
+            self.is_free_ram(region, "reg", name);
+        }
+        for region in &domain.static_memory {
+            self.is_free_ram(*region, "xen,static-mem", "memory");
+        }
+        self.modules_of(domain);
+        for shared in &domain.shared_memory {
+            if let Some(start) = shared.host {
+                self.is_free_ram(Region::new(start, shared.size), "xen,shared-mem", "memory");
+                if domain.direct_map && start != shared.guest {
+                    let what = "with direct-map, the guest's address is the machine's";
+                    self.fault("xen,shared-mem", what.into());
+                }
+            } else if domain.direct_map {
+                let what = "with direct-map, the machine's address must be there";
+                self.fault("xen,shared-mem", what.into());
+            }
+        }
+        self.guest_addresses();
+        let Some(passthrough) = self.claim.passthrough else { return };
+        for mapping in &passthrough.mappings {
+            self.is_not_taken(mapping.host, "xen,reg", "a device's");
+            if self.machine.ram.iter().any(|ram| ram.overlaps(&mapping.host)) {
+                self.fault("xen,reg", format!("{} is RAM", mapping.host));
+            }
+        }
+        for Interrupt { intid, .. } in &passthrough.interrupts {
+            if self.machine.interrupts.contains(intid) {
+                self.fault("interrupts", format!("INTID {intid} is the hypervisor's"));
+            }
+            if domain.console && *intid == layout::PL011_INTID {
+                self.fault("interrupts", format!("INTID {intid} is the virtual PL011's"));
+            }
+            if domain.nr_spis.is_some_and(|n| *intid >= n.saturating_add(32)) {
+                self.fault("nr_spis", format!("INTID {intid} is not among them"));
+            }
+        }
+    }
+
+    /// Nothing of the guest's lies where something else of its is.
+    fn guest_addresses(&mut self) {
+        let domain = self.claim.domain;
+        let mut all: Vec<Region> =
+            layout::devices(self.machine.v3, domain.console).map(|device| device.0).collect();
+        if domain.static_memory.is_empty() && !domain.direct_map {
+            all.extend(layout::banks(domain.memory));
+        } else {
+            all.extend(layout::static_banks(domain).iter().map(|bank| bank.0));
+        }
+        if overlap(&all) {
+            self.fault("direct-map", "memory lies where the guest's GIC or PL011 is".into());
+            return;
+        }
+        for shared in &domain.shared_memory {
+            let region = Region::new(shared.guest, shared.size);
+            if all.iter().any(|other| other.overlaps(&region)) {
+                self.fault("xen,shared-mem", format!("{region} of the guest is not free"));
+            }
+            all.push(region);
+        }
+        for mapping in self.claim.passthrough.iter().flat_map(|p| &p.mappings) {
+            let region = Region::new(mapping.guest, mapping.host.size);
+            if all.iter().any(|other| other.overlaps(&region)) {
+                self.fault("xen,reg", format!("{region} of the guest is not free"));
+            }
+            all.push(region);
+        }
+    }
+
+    /// Modules are read again whenever their domain starts.
+    fn modules_of(&mut self, other: &Domain) {
+        let domain = self.claim.domain;
+        let shared = domain.shared_memory.iter();
+        let shared = shared.filter_map(|s| Some(Region::new(s.host?, s.size)));
+        let mine: Vec<_> = domain
+            .static_memory
+            .iter()
+            .map(|region| (*region, "xen,static-mem"))
+            .chain(shared.map(|region| (region, "xen,shared-mem")))
+            .collect();
+        for (region, property) in mine {
+            if let Some((module, name)) = modules(other).find(|(m, _)| m.overlaps(&region)) {
+                let what = format!("{region} is where {}'s {name} is ({module})", other.name);
+                self.fault(property, what);
+            }
+        }
+    }
+
+    /// What another domain has.
+    fn against(&mut self, other: &Claim<'_>) {
+        let (domain, name) = (self.claim.domain, &other.domain.name);
+        for region in &domain.static_memory {
+            if other.domain.static_memory.iter().any(|theirs| theirs.overlaps(region)) {
+                self.fault("xen,static-mem", format!("{region} is {name}'s, too"));
+            }
+            if shared_regions(other.domain).any(|theirs| theirs.overlaps(region)) {
+                self.fault("xen,static-mem", format!("{region} is shared memory of {name}"));
+            }
+        }
+        for mine in &domain.shared_memory {
+            let same = other.domain.shared_memory.iter().find(|theirs| theirs.id == mine.id);
+            if same.is_some_and(|same| (same.host, same.size) != (mine.host, mine.size)) {
+                let what = format!("{} is elsewhere, or of another size, in {name}", mine.id);
+                self.fault("xen,shared-mem", what);
+            }
+            if same.is_some_and(|same| same.owner && mine.owner) {
+                self.fault("role", format!("{} has another owner: {name}", mine.id));
+            }
+            let Some(start) = mine.host else { continue };
+            let region = Region::new(start, mine.size);
+            let clash = other.domain.static_memory.iter().any(|theirs| theirs.overlaps(&region))
+                || same.is_none() && shared_regions(other.domain).any(|r| r.overlaps(&region));
+            if clash {
+                self.fault("xen,shared-mem", format!("{region} is {name}'s"));
+            }
+        }
+        let (Some(mine), Some(theirs)) = (self.claim.passthrough, other.passthrough) else {
+            return;
+        };
+        for mapping in &mine.mappings {
+            if theirs.mappings.iter().any(|theirs| theirs.host.overlaps(&mapping.host)) {
+                self.fault("xen,reg", format!("{} is {name}'s, too", mapping.host));
+            }
+        }
+        for interrupt in &mine.interrupts {
+            if theirs.interrupts.iter().any(|theirs| theirs.intid == interrupt.intid) {
+                self.fault("interrupts", format!("INTID {} is {name}'s, too", interrupt.intid));
+            }
+        }
+    }
+}
+
+fn shared_regions(domain: &Domain) -> impl Iterator<Item = Region> {
+    domain.shared_memory.iter().filter_map(|shared| Some(Region::new(shared.host?, shared.size)))
+}

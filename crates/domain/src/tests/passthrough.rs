@@ -1,0 +1,216 @@
+//! Partial device trees, and who may have what.
+
+use super::{domain, machine};
+use crate::claims::{Claim, Machine, check};
+use crate::passthrough::{GIC_PHANDLE, Interrupt, Mapping, Passthrough, fragment, read};
+use crate::tree::{Guest, build};
+use crate::{Domain, Region, SharedMemory, Writer};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
+use std::string::String;
+
+fn partial(inside: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut w = Writer::default();
+    w.node("", |w| {
+        w.cells("#address-cells", &[2]);
+        w.cells("#size-cells", &[2]);
+        w.node("aliases", |w| w.text("net", "/passthrough/virtio@a000000"));
+        w.node("passthrough", |w| {
+            w.text("compatible", "simple-bus");
+            w.flag("ranges");
+            w.cells("#address-cells", &[2]);
+            w.cells("#size-cells", &[2]);
+            inside(w);
+        });
+    });
+    w.finish().unwrap()
+}
+
+fn virtio(w: &mut Writer, forced: bool) {
+    w.node("virtio@a000000", |w| {
+        w.text("compatible", "virtio,mmio");
+        w.wide("reg", &[0xa00_0000, 0x200]);
+        w.cells("interrupts", &[0, 16, 1]);
+        w.cells("interrupt-parent", &[GIC_PHANDLE]);
+        w.wide("xen,reg", &[0xa00_0000, 0x1000, 0xa00_0000]);
+        w.text("xen,path", "/virtio_mmio@a000000");
+        if forced {
+            w.flag("xen,force-assign-without-iommu");
+        }
+    });
+}
+
+fn get(domain: &Domain, bytes: &[u8]) -> Result<Passthrough, Vec<String>> {
+    let machine = machine(|_| {});
+    read(domain, &fragment(domain, bytes).unwrap(), &Fdt::new(&machine).unwrap())
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_virtio_transport() {
+    let domain = domain("domU1");
+    let mut bytes = partial(|w| virtio(w, true));
+    // The boot loader rounds up.
+    bytes.resize(bytes.len() + 100, 0xaa);
+    let p = get(&domain, &bytes).unwrap();
+    let host = Region::new(0xa00_0000, 0x1000);
+    assert_eq!(p.mappings, [Mapping { host, guest: 0xa00_0000 }]);
+    assert_eq!(p.interrupts, [Interrupt { intid: 48, edge: true }]);
+    assert_eq!(p.devices, ["/virtio_mmio@a000000"]);
+    assert!(p.may_dma);
+
+    let guest = Guest {
+        domain: &domain,
+        memory: &[Region::new(0x4000_0000, 64 << 20)],
+        v3: true,
+        ramdisk: None,
+        passthrough: Some((&p, fragment(&domain, &bytes).unwrap())),
+        rng_seed: &[],
+        kaslr_seed: 0,
+    };
+    let tree = build(&guest).unwrap();
+    let tree = Fdt::new(&tree).unwrap();
+    let node = tree.find_node("/passthrough/virtio@a000000").unwrap();
+    let names: Vec<_> = node.properties().map(|p| p.name().to_string()).collect();
+    assert_eq!(names, ["compatible", "reg", "interrupts", "interrupt-parent"]);
+    assert!(tree.find_node("/aliases").unwrap().property("net").is_some());
+}
+
+#[test]
+fn who_may_write_memory_must_say_so() {
+    let bytes = partial(|w| virtio(w, false));
+    let problems = get(&domain("domU1"), &bytes).unwrap_err();
+    assert!(problems[0].contains("/passthrough/virtio@a000000: xen,force-assign-without-iommu"));
+    let direct = Domain { direct_map: true, ..domain("domU1") };
+    assert!(get(&direct, &bytes).unwrap().may_dma);
+    let rtc = partial(|w| {
+        w.node("rtc@9010000", |w| {
+            w.text("compatible", "arm,pl031");
+            w.wide("xen,reg", &[0x901_0000, 0x1000, 0x901_0000]);
+            w.text("xen,path", "/pl031@9010000");
+        })
+    });
+    let p = get(&domain("domU1"), &rtc).unwrap();
+    assert!(!p.may_dma);
+    assert_eq!(p.interrupts, [Interrupt { intid: 34, edge: false }]);
+}
+
+#[test]
+fn malformed_fragments() {
+    let domain = domain("domU1");
+    assert!(fragment(&domain, b"junk").is_err());
+    assert!(fragment(&domain, &[]).is_err());
+    let bad = |inside: fn(&mut Writer)| {
+        get(&domain, &partial(|w| w.node("x", inside))).unwrap_err().remove(0)
+    };
+    assert!(bad(|w| w.wide("xen,reg", &[1, 2])).contains("xen,reg"));
+    assert!(bad(|w| w.wide("xen,reg", &[0xa00_0200, 0x200, 0])).contains("whole pages"));
+    assert!(bad(|w| w.text("xen,path", "/nowhere")).contains("names no node"));
+    assert!(bad(|w| w.property("xen,path", b"")).contains("names no node"));
+    let ppi = bad(|w| {
+        w.text("compatible", "arm,pl031");
+        w.wide("xen,reg", &[0x901_0000, 0x1000, 0x901_0000]);
+        w.cells("interrupts", &[1, 2, 4]);
+    });
+    assert!(ppi.contains("no SPI"));
+    let twice = bad(|w| {
+        w.cells("phandle", &[5]);
+        w.node("y", |w| w.cells("phandle", &[5]));
+    });
+    assert!(twice.contains("/passthrough/x/y: phandle"));
+}
+
+#[test]
+fn the_fragments_phandles_stay() {
+    let mut w = Writer::default();
+    w.node("", |w| {
+        w.node("gic", |w| w.cells("phandle", &[65001]));
+        w.node("passthrough", |w| w.node("clock", |w| w.cells("phandle", &[65002])));
+    });
+    let bytes = w.finish().unwrap();
+    let p = get(&domain("domU1"), &bytes).unwrap();
+    assert_eq!(p.gic_phandle, 65001);
+    assert_eq!(p.free_phandle(65001), 65003);
+}
+
+fn claims(domains: &[Domain], passthrough: &[Option<Passthrough>]) -> Vec<(usize, String)> {
+    let claims: Vec<Claim<'_>> = domains
+        .iter()
+        .zip(passthrough.iter().chain(core::iter::repeat(&None)))
+        .map(|(domain, p)| Claim { domain, passthrough: p.as_ref() })
+        .collect();
+    let machine = Machine {
+        ram: &[Region::new(0x4000_0000, 1 << 30)],
+        taken: &[(Region::new(0x4020_0000, 1 << 20), "the hypervisor's")],
+        interrupts: &[33],
+        v3: false,
+    };
+    check(&claims, &machine).into_iter().map(|(i, p)| (i, p.to_string())).collect()
+}
+
+#[test]
+fn nobody_gets_what_another_has() {
+    assert!(claims(&[domain("a"), domain("b")], &[]).is_empty());
+    let at =
+        |name, start| Domain { static_memory: vec![Region::new(start, 64 << 20)], ..domain(name) };
+    assert!(claims(&[at("a", 0x5000_0000), at("b", 0x5400_0000)], &[]).is_empty());
+    let both = claims(&[at("a", 0x5000_0000), at("b", 0x5200_0000)], &[]);
+    assert_eq!(both.len(), 1);
+    assert!(both[0].0 == 1 && both[0].1.contains("xen,static-mem") && both[0].1.contains("a's"));
+    assert!(claims(&[at("a", 0x9000_0000)], &[])[0].1.contains("not in the machine's RAM"));
+    assert!(claims(&[at("a", 0x4000_0000)], &[])[0].1.contains("the hypervisor's"));
+    assert!(claims(&[at("a", 0x4800_0000)], &[])[0].1.contains("kernel"));
+    let late = Domain { kernel: Region::new(0x5000_0000, 1), ..domain("b") };
+    assert!(claims(&[at("a", 0x5000_0000), late], &[])[0].1.contains("b's kernel"));
+    let many = Domain { cpus: 9, ..domain("a") };
+    assert!(claims(&[many], &[])[0].1.contains("GICv2"));
+    let nowhere = Domain { kernel: Region::new(0x1000, 1), ..domain("a") };
+    assert!(claims(&[nowhere], &[])[0].1.contains("reg: kernel"));
+}
+
+#[test]
+fn devices_are_one_domains() {
+    let device = |host, guest, intid| {
+        Some(Passthrough {
+            mappings: vec![Mapping { host: Region::new(host, 0x1000), guest }],
+            interrupts: vec![Interrupt { intid, edge: false }],
+            ..get(&domain("x"), &partial(|_| {})).unwrap()
+        })
+    };
+    let (a, b) = (domain("a"), domain("b"));
+    let free = device(0xa00_0000, 0xa00_0000, 48);
+    let other = device(0xa00_1000, 0xa00_0000, 49);
+    assert!(claims(&[a.clone(), b.clone()], &[free.clone(), other]).is_empty());
+    let both = claims(&[a.clone(), b.clone()], &[free.clone(), free]);
+    assert_eq!(both.iter().map(|p| p.0).collect::<Vec<_>>(), [1, 1]);
+    let one = |p| claims(core::slice::from_ref(&a), &[p]).remove(0).1;
+    assert!(one(device(0x5000_0000, 0xa00_0000, 48)).contains("is RAM"));
+    assert!(one(device(0xa00_0000, 0x4000_0000, 48)).contains("of the guest is not free"));
+    assert!(one(device(0xa00_0000, 0x300_1000, 48)).contains("of the guest is not free"));
+    assert!(one(device(0xa00_0000, 0xa00_0000, 32)).contains("PL011"));
+    assert!(one(device(0xa00_0000, 0xa00_0000, 33)).contains("hypervisor"));
+    let few = Domain { nr_spis: Some(16), ..a.clone() };
+    assert!(claims(&[few], &[device(0xa00_0000, 0xa00_0000, 48)])[0].1.contains("nr_spis"));
+}
+
+#[test]
+fn shared_memory_must_agree() {
+    let with = |name, id: &str, host, guest, owner| {
+        let mut domain = domain(name);
+        let id = id.into();
+        domain.shared_memory.push(SharedMemory { id, host, guest, size: 0x1000, owner });
+        domain
+    };
+    let here = Some(0x6000_0000);
+    let a = with("a", "1", here, 0x1_0000_0000, true);
+    assert!(claims(&[a.clone(), with("b", "1", here, 0x1_1000_0000, false)], &[]).is_empty());
+    let one = |b| claims(&[a.clone(), b], &[]).remove(0).1;
+    assert!(one(with("b", "1", Some(0x6000_1000), 0x1_0000_0000, false)).contains("elsewhere"));
+    assert!(one(with("b", "1", here, 0x1_0000_0000, true)).contains("another owner"));
+    assert!(one(with("b", "2", here, 0x1_0000_0000, false)).contains("a's"));
+    assert!(one(with("b", "3", None, 0x4000_0000, false)).contains("of the guest is not free"));
+    let over = Domain { static_memory: vec![Region::new(0x5e00_0000, 64 << 20)], ..domain("b") };
+    assert!(one(over).contains("shared memory of a"));
+}

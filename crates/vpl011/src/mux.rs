@@ -1,0 +1,504 @@
+//! One console for many VMs.
+//!
+//! Output goes by whole lines, each with its VM's name in front. The VM that has
+//! the input may show a line before it is whole, so that its prompt and its echo
+//! are seen; a line of another VM's interrupts that line, which is shown again.
+//!
+//! Each VM has a budget of bytes that refills with time. What goes beyond is
+//! dropped and counted: a guest never waits for the console, and one that floods
+//! it leaves time for the others.
+
+use crate::queue::Queue;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// How much a VM may print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes in the long run.
+    pub per_second: u32,
+    /// Bytes at once.
+    pub burst: u32,
+}
+
+impl Default for Rate {
+    /// Room for a verbose boot, then about what a fast serial line takes.
+    fn default() -> Self {
+        Rate { per_second: 64 << 10, burst: 256 << 10 }
+    }
+}
+
+/// What became of a byte that was typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// It was swallowed, or nobody listens.
+    Nothing,
+    /// This VM gets `before` times Ctrl-a, then the byte.
+    To {
+        /// The VM.
+        vm: usize,
+        /// Ctrl-a that wasn't three times.
+        before: u8,
+        /// The byte.
+        byte: u8,
+    },
+    /// Three times Ctrl-a: this VM has the input now, and [`Mux::next`] says so.
+    Switched(usize),
+}
+
+/// Ctrl-a.
+pub const SWITCH: u8 = 1;
+const TIMES: u8 = 3;
+/// Longer lines are shown in pieces.
+const LINE: usize = 256;
+/// Bytes of each VM that wait for the port.
+const WAITING: usize = 4096;
+/// There must be room for so many before a VM that was cut off goes on.
+const RESUME: usize = 512;
+/// The most of a VM's name that is shown.
+const NAME: usize = 32;
+const SECOND: u64 = 1_000_000_000;
+
+/// The console.
+#[derive(Debug)]
+pub struct Mux {
+    vms: Vec<Source>,
+    rate: Rate,
+    /// Which VM has the input.
+    input: Option<usize>,
+    /// How many times Ctrl-a was typed.
+    switches: u8,
+    /// Whose line stands on the port without its end.
+    open: Option<usize>,
+    /// Whose turn it is to print.
+    turn: usize,
+    /// Bytes on their way to the port, and how many of them are there.
+    out: Vec<u8>,
+    sent: usize,
+}
+
+/// One VM's output.
+#[derive(Debug)]
+struct Source {
+    /// `[domU1] `.
+    prefix: String,
+    /// What the guest printed and the port has not.
+    waiting: Queue<WAITING>,
+    /// How many line ends are in it.
+    ends: usize,
+    /// The last byte that went in was no line end.
+    midline: bool,
+    /// What was printed of a line that isn't whole.
+    line: Vec<u8>,
+    /// A carriage return came behind that.
+    returned: bool,
+    budget: u64,
+    refilled: u64,
+    dropped: u64,
+    /// It runs: the input can go to it.
+    on: bool,
+}
+
+impl Mux {
+    /// A console for VMs that are added later.
+    pub fn new(rate: Rate) -> Mux {
+        Mux {
+            vms: Vec::new(),
+            rate,
+            input: None,
+            switches: 0,
+            open: None,
+            turn: 0,
+            out: Vec::with_capacity(4 * LINE),
+            sent: 0,
+        }
+    }
+
+    /// Adds a VM of this name; its number. The first one gets the input.
+    pub fn add(&mut self, name: &str) -> usize {
+        let vm = self.vms.len();
+        let short: String = name.chars().take(NAME).collect();
+        self.vms.push(Source {
+            prefix: format!("[{short}] "),
+            waiting: Queue::new(),
+            ends: 0,
+            midline: false,
+            line: Vec::with_capacity(LINE),
+            returned: false,
+            budget: u64::from(self.rate.burst),
+            refilled: 0,
+            dropped: 0,
+            on: true,
+        });
+        if self.input.is_none() {
+            self.input = Some(vm);
+        }
+        vm
+    }
+
+    /// The VM runs, or is off for good: the input passes by what is off.
+    pub fn set_on(&mut self, vm: usize, on: bool) {
+        if let Some(source) = self.vms.get_mut(vm) {
+            source.on = on;
+        }
+    }
+
+    /// Which VM has the input.
+    pub fn has_input(&self) -> Option<usize> {
+        self.input
+    }
+
+    /// Lets [`Mux::next`] say who has the input.
+    pub fn announce(&mut self) {
+        self.break_line();
+        let source = self.input.and_then(|vm| self.vms.get(vm));
+        let text = match source {
+            Some(source) => {
+                format!("Console input: {} (Ctrl-a three times: the next)\r\n", source.name())
+            }
+            None => "Console input: nobody\r\n".into(),
+        };
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    /// Somebody else printed whole lines on the port.
+    pub fn interrupted(&mut self) {
+        self.open = None;
+    }
+
+    /// A VM transmits a byte at `now` (nanoseconds by any clock that goes up).
+    pub fn put(&mut self, vm: usize, byte: u8, now: u64) {
+        let rate = self.rate;
+        if let Some(source) = self.vms.get_mut(vm) {
+            source.put(byte, now, rate);
+        }
+    }
+
+    /// A byte came in at the port.
+    pub fn typed(&mut self, byte: u8) -> Input {
+        if byte == SWITCH {
+            self.switches = self.switches.saturating_add(1);
+            if self.switches < TIMES {
+                return Input::Nothing;
+            }
+            self.switches = 0;
+            let Some(vm) = self.next_input() else { return Input::Nothing };
+            self.input = Some(vm);
+            self.announce();
+            return Input::Switched(vm);
+        }
+        let before = core::mem::take(&mut self.switches);
+        match self.input {
+            Some(vm) => Input::To { vm, before, byte },
+            None => Input::Nothing,
+        }
+    }
+
+    /// The next VM that runs; this one if there's no other.
+    fn next_input(&self) -> Option<usize> {
+        let after = self.input.map_or(0, |vm| vm.saturating_add(1));
+        let mut vms = (after..self.vms.len()).chain(0..after);
+        vms.find(|vm| self.vms.get(*vm).is_some_and(|source| source.on))
+    }
+
+    /// The next byte for the port. None: there is nothing to print.
+    #[expect(clippy::should_implement_trait, reason = "not an iterator: it goes on later")]
+    pub fn next(&mut self) -> Option<u8> {
+        loop {
+            if let Some(byte) = self.out.get(self.sent) {
+                self.sent = self.sent.saturating_add(1);
+                return Some(*byte);
+            }
+            self.out.clear();
+            self.sent = 0;
+            let vm = self.ready()?;
+            self.print(vm);
+        }
+    }
+
+    /// Who prints next: VMs take turns, a line each.
+    fn ready(&self) -> Option<usize> {
+        let turn = self.turn.min(self.vms.len());
+        (turn..self.vms.len()).chain(0..turn).find(|vm| {
+            let has_input = self.input == Some(*vm);
+            self.vms.get(*vm).is_some_and(|source| source.is_ready(has_input))
+        })
+    }
+
+    /// Prints a VM's next line, or what there is of it.
+    fn print(&mut self, vm: usize) {
+        if self.open != Some(vm) {
+            self.break_line();
+        }
+        let raw = self.input == Some(vm);
+        let Some(source) = self.vms.get_mut(vm) else { return };
+        if self.open != Some(vm) {
+            self.out.extend_from_slice(source.prefix.as_bytes());
+            self.out.extend_from_slice(&source.line);
+        }
+        let whole = source.print(raw, &mut self.out);
+        self.open = if whole { None } else { Some(vm) };
+        self.turn = vm.saturating_add(1);
+    }
+
+    /// Ends the line that stands on the port without its end.
+    fn break_line(&mut self) {
+        if self.open.take().is_some() {
+            self.out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+impl Source {
+    fn name(&self) -> &str {
+        self.prefix.trim_end_matches("] ").trim_start_matches('[')
+    }
+
+    fn put(&mut self, byte: u8, now: u64, rate: Rate) {
+        if self.dropped > 0 || self.budget == 0 {
+            self.refill(now, rate);
+        }
+        let room = WAITING.saturating_sub(self.waiting.len());
+        if self.dropped > 0 && room >= RESUME && self.budget >= RESUME as u64 {
+            self.resume();
+        }
+        if self.dropped > 0 || self.budget == 0 || room == 0 {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        self.budget = self.budget.saturating_sub(1);
+        self.push(byte);
+    }
+
+    fn refill(&mut self, now: u64, rate: Rate) {
+        let elapsed = u128::from(now.saturating_sub(self.refilled));
+        let gain = elapsed.saturating_mul(u128::from(rate.per_second)) / u128::from(SECOND);
+        if gain > 0 {
+            let gain = u64::try_from(gain).unwrap_or(u64::MAX);
+            self.budget = self.budget.saturating_add(gain).min(u64::from(rate.burst));
+            self.refilled = now;
+        }
+    }
+
+    /// Says how much is missing.
+    fn resume(&mut self) {
+        if self.midline {
+            self.push(b'\n');
+        }
+        let dropped = core::mem::take(&mut self.dropped);
+        for byte in format!("({dropped} bytes dropped)\n").bytes() {
+            self.push(byte);
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
+        if self.waiting.push(byte) {
+            self.midline = byte != b'\n';
+            self.ends = self.ends.saturating_add(usize::from(!self.midline));
+        }
+    }
+
+    fn is_ready(&self, has_input: bool) -> bool {
+        self.ends > 0 || self.waiting.len() >= LINE || has_input && !self.waiting.is_empty()
+    }
+
+    /// Goes on with the line; true if it ends.
+    ///
+    /// Whoever has not the input can't move the cursor or change colours.
+    fn print(&mut self, raw: bool, out: &mut Vec<u8>) -> bool {
+        while let Some(byte) = self.waiting.pop() {
+            let returned = core::mem::replace(&mut self.returned, byte == b'\r');
+            match byte {
+                b'\n' => {
+                    self.ends = self.ends.saturating_sub(1);
+                    return self.end_line(out);
+                }
+                b'\r' => continue,
+                b'\t' | 0x20..=0x7e | 0x80.. => {}
+                _ if raw => {}
+                _ => continue,
+            }
+            if returned && raw {
+                // Over what is there, but not over the name.
+                out.push(b'\r');
+                out.extend_from_slice(self.prefix.as_bytes());
+                self.line.clear();
+            }
+            self.line.push(byte);
+            out.push(byte);
+            if self.line.len() >= LINE {
+                return self.end_line(out);
+            }
+        }
+        false
+    }
+
+    fn end_line(&mut self, out: &mut Vec<u8>) -> bool {
+        out.extend_from_slice(b"\r\n");
+        self.line.clear();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::String;
+
+    fn mux(names: &[&str]) -> Mux {
+        let mut mux = Mux::new(Rate::default());
+        for name in names {
+            mux.add(name);
+        }
+        mux
+    }
+
+    fn puts(mux: &mut Mux, vm: usize, text: &str) {
+        text.bytes().for_each(|byte| mux.put(vm, byte, 0));
+    }
+
+    fn drain(mux: &mut Mux) -> String {
+        String::from_utf8(core::iter::from_fn(|| mux.next()).collect()).unwrap()
+    }
+
+    #[test]
+    fn whole_lines_with_names() {
+        let mut mux = mux(&["a", "b"]);
+        puts(&mut mux, 1, "one\r\ntw");
+        puts(&mut mux, 0, "first\n");
+        assert_eq!(drain(&mut mux), "[a] first\r\n[b] one\r\n");
+        puts(&mut mux, 1, "o\n");
+        assert_eq!(drain(&mut mux), "[b] two\r\n");
+        assert_eq!(drain(&mut mux), "");
+    }
+
+    #[test]
+    fn the_owner_of_the_input_is_seen_at_once_and_again_after_others() {
+        let mut mux = mux(&["a", "b"]);
+        puts(&mut mux, 0, "login: ");
+        assert_eq!(drain(&mut mux), "[a] login: ");
+        puts(&mut mux, 0, "ro");
+        assert_eq!(drain(&mut mux), "ro");
+        puts(&mut mux, 1, "news\n");
+        assert_eq!(drain(&mut mux), "\r\n[b] news\r\n");
+        puts(&mut mux, 0, "ot");
+        assert_eq!(drain(&mut mux), "[a] login: root");
+        mux.interrupted();
+        puts(&mut mux, 0, "\n");
+        assert_eq!(drain(&mut mux), "[a] login: root\r\n");
+    }
+
+    #[test]
+    fn lines_are_taken_in_turn() {
+        let mut mux = mux(&["a", "b", "c"]);
+        puts(&mut mux, 0, "1\n2\n3\n");
+        puts(&mut mux, 2, "x\ny\n");
+        assert_eq!(drain(&mut mux), "[a] 1\r\n[c] x\r\n[a] 2\r\n[c] y\r\n[a] 3\r\n");
+    }
+
+    #[test]
+    fn three_times_control_a() {
+        let mut mux = mux(&["a", "b", "c"]);
+        mux.set_on(1, false);
+        assert_eq!(mux.typed(b'x'), Input::To { vm: 0, before: 0, byte: b'x' });
+        assert_eq!(mux.typed(SWITCH), Input::Nothing);
+        assert_eq!(mux.typed(SWITCH), Input::Nothing);
+        assert_eq!(mux.typed(b'e'), Input::To { vm: 0, before: 2, byte: b'e' });
+        puts(&mut mux, 0, "$ ");
+        drain(&mut mux);
+        mux.typed(SWITCH);
+        mux.typed(SWITCH);
+        assert_eq!(mux.typed(SWITCH), Input::Switched(2));
+        assert!(drain(&mut mux).starts_with("\r\nConsole input: c "));
+        assert_eq!(mux.typed(b'y'), Input::To { vm: 2, before: 0, byte: b'y' });
+        for _ in 0..3 {
+            mux.typed(SWITCH);
+        }
+        assert_eq!(mux.has_input(), Some(0));
+    }
+
+    #[test]
+    fn a_flood_is_cut_off_and_the_others_are_heard() {
+        let mut mux = Mux::new(Rate { per_second: 1000, burst: 2000 });
+        mux.add("quiet");
+        mux.add("flood");
+        for i in 0..100_000u64 {
+            mux.put(1, if i % 50 == 49 { b'\n' } else { b'#' }, 1);
+        }
+        puts(&mut mux, 0, "here\n");
+        let shown = drain(&mut mux);
+        assert_eq!(shown.matches("[flood]").count(), 40);
+        assert!(shown.find("here").unwrap() < 200);
+        // A second later there is room for a second's worth.
+        for _ in 0..10_000 {
+            mux.put(1, b'!', SECOND);
+        }
+        mux.put(1, b'\n', 2 * SECOND);
+        let shown = drain(&mut mux);
+        assert!(shown.contains("(98000 bytes dropped)\r\n"), "{shown}");
+        assert_eq!(shown.matches('!').count(), 1000);
+        assert!(shown.contains("(9000 bytes dropped)\r\n"), "{shown}");
+    }
+
+    #[test]
+    fn only_the_owner_moves_the_cursor() {
+        let mut mux = mux(&["a", "b"]);
+        puts(&mut mux, 1, "x\x1b[2J\ry\n");
+        assert_eq!(drain(&mut mux), "[b] x[2Jy\r\n");
+        puts(&mut mux, 0, "\x1b[1mp\rq\r\n");
+        assert_eq!(drain(&mut mux), "[a] \x1b[1mp\r[a] q\r\n");
+    }
+
+    #[test]
+    fn a_line_without_end_is_shown_in_pieces() {
+        let mut mux = mux(&["a", "b"]);
+        puts(&mut mux, 1, &"z".repeat(600));
+        let shown = drain(&mut mux);
+        assert_eq!(shown.matches("[b] ").count(), 2);
+        assert_eq!(shown.matches('z').count(), 512);
+    }
+
+    proptest! {
+        /// Every line on the port begins with the name of whose it is, and what
+        /// each VM printed comes out in order.
+        #[test]
+        fn no_line_is_anybody_elses(
+            steps in proptest::collection::vec((0usize..3, "[a-z\n]{0,8}", any::<bool>()), 0..60)
+        ) {
+            let mut mux = mux(&["0", "1", "2"]);
+            let mut port = String::new();
+            let mut sent = [const { String::new() }; 3];
+            for (vm, text, drains) in steps {
+                puts(&mut mux, vm, &text);
+                sent[vm].push_str(&text);
+                if drains {
+                    port.push_str(&drain(&mut mux));
+                }
+            }
+            for (vm, sent) in sent.iter_mut().enumerate() {
+                puts(&mut mux, vm, "\n");
+                sent.push('\n');
+            }
+            port.push_str(&drain(&mut mux));
+            for (vm, sent) in sent.iter().enumerate() {
+                let prefix = std::format!("[{vm}] ");
+                let mut got: std::vec::Vec<&str> =
+                    port.split("\r\n").filter_map(|line| line.strip_prefix(&prefix)).collect();
+                // Pieces of a line that was shown again.
+                let mut at = 0;
+                let want: std::vec::Vec<&str> = sent.split_terminator('\n').collect();
+                got.retain(|line| {
+                    let whole = want.get(at) == Some(line);
+                    at += usize::from(whole);
+                    whole
+                });
+                prop_assert_eq!(got, want);
+            }
+            for line in port.split_terminator("\r\n") {
+                prop_assert!(["[0] ", "[1] ", "[2] "].iter().any(|p| line.starts_with(p)));
+            }
+        }
+    }
+}
