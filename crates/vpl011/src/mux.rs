@@ -58,7 +58,8 @@ const WAITING: usize = 4096;
 const RESUME: usize = 512;
 /// The most of a VM's name that is shown.
 const NAME: usize = 32;
-const SECOND: u64 = 1_000_000_000;
+/// Nanoseconds of a second.
+const SECOND: u128 = 1_000_000_000;
 
 /// The console.
 #[derive(Debug)]
@@ -273,7 +274,7 @@ impl Source {
 
     fn refill(&mut self, now: u64, rate: Rate) {
         let elapsed = u128::from(now.saturating_sub(self.refilled));
-        let gain = elapsed.saturating_mul(u128::from(rate.per_second)) / u128::from(SECOND);
+        let gain = elapsed.saturating_mul(u128::from(rate.per_second)) / SECOND;
         if gain > 0 {
             let gain = u64::try_from(gain).unwrap_or(u64::MAX);
             self.budget = self.budget.saturating_add(gain).min(u64::from(rate.burst));
@@ -433,9 +434,9 @@ mod tests {
         assert!(shown.find("here").unwrap() < 200);
         // A second later there is room for a second's worth.
         for _ in 0..10_000 {
-            mux.put(1, b'!', SECOND);
+            mux.put(1, b'!', SECOND as u64);
         }
-        mux.put(1, b'\n', 2 * SECOND);
+        mux.put(1, b'\n', 2 * SECOND as u64);
         let shown = drain(&mut mux);
         assert!(shown.contains("(98000 bytes dropped)\r\n"), "{shown}");
         assert_eq!(shown.matches('!').count(), 1000);
