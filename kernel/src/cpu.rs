@@ -12,7 +12,11 @@ pub const NONE_TAKEN: u32 = u32::MAX;
 
 /// One CPU's data. Atomics, because other CPUs may look.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Cpu {
+    /// Top of the stack on which an overflow of all others is told: vectors.s
+    /// reads it, so it comes first.
+    pub emergency_stack: AtomicU64,
     /// Its index, from 0, the boot CPU.
     pub index: AtomicU32,
     /// MPIDR affinity.
@@ -39,6 +43,7 @@ pub struct Cpu {
 
 static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
+        emergency_stack: AtomicU64::new(0),
         index: AtomicU32::new(0),
         hardware_id: AtomicU64::new(0),
         online: AtomicBool::new(false),
@@ -54,8 +59,9 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
 }; MAX_CPUS];
 
 /// Makes this CPU number `index`: first thing it does in Rust.
-pub fn init(index: usize) {
+pub fn init(index: usize, emergency_stack: u64) {
     let Some(cpu) = CPUS.get(index) else { crate::power::hang() };
+    cpu.emergency_stack.store(emergency_stack, Ordering::Relaxed);
     cpu.index.store(index as u32, Ordering::Relaxed);
     cpu.hardware_id.store(arch::cpu::hardware_id(), Ordering::Relaxed);
     // SAFETY: the pointer is to a static; `this` relies on it.

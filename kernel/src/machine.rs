@@ -3,6 +3,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use arch::regime::STACKS;
 use bootargs::BootArgs;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
@@ -235,6 +236,10 @@ impl Machine {
             }
             in_ram && apart
         });
+        // Kernel stacks have the end of the kernel's range.
+        for range in &mut self.memory {
+            range.size = range.size.min(STACKS.saturating_sub(range.start.get()));
+        }
         if let Some(limit) = self.arguments.mem {
             let mut left = limit;
             for range in &mut self.memory {

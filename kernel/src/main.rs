@@ -13,15 +13,19 @@ macro_rules! modules {
 }
 
 modules! {
-    boot clock console cpu fp fs gic gich heap hyp init kvm lock_order log machine memory panic
-    power process random sched smp symbols syscall task time timer trap tty user vcpu vdso wait
+    boot clock console cpu crash fp fs gic gich heap hyp init kvm lock_order log machine memory panic
+    power process random sched smp stack symbols syscall task time timer trap tty user vcpu vdso wait
 }
 
 /// The boot CPU, with everything but tasks in place.
 #[cfg(target_os = "none")]
 fn kernel_main(plan: &'static boot::BootPlan) -> ! {
     lock_order::init();
+    if sched::prepare(0, task::Task::idle(stack::Stack::boot())).is_err() {
+        power::hang();
+    }
     sched::adopt();
+    crash::boot();
     if plan.regime.has_el0() {
         init::start(plan);
     } else {

@@ -3,6 +3,7 @@
 
 use crate::boot::{BootPlan, take_table};
 use crate::machine::{Gic, Machine, Registers};
+use crate::stack;
 use arch::map::{MapError, Mapper};
 use arch::mmio::Mmio;
 use arch::regime::{Attributes, Regime};
@@ -13,6 +14,37 @@ use spin::Once;
 
 static OFFSET: AtomicU64 = AtomicU64::new(0);
 static MACHINE: Once<Machine> = Once::new();
+static KERNEL_MAP: Once<KernelMap> = Once::new();
+
+/// The kernel's own translation tables.
+pub struct KernelMap {
+    pub regime: Regime,
+    root: u64,
+}
+
+impl KernelMap {
+    /// A way to change them.
+    ///
+    /// # Safety
+    /// Nobody else changes the same addresses' meanwhile, and `tables` gives
+    /// zeroed pages of the linear map that are nobody else's.
+    pub unsafe fn mapper<'a>(&self, tables: &'a mut dyn FnMut() -> Option<u64>) -> Mapper<'a> {
+        // SAFETY: the tables stand in the linear map; the rest is the caller's.
+        unsafe { Mapper::new(self.root, phys_to_virt(0), self.regime, tables) }
+    }
+}
+
+/// The kernel's own translation tables, once boot has moved onto them.
+pub fn kernel_map() -> Option<&'static KernelMap> {
+    KERNEL_MAP.get()
+}
+
+/// Whether the kernel's map has something at `virt`.
+pub fn is_mapped(virt: u64) -> bool {
+    let mut no_tables = || None;
+    // SAFETY: to look changes nothing; tables are never freed.
+    kernel_map().is_some_and(|map| unsafe { map.mapper(&mut no_tables) }.lookup(virt).is_some())
+}
 
 /// Where the linear map has physical address `phys`.
 pub fn phys_to_virt(phys: u64) -> u64 {
@@ -87,6 +119,7 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
         }
         frame::init(plan.offset, &machine.memory, &machine.reserved).unwrap_or_else(|_| crate::power::hang());
     }
+    KERNEL_MAP.call_once(|| KernelMap { regime: plan.regime, root });
     if plan.regime != Regime::El2 {
         close_lower_half();
     }
@@ -119,7 +152,9 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
     let [start, text_end, rodata_end, end] = image().map(virt_to_phys);
     map(start, text_end, Attributes::Code)?;
     map(text_end, rodata_end, Attributes::ReadOnly)?;
-    map(rodata_end, end, Attributes::Data)?;
+    let (guard, stack) = stack::boot_guard();
+    map(rodata_end, virt_to_phys(guard), Attributes::Data)?;
+    map(virt_to_phys(stack), end, Attributes::Data)?;
     for range in &machine.memory {
         // The Image is mapped already: RAM is what lies around it.
         let (from, to) = (range.start.get(), range.end());

@@ -1,8 +1,9 @@
 //! The end: registers, a backtrace, then stop or reboot as `panic=` says.
 #![expect(unsafe_code, reason = "walking the stack")]
 
-use crate::{console, cpu, gic, memory, power, time};
+use crate::{console, cpu, gic, memory, power, sched, stack, time};
 use arch::trap::TrapFrame;
+use core::fmt::Arguments;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,7 +24,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// An exception that nothing in the kernel was prepared for.
-pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
+pub fn exception(what: Arguments<'_>, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     begin();
     log::error!("Kernel panic: {what}: ESR {esr:#x} FAR {far:#x} PC {:#x} PSTATE {:#x}", frame.pc, frame.pstate);
     for (i, row) in frame.x.chunks(4).enumerate() {
@@ -33,6 +34,15 @@ pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     let [.., x29, _] = frame.x;
     backtrace(x29, Some(frame.pc));
     end()
+}
+
+/// A fault in `frame`'s code, on a stack where no frame could be kept.
+pub fn stack_overflow(frame: &TrapFrame, esr: u64, far: u64) -> ! {
+    if !stack::is_guard(far) && !stack::is_guard(frame.sp) {
+        exception(format_args!("exception without a stack"), frame, esr, far);
+    }
+    let task = sched::current_id();
+    exception(format_args!("kernel stack overflow in task {task}"), frame, esr, far)
 }
 
 /// `hyp` at EL2 failed; the registers are its own.
@@ -67,47 +77,69 @@ fn begin() {
     }
 }
 
-/// The most frames a backtrace shows.
-const DEPTH: usize = 32;
+/// The most lines of a backtrace, and the most frames it looks at: recursion
+/// takes two lines.
+const LINES: usize = 32;
+const FRAMES: usize = 4096;
 
 fn backtrace(frame_pointer: u64, pc: Option<u64>) {
     log::error!("Backtrace of CPU {} (addresses in the Image):", cpu::index());
-    let [start, text_end, _, end] = memory::image();
-    let show = |pc: u64| {
-        if (start..text_end).contains(&pc) {
-            log::error!("  {}", crate::symbols::Name(pc.wrapping_sub(start)));
-        } else {
-            log::error!("  {pc:#x}, outside the kernel's text");
-        }
-    };
+    let mut calls = Calls::default();
     if let Some(pc) = pc {
-        show(pc);
+        calls.show(pc);
     }
     let mut fp = frame_pointer;
-    for _ in 0..DEPTH {
-        let mapped = fp & 7 == 0 && (is_ram(fp) || (start..end).contains(&fp));
-        if fp == 0 || !mapped || !is_ram(fp.wrapping_add(8)) {
+    for _ in 0..FRAMES {
+        if fp & 15 != 0 || !memory::is_mapped(fp) || calls.lines >= LINES {
             break;
         }
-        // SAFETY: aligned, and within RAM that the linear map covers; the
-        // words there may be anything.
+        // SAFETY: aligned, and mapped: nothing that a frame pointer may point
+        // to has side effects, the words there may be anything.
         let (next, lr) = unsafe {
             let record = fp as *const u64;
             (record.read_volatile(), record.add(1).read_volatile())
         };
         // The return address is after the call.
-        show(lr.wrapping_sub(4));
+        calls.show(lr.wrapping_sub(4));
         if next <= fp {
             break;
         }
         fp = next;
     }
+    calls.end_repeats();
 }
 
-fn is_ram(virt: u64) -> bool {
-    let phys = memory::virt_to_phys(virt);
-    memory::machine()
-        .is_some_and(|m| m.memory.iter().any(|r| (r.start.get()..r.end().saturating_sub(8)).contains(&phys)))
+/// Shows calls, the same one over and over as one.
+#[derive(Default)]
+struct Calls {
+    last: u64,
+    repeats: u64,
+    lines: usize,
+}
+
+impl Calls {
+    fn show(&mut self, pc: u64) {
+        if pc == self.last {
+            self.repeats = self.repeats.wrapping_add(1);
+            return;
+        }
+        self.end_repeats();
+        self.last = pc;
+        self.lines = self.lines.wrapping_add(1);
+        let [start, text_end, ..] = memory::image();
+        if (start..text_end).contains(&pc) {
+            log::error!("  {}", crate::symbols::Name(pc.wrapping_sub(start)));
+        } else {
+            log::error!("  {pc:#x}, outside the kernel's text");
+        }
+    }
+
+    fn end_repeats(&mut self) {
+        if self.repeats != 0 {
+            log::error!("    and {} times more", self.repeats);
+            self.repeats = 0;
+        }
+    }
 }
 
 fn end() -> ! {
@@ -125,7 +157,7 @@ fn end() -> ! {
 }
 
 /// Nothing can go on: init is gone.
-pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
+pub fn fatal(why: Arguments<'_>) -> ! {
     begin();
     log::error!("Kernel panic: {why}");
     end()

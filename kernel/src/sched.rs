@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "the switch itself")]
 
 use crate::task::{Task, state};
-use crate::{cpu, gic, time, timer, trap};
+use crate::{cpu, gic, stack, time, timer, trap};
 use ::sched::{Enqueue, Entity, Schedulable};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -81,22 +81,26 @@ impl RunQueue {
     }
 }
 
-/// Makes the flow that booted this CPU its idle task, and the CPU one that
-/// runs tasks. Its stack is the boot stack; the one made here stays unused.
+/// Gives CPU `cpu`, before it runs tasks, the task that it is until then and
+/// whenever it has nothing to do.
+pub fn prepare(cpu: usize, idle: Arc<Task>) -> base::Result<()> {
+    let mut queue = queue(cpu);
+    if !queue.tasks.make_room(room(0)) {
+        return Err(base::Errno::ENOMEM);
+    }
+    queue.idle = Some(idle);
+    Ok(())
+}
+
+/// Makes the flow that brought this CPU up its idle task, which [`prepare`] got,
+/// and the CPU one that runs tasks.
 pub fn adopt() {
-    let Ok(idle) = Task::new(0, || {}) else { crate::power::hang() };
+    let Some(idle) = queue(cpu::index()).idle.clone() else { crate::power::hang() };
     idle.state.store(state::RUNNING, Relaxed);
     idle.on_cpu.store(true, Relaxed);
+    idle.cpu.store(cpu::index() as u32, Relaxed);
     let this = cpu::this();
     this.current.store(Arc::as_ptr(&idle).cast_mut(), Relaxed);
-    {
-        let mut queue = queue(cpu::index());
-        if !queue.tasks.make_room(room(0)) {
-            drop(queue);
-            crate::power::hang();
-        }
-        queue.idle = Some(idle);
-    }
     this.online.store(true, Release);
     ONLINE.fetch_or(bit(cpu::index()), SeqCst);
 }
@@ -129,6 +133,12 @@ impl Current {
 #[inline]
 pub fn current_ref() -> Current {
     Current(cpu::this().current.load(Relaxed))
+}
+
+/// The current task's number, for the last words: 0 if there is none, too.
+pub fn current_id() -> u32 {
+    let current = cpu::this().current.load(Relaxed);
+    if current.is_null() { 0 } else { Current(current).id }
 }
 
 /// The current task.
@@ -412,14 +422,13 @@ fn switch(yields: bool) {
         queue.previous = Some(previous.clone());
         next
     };
-    if !previous.stack_is_whole() {
-        crate::panic::fatal(format_args!("task {}: its kernel stack overflowed", previous.id));
-    }
     leave(&previous);
     let (from, to) = (previous.context(), next.context());
     // The run queue holds references to both: `previous` until `finish`, which
     // runs after the switch; ours would not be dropped if it never returned.
     drop((previous, next));
+    // The stack may have been mapped by another CPU since.
+    arch::barrier::isb();
     // SAFETY: `next` was taken from the run queue by us alone, its registers
     // were saved (on_cpu was clear or it last ran here), its stack is its own;
     // both tasks live, see above.
@@ -450,6 +459,7 @@ pub fn finish() {
         previous.on_cpu.store(false, SeqCst);
         nudge(cpu::index());
     }
+    stack::reap();
     send_on(strays);
 }
 

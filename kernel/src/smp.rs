@@ -3,11 +3,11 @@
 
 use crate::boot::BootPlan;
 use crate::machine::Machine;
-use crate::{cpu, gic, memory, power, time, trap};
-use crate::task::STACK_ORDER;
+use crate::{cpu, gic, memory, power, sched, time, trap};
+use crate::stack::{self, Stack};
+use crate::task::Task;
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering;
-use frame::{Fill, KernelPages, Use};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What head.s hands a CPU that comes up: read with its MMU off.
 #[repr(C)]
@@ -22,6 +22,9 @@ struct BootSlot(UnsafeCell<SecondaryBoot>);
 // SAFETY: the boot CPU writes it while no other CPU is coming up.
 unsafe impl Sync for BootSlot {}
 static SLOT: BootSlot = BootSlot(UnsafeCell::new(SecondaryBoot { plan: 0, stack_top: 0, index: 0 }));
+
+/// The emergency stack of the CPU that comes up.
+static EMERGENCY: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     fn __secondary_entry();
@@ -49,8 +52,11 @@ pub fn start_secondaries(plan: &'static BootPlan, machine: &Machine) {
 }
 
 fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static str> {
-    let stack = KernelPages::alloc(Use::Stack, STACK_ORDER, Fill::Stale).map_err(|_| "no memory for its stack")?;
-    let stack_top = (stack.as_ptr().as_ptr() as u64).wrapping_add(stack.len() as u64);
+    let no_memory = |_| "no memory for its stacks";
+    let stack = Stack::new().map_err(no_memory)?;
+    let (_, stack_top) = stack.range();
+    sched::prepare(index, Task::idle(stack)).map_err(no_memory)?;
+    EMERGENCY.store(stack::emergency().map_err(no_memory)?, Ordering::Relaxed);
     let slot = SecondaryBoot {
         plan: memory::virt_to_phys(core::ptr::from_ref(plan) as u64),
         stack_top,
@@ -64,8 +70,6 @@ fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static 
     let entry = memory::virt_to_phys(__secondary_entry as *const () as u64);
     let context = memory::virt_to_phys(SLOT.0.get() as u64);
     power::cpu_on(id, entry, context).map_err(|_| "PSCI CPU_ON refused")?;
-    // The stack is the CPU's idle stack from here on.
-    let _ = stack.into_raw();
     let deadline = time::now().saturating_add(1_000_000_000);
     while !cpu::get(index).is_some_and(|cpu| cpu.online.load(Ordering::Acquire)) {
         if time::now() > deadline {
@@ -79,7 +83,7 @@ fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static 
 /// A secondary CPU, with its MMU on, in the kernel's map.
 #[unsafe(no_mangle)]
 extern "C" fn hypha_secondary_main(index: u64) -> ! {
-    cpu::init(index as usize);
+    cpu::init(index as usize, EMERGENCY.load(Ordering::Relaxed));
     trap::init();
     if memory::phys_to_virt(0) != 0 {
         // TTBR0 has the identity map that the CPU came up on. Its entries are

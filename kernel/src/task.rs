@@ -3,6 +3,7 @@
 
 use crate::fp::FpContext;
 use crate::process::Thread;
+use crate::stack::Stack;
 use crate::{cpu, sched};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -14,14 +15,7 @@ use base::{Lock, Result, rank};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use core::task::Waker;
-use frame::{Fill, KernelPages, Use};
 use spin::Once;
-
-/// Kernel stacks are 2^this pages.
-pub const STACK_ORDER: u8 = 3;
-
-/// What the lowest word of a stack holds.
-const CANARY: u64 = 0x6879_7068_6121_7374;
 
 /// Where a task is in its life. Changed under the rules in `sched`.
 pub mod state {
@@ -41,7 +35,7 @@ pub mod state {
 pub struct Task {
     /// Linux's thread ID; 0 for idle tasks.
     pub id: u32,
-    stack: KernelPages,
+    stack: Stack,
     context: UnsafeCell<Context>,
     /// One of [`state`].
     pub state: AtomicU8,
@@ -87,14 +81,19 @@ impl Task {
     /// `sched::start`.
     pub fn new(id: u32, body: impl FnOnce() + Send + 'static) -> Result<Arc<Task>> {
         crate::sched::make_room()?;
-        let stack = KernelPages::alloc(Use::Stack, STACK_ORDER, Fill::Stale)?;
-        let bottom = stack.as_ptr().as_ptr() as u64;
-        let top = bottom.wrapping_add(stack.len() as u64);
-        // SAFETY: fresh pages, ours; the word is the lowest of the stack.
-        unsafe { stack.as_ptr().cast::<u64>().write(CANARY) };
+        Ok(Self::with(id, Stack::new()?, Some(Box::new(body))))
+    }
+
+    /// What a CPU is while it has nothing to do, on the stack that it came up on.
+    pub fn idle(stack: Stack) -> Arc<Task> {
+        Self::with(0, stack, None)
+    }
+
+    fn with(id: u32, stack: Stack, body: Option<Box<dyn FnOnce() + Send>>) -> Arc<Task> {
+        let (_, top) = stack.range();
         // Room for the registers of EL0 at the very top.
         let start = top.wrapping_sub(size_of::<TrapFrame>() as u64);
-        Ok(Arc::new(Task {
+        Arc::new(Task {
             id,
             stack,
             context: UnsafeCell::new(Context::new(start, first, 0)),
@@ -106,22 +105,9 @@ impl Task {
             fp: FpContext::new(),
             tpidr_el0: AtomicU64::new(0),
             thread: Once::new(),
-            body: Lock::new(rank::PROCESS, Some(Box::new(body))),
+            body: Lock::new(rank::PROCESS, body),
             _counted: Counted::new(Kind::Task),
-        }))
-    }
-
-    /// The kernel stack, lowest and highest address.
-    pub fn stack(&self) -> (u64, u64) {
-        let bottom = self.stack.as_ptr().as_ptr() as u64;
-        (bottom, bottom.wrapping_add(self.stack.len() as u64))
-    }
-
-    /// Whether the stack was never used up: looked at on every switch.
-    pub fn stack_is_whole(&self) -> bool {
-        // SAFETY: the stack lives with the task; its lowest word is written by
-        // `new` and by an overflow only.
-        unsafe { self.stack.as_ptr().cast::<u64>().read_volatile() == CANARY }
+        })
     }
 
     /// Where the suspended context is kept, for the switch.
@@ -135,7 +121,7 @@ impl Task {
     /// The task is the current one and is not in an exception from EL0 whose
     /// frame is borrowed elsewhere, or it has never run.
     pub unsafe fn user_frame(&self) -> *mut TrapFrame {
-        let (_, top) = self.stack();
+        let (_, top) = self.stack.range();
         top.wrapping_sub(size_of::<TrapFrame>() as u64) as *mut TrapFrame
     }
 

@@ -133,7 +133,13 @@ extern "C" fn hypha_el1_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
         ec::IABORT_CURRENT => "instruction abort in the kernel",
         _ => "exception in the kernel",
     };
-    panic::exception(what, frame, esr, far)
+    panic::exception(format_args!("{what}"), frame, esr, far)
+}
+
+/// On the CPU's emergency stack.
+#[unsafe(no_mangle)]
+extern "C" fn hypha_stack_overflow(frame: &mut TrapFrame, esr: u64, far: u64) -> ! {
+    panic::stack_overflow(frame, esr, far)
 }
 
 #[unsafe(no_mangle)]
@@ -145,7 +151,7 @@ extern "C" fn hypha_el1_irq() {
 extern "C" fn hypha_bad_exception(frame: &mut TrapFrame, esr: u64, far: u64, which: u64) -> ! {
     const NAMES: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
     let name = NAMES.get((which & 3) as usize).copied().unwrap_or("exception");
-    panic::exception(name, frame, esr, far)
+    panic::exception(format_args!("{name}"), frame, esr, far)
 }
 
 /// How many interrupts are taken in one go before the interrupted code gets a

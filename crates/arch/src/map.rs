@@ -103,6 +103,40 @@ impl<'a> Mapper<'a> {
         }
     }
 
+    /// The physical address that `virt` is mapped to, if it is mapped.
+    pub fn lookup(&self, virt: u64) -> Option<u64> {
+        let (table, shift) = self.leaf(virt)?;
+        let inside = (1u64 << shift).wrapping_sub(1);
+        let entry = self.entry(table, virt >> shift & 511);
+        Some((entry & ADDRESS & !inside) | (virt & inside))
+    }
+
+    /// Unmaps the page at `virt`; what it was mapped to. Blocks stay as they
+    /// are. Whoever may have used the mapping forgets it by a TLB invalidation.
+    pub fn unmap_page(&mut self, virt: u64) -> Option<u64> {
+        let (table, 12) = self.leaf(virt)? else { return None };
+        let index = virt >> 12 & 511;
+        let phys = self.entry(table, index) & ADDRESS;
+        self.set_entry(table, index, 0);
+        Some(phys)
+    }
+
+    /// The table that holds the valid leaf for `virt`, and the log2 of how much
+    /// the leaf maps.
+    fn leaf(&self, virt: u64) -> Option<(u64, u32)> {
+        let mut table = self.root;
+        for shift in [39u32, 30, 21, 12] {
+            let entry = self.entry(table, virt >> shift & 511);
+            match entry & (VALID | TABLE_OR_PAGE) {
+                VALID => return Some((table, shift)),
+                3 if shift == 12 => return Some((table, shift)),
+                3 => table = entry & ADDRESS,
+                _ => return None,
+            }
+        }
+        None
+    }
+
     fn slot(&self, table: u64, index: u64) -> *mut u64 {
         let address = table.wrapping_add(self.offset).wrapping_add(index.wrapping_mul(8));
         core::ptr::with_exposed_provenance_mut(address as usize)

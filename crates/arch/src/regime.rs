@@ -27,6 +27,12 @@ impl Regime {
         }
     }
 
+    /// Where kernel stacks are mapped (kernel/src/stack.rs): the last 512 GiB of
+    /// the kernel's range. RAM that would be there in the linear map isn't used.
+    pub fn stack_area(self) -> u64 {
+        self.linear_offset().wrapping_add(STACKS)
+    }
+
     /// Offset from physical addresses to the linear map. Regimes with an upper
     /// half keep the kernel there; EL2's only range is the lower one, where
     /// the map is the identity.
@@ -37,6 +43,9 @@ impl Regime {
         }
     }
 }
+
+/// Where stacks begin, from the start of the linear map.
+pub const STACKS: u64 = 0xff80_0000_0000;
 
 /// Memory attributes by index, for MAIR: 0 Normal write-back, 1 Device-nGnRE,
 /// 2 Normal non-cacheable.

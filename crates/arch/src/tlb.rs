@@ -24,6 +24,28 @@ pub fn flush_all() {
     }
 }
 
+/// Invalidates `pages` pages of the kernel's own from `start` on all CPUs.
+pub fn flush_kernel_pages(start: u64, pages: u64) {
+    crate::barrier::dsb_ishst();
+    let first = (start >> 12) & ((1 << 44) - 1);
+    for page in first..first.saturating_add(pages) {
+        // SAFETY: forgetting translations is always sound.
+        unsafe {
+            asm!(
+                "661: tlbi vaae1is, {page}",
+                ".pushsection .hostpatch.e2h0, \"a\"",
+                ".long 661b - .",
+                "tlbi vae2is, {page}",
+                ".popsection",
+                page = in(reg) page,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+    crate::barrier::dsb_ish();
+    crate::barrier::isb();
+}
+
 /// Invalidates one address space on all CPUs.
 pub fn flush_asid(asid: u16) {
     let operand = u64::from(asid) << 48;

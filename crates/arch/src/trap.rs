@@ -3,8 +3,12 @@
 //! The vectors save a [`TrapFrame`] and call the kernel's handlers, which are
 //! `extern "C"` functions the kernel defines:
 //! `hypha_el0_sync(frame, esr, far)`, `hypha_el0_irq(frame)`,
-//! `hypha_el1_sync(frame, esr, far)`, `hypha_el1_irq()` and
+//! `hypha_el1_sync(frame, esr, far)`, `hypha_el1_irq()`,
+//! `hypha_stack_overflow(frame, esr, far)` and
 //! `hypha_bad_exception(frame, esr, far, which)`.
+//! The kernel's stacks are such that bit 15 of the address of a frame on one is
+//! set; the first word of a CPU's data (`host::per_cpu`) is the top of another
+//! stack, on which `hypha_stack_overflow` is called for a frame without that.
 
 core::arch::global_asm!(include_str!("asm/vectors.s"));
 

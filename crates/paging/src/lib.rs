@@ -33,4 +33,4 @@ pub use gather::{Gather, Tlb};
 pub use regime::{
     El2, Kernel, KernelAttrs, MAIR, Memory, Regime, Stage2, Stage2Attrs, User, UserAttrs,
 };
-pub use table::{Leaf, PageTable};
+pub use table::{Leaf, PageTable, publish};

@@ -312,11 +312,17 @@ __stub_call:
     br      x4
 .ltorg
 
+// The boot CPU's stacks, laid out as stack.rs has it: bit 15 of an address is set
+// on the stack and clear in the guard below it, which has no mapping once the
+// kernel's own map is made.
 .section .bss.stack, "aw", @nobits
-.balign 4096
+.balign 65536
+    .space  8192
+.global __boot_emergency_top
+__boot_emergency_top:
+    .space  24576
 .global __boot_stack
 __boot_stack:
-    .space  65536
+    .space  32768
 .global __boot_stack_top
 __boot_stack_top:
-    .space  16

@@ -5,7 +5,7 @@ mod early;
 
 pub use early::{BootPlan, take_table};
 
-use crate::{console, cpu, gic, hyp, log, machine, memory, smp, time};
+use crate::{console, cpu, gic, hyp, log, machine, memory, smp, stack, time};
 use arch::regime::Regime;
 use mode::{Hypervisor, Requested};
 
@@ -14,7 +14,7 @@ core::arch::global_asm!(include_str!("head.s"));
 /// The boot CPU, with the MMU on, in the kernel's own half if there is one.
 #[unsafe(no_mangle)]
 extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
-    cpu::init(0);
+    cpu::init(0, stack::boot_emergency());
     crate::heap::init();
     if plan.facts.entered_at == 1 {
         arch::timer::use_virtual();

@@ -73,7 +73,31 @@ pub const TESTS: &[SystemTest] = &[
         name: "boot: a failure at EL2 reaches the log, with registers",
         needs: Needs::UserSpace,
         long: false,
-        run: |bench| bench.failure_at_el2(),
+        run: |bench| {
+            // BRK #0x48, from the vector for EL2 itself.
+            let what = "Kernel panic: hyp failed at EL2: vector 4, ESR 0xf2000048";
+            bench.crash("hyp", nvhe(), &[what, "x28 "])
+        },
+    },
+    SystemTest {
+        name: "boot: a stack that overflows reaches the log, with a backtrace",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| {
+            let said = ["Kernel panic: kernel stack overflow", "use_up+", "times more"];
+            let type1 = run::Args {
+                cpu: "cortex-a72".into(),
+                append: "kvm-arm.mode=type1".into(),
+                ..options()
+            };
+            // A task's stack, a CPU's own; VHE, EL1, E2H=0.
+            for args in [options(), nvhe(), type1] {
+                for stack in ["stack", "idle"] {
+                    bench.crash(stack, args.clone(), &said)?;
+                }
+            }
+            Ok(())
+        },
     },
 ];
 
@@ -149,9 +173,9 @@ impl Bench<'_> {
         says(&log, "rebooting")
     }
 
-    /// `hyp` fails on request: the host prints its registers, and reboots.
-    fn failure_at_el2(&self) -> Result<()> {
-        let args = run::Args { append: "hypha.crash=hyp".into(), ..nvhe() };
+    /// What `hypha.crash=` asks for fails: the host says so, and reboots.
+    fn crash(&self, what: &str, args: run::Args, said: &[&str]) -> Result<()> {
+        let args = run::Args { append: format!("{} hypha.crash={what}", args.append), ..args };
         let machine = run::machine(&args, self.built)?;
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             match console.wait_end(Some(Duration::from_secs(60))) {
@@ -159,9 +183,9 @@ impl Bench<'_> {
                 other => bail!("no panic: {other:?}"),
             }
         })?;
-        // BRK #0x48, from the vector for EL2 itself.
-        says(&log, "Kernel panic: hyp failed at EL2: vector 4, ESR 0xf2000048")?;
-        says(&log, "x28 ")?;
+        for text in said {
+            says(&log, text)?;
+        }
         says(&log, "rebooting")
     }
 }

@@ -19,6 +19,10 @@
 
 .macro save_frame from_el0
     sub     sp, sp, #288
+    save_registers \from_el0
+.endm
+
+.macro save_registers from_el0
     stp     x0, x1, [sp, #0]
     stp     x2, x3, [sp, #16]
     stp     x4, x5, [sp, #32]
@@ -142,14 +146,48 @@ __return_to_el0:
     mov     sp, x0
     restore_frame 1
 
+// Bit 15 tells stacks (set) from the guards below them (kernel/src/stack.rs). It
+// is looked at before the stack is used, with no register to spare: sp takes the
+// sum of x0 and itself. Whatever else finds a stack used up comes here next, by
+// the fault that its first store makes.
 __el1_sync:
-    save_frame 0
+    sub     sp, sp, #288
+    add     sp, sp, x0
+    sub     x0, sp, x0              // where the frame goes
+    tbz     x0, #15, __el1_overflow
+    sub     x0, sp, x0
+    sub     sp, sp, x0
+    save_registers 0
     link_frame
     host_mrs x1, esr_el1, esr_el2
     host_mrs x2, far_el1, far_el2
     bl      hypha_el1_sync
     add     sp, sp, #16
     restore_frame 0
+
+// Goes on with this CPU's emergency stack, which the first word of its data
+// tells. Nothing goes back to EL0 or a guest from here: their registers are free.
+__el1_overflow:
+    msr     sp_el0, x0
+    sub     x0, sp, x0
+    msr     tpidrro_el0, x0
+661:    mrs     x0, tpidr_el1
+.pushsection .hostpatch.el2, "a"
+    .long   661b - .
+    mrs     x0, tpidr_el2
+.popsection
+    ldr     x0, [x0]
+    mov     sp, x0
+    mrs     x0, tpidrro_el0
+    save_frame 0
+    mrs     x1, sp_el0
+    add     x1, x1, #288
+    str     x1, [sp, #248]
+    link_frame
+    host_mrs x1, esr_el1, esr_el2
+    host_mrs x2, far_el1, far_el2
+    bl      hypha_stack_overflow
+    b       .
 
 __el1_irq:
     save_frame 0
