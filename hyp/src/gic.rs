@@ -56,9 +56,7 @@ impl Shape {
                 ich::set_ap0r3(a3);
                 ich::set_ap1r3(b3);
             }
-            for (index, value) in (0..self.lrs).zip(gic.lr) {
-                ich::write_lr(index, value);
-            }
+            ich::write_lrs(gic.lr.get(..usize::from(self.lrs)).unwrap_or_default());
         }
     }
 
@@ -83,11 +81,9 @@ impl Shape {
     /// Before the guest runs: the first `write` list registers changed.
     #[inline]
     pub fn enter(&self, gic: &Gic, write: u64) {
-        let write = (write.min(16) as u8).min(self.lrs);
-        for (index, value) in (0..write).zip(gic.lr) {
-            // SAFETY: it exists, the value is the guest's.
-            unsafe { ich::write_lr(index, value) };
-        }
+        let write = (write as usize).min(usize::from(self.lrs));
+        // SAFETY: they exist, the values are the guest's.
+        unsafe { ich::write_lrs(gic.lr.get(..write).unwrap_or_default()) };
         // SAFETY: as above.
         unsafe { ich::set_hcr(gic.hcr) };
     }
@@ -98,11 +94,9 @@ impl Shape {
     pub fn leave(&self, gic: &mut Gic) {
         gic.vmcr = ich::vmcr();
         gic.misr = 0;
-        let used = (gic.used.min(16) as u8).min(self.lrs);
+        let used = (gic.used as usize).min(usize::from(self.lrs));
         if used != 0 || gic.hcr != EN {
-            for (index, slot) in (0..used).zip(&mut gic.lr) {
-                *slot = ich::read_lr(index);
-            }
+            ich::read_lrs(gic.lr.get_mut(..used).unwrap_or_default());
             gic.hcr = gic.hcr & !EOICOUNT | ich::hcr() & EOICOUNT;
             gic.misr = ich::misr();
         }

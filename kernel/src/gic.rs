@@ -10,7 +10,7 @@ use crate::machine::{Gic, Machine, Registers};
 use crate::memory;
 use arch::gic as icc;
 use arch::mmio::Mmio;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 
 /// SGI that makes another CPU look at its run queue.
@@ -31,6 +31,8 @@ enum Controller {
 }
 
 static CONTROLLER: Once<Controller> = Once::new();
+/// The CPU interface is system registers: one load tells the usual case, a GICv3.
+static HAS_REGISTERS: AtomicBool = AtomicBool::new(false);
 
 // Distributor registers (GICv3 12.9).
 const GICD_CTLR: u64 = 0x0;
@@ -85,6 +87,7 @@ pub fn init(machine: &Machine) {
         }
     };
     let controller = CONTROLLER.call_once(|| controller);
+    HAS_REGISTERS.store(is_v3(), Ordering::Relaxed);
     controller.init_distributor();
     init_cpu();
 }
@@ -122,34 +125,51 @@ pub fn set_active(intid: u32, active: bool) {
 
 /// Takes the most urgent pending interrupt, dropping the priority again at
 /// once; it stays active until [`deactivate`].
+#[inline]
 pub fn acknowledge() -> Option<u32> {
-    let controller = CONTROLLER.get()?;
-    let intid = match controller {
-        Controller::V3 { .. } => icc::acknowledge(),
-        Controller::V2 { cpu, .. } => cpu.read32(GICC_IAR),
-    };
-    if intid & 0x3ff >= SPURIOUS {
+    if !HAS_REGISTERS.load(Ordering::Relaxed) {
+        return acknowledge_gicc();
+    }
+    let taken = icc::acknowledge();
+    if intid(taken) >= SPURIOUS {
         return None;
     }
-    match controller {
-        Controller::V3 { .. } => icc::drop_priority(intid),
-        Controller::V2 { cpu, .. } => cpu.write32(GICC_EOIR, intid),
-    }
-    Some(intid)
+    icc::drop_priority(taken);
+    Some(taken)
 }
 
-/// What [`acknowledge`] would give, or a special INTID (GICv3 only: others say
-/// that there is none).
-pub fn highest_pending() -> u32 {
-    if is_v3() { icc::highest_pending() } else { SPURIOUS }
+#[cold]
+fn acknowledge_gicc() -> Option<u32> {
+    let cpu = gicc()?;
+    let taken = cpu.read32(GICC_IAR);
+    if intid(taken) >= SPURIOUS {
+        return None;
+    }
+    cpu.write32(GICC_EOIR, taken);
+    Some(taken)
+}
+
+/// The INTID in what [`acknowledge`] gave: a GICv2 says who sent an SGI, too.
+#[inline]
+pub fn intid(taken: u32) -> u32 {
+    taken & 0x3ff
 }
 
 /// The interrupt may fire again. Takes what [`acknowledge`] gave.
-pub fn deactivate(intid: u32) {
+#[inline]
+pub fn deactivate(taken: u32) {
+    if HAS_REGISTERS.load(Ordering::Relaxed) {
+        icc::deactivate(taken);
+    } else if let Some(cpu) = gicc() {
+        cpu.write32(GICC_DIR, taken);
+    }
+}
+
+/// A GICv2's CPU interface.
+fn gicc() -> Option<&'static Mmio> {
     match CONTROLLER.get() {
-        Some(Controller::V3 { .. }) => icc::deactivate(intid),
-        Some(Controller::V2 { cpu, .. }) => cpu.write32(GICC_DIR, intid),
-        None => {}
+        Some(Controller::V2 { cpu, .. }) => Some(cpu),
+        _ => None,
     }
 }
 

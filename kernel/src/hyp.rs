@@ -294,10 +294,15 @@ pub fn enter(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
         run.host_fp = if had_fp { 0 } else { memory_of_fp() };
     }
     loop {
+        let mut refill = false;
         let exit = loop {
             match call(Call::Run, 0, 0, 0, 0) {
                 exit::SYNC => match kvm::fast(&mut state.context, entry) {
                     Fast::Resume => {}
+                    Fast::Refill => {
+                        refill = true;
+                        break Exit::Done;
+                    }
                     Fast::Done => break Exit::Done,
                     Fast::NeedsHost => break Exit::Sync,
                 },
@@ -315,7 +320,7 @@ pub fn enter(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
         }
         let goes_on = match exit {
             Exit::Interrupt => vcpu::take_interrupt::<true>(entry, state),
-            Exit::Done => entry.take_news() && vcpu::refill::<true>(entry, state),
+            Exit::Done => refill && vcpu::refill::<true>(entry, state),
             _ => false,
         };
         if !goes_on {

@@ -172,7 +172,7 @@ pub fn interrupts() {
                 intid
             }
         };
-        match intid & 0x3ff {
+        match gic::intid(intid) {
             gic::SGI_RESCHEDULE => {}
             gic::SGI_STOP => power::hang(),
             gic::SGI_PUT => vcpu::put_requested(),

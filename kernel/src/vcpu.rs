@@ -91,26 +91,18 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
     wake_gic(state);
     state.context.legalize();
     let fp = GuestFp::is_loaded();
-    let argument = core::ptr::from_ref(entry).cast_mut().cast();
+    let state: *mut VcpuState = state;
+    let mut guest = Guest { entry, state };
     // SAFETY: the context is loaded and `state` is locked by the caller;
-    // interrupts are masked in the kernel; `fast_exit` gets the entry that it
-    // expects, which outlives the run; nothing between enter and leave needs
-    // the host's regime.
-    let why = unsafe {
-        let world = World::enter(regime, &state.context, fp);
-        let why = loop {
-            let why = vhe::run(&raw mut state.context, fast_exit, argument);
-            let goes_on = match why {
-                vhe::EXIT_IRQ => take_interrupt::<false>(entry, state),
-                DONE => entry.take_news() && refill::<false>(entry, state),
-                _ => false,
-            };
-            if !goes_on {
-                break why;
-            }
-        };
-        world.leave(&mut state.context);
-        why
+    // interrupts are masked in the kernel; the handlers get the guest that they
+    // expect, which outlives the run, and use its state alone; nothing between
+    // enter and leave needs the host's regime.
+    let (why, state) = unsafe {
+        let world = World::enter(regime, &(*state).context, fp);
+        let handlers = vhe::Handlers { sync: fast_exit, irq: fast_interrupt };
+        let why = vhe::run(&raw mut (*state).context, handlers, (&raw mut guest).cast());
+        world.leave(&mut (*state).context);
+        (why, &mut *state)
     };
     cpu::this().fp_allowed.store(false, Relaxed);
     match why {
@@ -130,41 +122,53 @@ fn wake_gic(state: &VcpuState) {
 }
 
 /// In the guest's world (split: between two runs), an interrupt is pending:
-/// takes it, if it concerns but the guest. Whether the guest may go on: not while
-/// another is pending, which an interrupt that never rests would keep off.
+/// takes it, if it concerns but the guest; else it is left to the host's handlers.
+/// Whether the guest may go on: not while another is pending, which an interrupt
+/// that never rests would keep off.
 pub fn take_interrupt<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
-    let intid = gic::highest_pending();
-    if !matches!(intid, VTIMER_INTID | gic::SGI_RESCHEDULE) || state.vgic.is_none() {
+    if state.vgic.is_none() {
         return false;
     }
-    match gic::acknowledge() {
-        Some(taken) if taken == intid => {}
-        // It came in between.
-        Some(other) => {
-            cpu::this().taken.store(other, Relaxed);
-            return false;
+    let Some(taken) = gic::acknowledge() else { return false };
+    match gic::intid(taken) {
+        VTIMER_INTID => {
+            if gic_is_ours::<SPLIT>() {
+                read_gic(state);
+            }
+            if let Some(write) = state.vtimer_fired(entry.core) {
+                write_gic::<SPLIT>(state, write);
+            }
+            !arch::irq::is_pending() && !entry.has_sleepers()
         }
-        None => return false,
+        gic::SGI_RESCHEDULE => {
+            gic::deactivate(taken);
+            let wanted =
+                arch::irq::is_pending() || sched::need_resched() || process::signal_pending();
+            !wanted && entry.core.take_news() && refill::<SPLIT>(entry, state)
+        }
+        _ => {
+            cpu::this().taken.store(taken, Relaxed);
+            false
+        }
     }
-    if intid == VTIMER_INTID {
-        if gic_is_ours::<SPLIT>() {
-            read_gic(state);
-        }
-        if let Some(write) = state.vtimer_fired(entry.core) {
-            write_gic::<SPLIT>(state, write);
-        }
-        return !arch::irq::is_pending() && !entry.has_sleepers();
-    }
-    gic::deactivate(intid);
-    let wanted = arch::irq::is_pending() || sched::need_resched() || process::signal_pending();
-    !wanted && entry.core.take_news() && refill::<SPLIT>(entry, state)
 }
 
 /// In the guest's world: gives the guest its new interrupts. Whether it may go
 /// on.
+// Apart: other exits need not save what it uses.
+#[inline(never)]
 pub fn refill<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
-    read_live::<SPLIT>(entry.core, state);
-    let (write, deactivate) = state.refill(entry.core, arch::timer::counter());
+    if gic_is_ours::<SPLIT>() {
+        read_gic(state);
+    }
+    let (write, deactivate) = state.refill(entry.core, |context| {
+        // Split, memory has the timer while the host runs.
+        if !SPLIT {
+            // SAFETY: it is loaded here.
+            unsafe { vhe::read_timer(context) };
+        }
+        arch::timer::counter()
+    });
     write_gic::<SPLIT>(state, write);
     if deactivate {
         gic::set_active(VTIMER_INTID, false);
@@ -175,13 +179,34 @@ pub fn refill<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuState) -> bo
 const NEEDS_HOST: u64 = 1;
 const DONE: u64 = 2;
 
+/// What runs: what [`enter`] hands to those that answer exits.
+struct Guest<'a> {
+    entry: &'a Entry<'a>,
+    /// Theirs alone while they run.
+    state: *mut VcpuState,
+}
+
 /// A synchronous exit, in the guest's HCR_EL2: 0 goes back to the guest.
-extern "C" fn fast_exit(context: *mut GuestContext, argument: *mut ()) -> u64 {
-    // SAFETY: `enter` passes its own context and entry, which nobody else uses
-    // until it returns.
-    let (context, entry) = unsafe { (&mut *context, &*argument.cast::<Entry<'_>>()) };
+extern "C" fn fast_exit(_context: *mut GuestContext, argument: *mut ()) -> u64 {
+    // SAFETY: `enter` passes its own, which nobody else uses until this returns.
+    let (entry, state) = unsafe {
+        let guest = &*argument.cast::<Guest<'_>>();
+        (guest.entry, &mut *guest.state)
+    };
+    // Hypercalls first, without a stack.
+    if state.context.esr_el2 >> 26 == EC_HVC64 {
+        return match kvm::fast(&mut state.context, entry) {
+            Fast::Resume => 0,
+            _ => NEEDS_HOST,
+        };
+    }
+    other_exit(entry, state)
+}
+
+#[inline(never)]
+fn other_exit(entry: &Entry<'_>, state: &mut VcpuState) -> u64 {
+    let context = &mut state.context;
     match context.esr_el2 >> 26 {
-        EC_HVC64 => {}
         EC_FP => {
             GuestFp::take(&mut context.fp);
             return 0;
@@ -191,9 +216,20 @@ extern "C" fn fast_exit(context: *mut GuestContext, argument: *mut ()) -> u64 {
     }
     match kvm::fast(context, entry) {
         Fast::Resume => 0,
-        Fast::Done => DONE,
+        Fast::Refill if refill::<false>(entry, state) => 0,
+        Fast::Refill | Fast::Done => DONE,
         Fast::NeedsHost => NEEDS_HOST,
     }
+}
+
+/// An interrupt, in the guest's HCR_EL2: 0 goes back to the guest.
+extern "C" fn fast_interrupt(_context: *mut GuestContext, argument: *mut ()) -> u64 {
+    // SAFETY: as above.
+    let (entry, state) = unsafe {
+        let guest = &*argument.cast::<Guest<'_>>();
+        (guest.entry, &mut *guest.state)
+    };
+    if take_interrupt::<false>(entry, state) { 0 } else { vhe::EXIT_IRQ }
 }
 
 const EC_FP: u64 = 0x07;
@@ -305,9 +341,7 @@ unsafe fn load_gic(state: &VcpuState) {
             ich::set_ap0r3(a3);
             ich::set_ap1r3(b3);
         }
-        for (index, value) in (0..lrs).zip(state.lrs.lr) {
-            ich::write_lr(index, value);
-        }
+        ich::write_lrs(state.lrs.lr.get(..usize::from(lrs)).unwrap_or_default());
         ich::set_hcr(state.lrs.hcr);
     }
 }
@@ -337,17 +371,18 @@ fn save_gic(state: &mut VcpuState) {
 }
 
 /// What the guest may have changed of its CPU interface.
+#[inline]
 fn read_gic(state: &mut VcpuState) {
     if let Some(gich) = gich::get() {
         return gich.read(&mut state.lrs);
     }
-    let used = state.lrs.used;
-    for (index, slot) in (0..used).zip(&mut state.lrs.lr) {
-        *slot = ich::read_lr(index);
-    }
+    ich::read_lrs(state.lrs.in_use_mut());
     state.lrs.vmcr = ich::vmcr();
-    // Of what is in it only the count changes by itself.
-    state.lrs.hcr = state.lrs.hcr & !EOICOUNT | ich::hcr() & EOICOUNT;
+    // Of what is in it only the count changes by itself, and means something only
+    // while interrupts are active that no list register holds.
+    if state.lrs.hcr & vgic::ICH_HCR_LRENPIE != 0 {
+        state.lrs.hcr = state.lrs.hcr & !EOICOUNT | ich::hcr() & EOICOUNT;
+    }
 }
 
 /// Writes ICH_HCR_EL2, or what a GICv2 has for it.
@@ -391,6 +426,9 @@ pub fn write_live<const SPLIT: bool>(
         return;
     }
     write_gic::<SPLIT>(state, write);
+    if let Some(quiet) = QUIET.get(cpu::index()) {
+        quiet.store(false, Relaxed);
+    }
     if deactivate {
         gic::set_active(VTIMER_INTID, false);
     }
@@ -404,16 +442,14 @@ fn write_gic<const SPLIT: bool>(state: &VcpuState, write: u8) {
     match gich::get() {
         Some(gich) => gich.write(&state.lrs, write),
         None => {
-            for (index, value) in (0..write).zip(&state.lrs.lr) {
-                // SAFETY: no more list registers than the machine said it has.
-                unsafe { ich::write_lr(index, *value) };
+            let values = state.lrs.lr.get(..usize::from(write)).unwrap_or_default();
+            // SAFETY: the loaded guest's values, and no more list registers than
+            // the machine said it has.
+            unsafe {
+                ich::write_lrs(values);
+                ich::set_hcr(state.lrs.hcr);
             }
-            // SAFETY: the loaded guest's value.
-            unsafe { ich::set_hcr(state.lrs.hcr) };
         }
-    }
-    if let Some(quiet) = QUIET.get(cpu::index()) {
-        quiet.store(false, Relaxed);
     }
 }
 

@@ -35,15 +35,6 @@ pub fn acknowledge() -> u32 {
     intid as u32
 }
 
-/// ICC_HPPIR1_EL1: what [`acknowledge`] would give.
-#[inline(always)]
-pub fn highest_pending() -> u32 {
-    let intid: u64;
-    // SAFETY: a read.
-    unsafe { asm!("mrs {}, S3_0_C12_C12_2", out(reg) intid, options(nostack)) }
-    intid as u32
-}
-
 /// ICC_EOIR1_EL1: back to the priority before the interrupt.
 #[inline(always)]
 pub fn drop_priority(intid: u32) {

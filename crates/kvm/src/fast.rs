@@ -3,7 +3,7 @@
 //! No lock that others hold for long, no allocation, no log, no reference
 //! counts; nothing here takes a [`regime::HostRegime`], so nothing can.
 
-use crate::vcpu::{Entry, request};
+use crate::vcpu::Entry;
 use traps::esr::{Esr, Fault, ec, fault_ipa};
 use traps::sysreg::{SysAccess, SysReg, read_constant};
 use traps::{MmioAccess, inject::skip};
@@ -15,6 +15,9 @@ use vgic::{SgiKind, Vgic};
 pub enum Fast {
     /// Answered: the guest goes on.
     Resume,
+    /// Answered, and the vCPU has new interrupts: the guest goes on after
+    /// [`crate::VcpuState::refill`].
+    Refill,
     /// Answered, but there is something to do in the host's regime before the
     /// guest goes on: [`crate::Host::enter`] returns [`crate::Exit::Done`].
     Done,
@@ -76,11 +79,13 @@ fn send_sgi(context: &mut GuestContext, entry: &Entry<'_>, access: SysAccess) ->
     let Some(vgic) = &entry.snapshot.vgic else { return Fast::NeedsHost };
     vgic.send_sgi(entry.core.index, context.x(access.rt), SgiKind::Sgi1);
     skip(context);
-    if entry.core.gic_has_news() {
-        entry.core.request(request::VGIC);
-        return Fast::Done;
-    }
-    if entry.vcpus.has_sleepers() { Fast::Done } else { Fast::Resume }
+    if entry.core.gic_has_news() { Fast::Refill } else { after(entry) }
+}
+
+/// After what may have told other vCPUs of interrupts.
+#[inline]
+fn after(entry: &Entry<'_>) -> Fast {
+    if entry.has_sleepers() { Fast::Done } else { Fast::Resume }
 }
 
 /// Reads of the interrupt controller that need no look at list registers.

@@ -570,7 +570,7 @@ impl Vcpu {
         self.host().read_live(&self.core, state);
         let lines = self.lines(state);
         let VcpuState { vgic: Some(vgic), lrs, .. } = state else { return };
-        let outcome = vgic.flush_fired(self.core.index, lrs, lines, fired);
+        let outcome = vgic.flush_fired(self.core.index, lrs, fired, &mut || lines);
         self.write_back(state, &outcome);
     }
 

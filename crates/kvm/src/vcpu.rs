@@ -170,7 +170,7 @@ impl VcpuState {
 
     /// The virtual timer, as far as memory has it.
     pub(crate) fn vtimer(&self) -> Timer {
-        Timer::from_regs(self.context.timer.cntv_ctl, self.context.timer.cntv_cval)
+        vtimer(&self.context)
     }
 
     /// The virtual timer's physical interrupt is held active for the guest.
@@ -186,17 +186,29 @@ impl VcpuState {
         let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
         let vgic = self.vgic.as_ref()?;
         // What fired was up.
-        Some(vgic.flush_fired(core.index, &mut self.lrs, mask, mask).write)
+        Some(vgic.flush_fired(core.index, &mut self.lrs, mask, &mut || mask).write)
     }
 
     /// There is news from the interrupt controller, and the vCPU's CPU interface
-    /// and timer are up to date here: fills the list registers. How many changed,
-    /// and whether the virtual timer's physical interrupt is to be deactivated.
-    pub fn refill(&mut self, core: &VcpuCore, now: u64) -> (u8, bool) {
+    /// is up to date here: fills the list registers. How many changed, and whether
+    /// the virtual timer's physical interrupt is to be deactivated. `read_timer`
+    /// brings the virtual timer up to date, if that is needed, and says what time
+    /// it is.
+    pub fn refill(
+        &mut self,
+        core: &VcpuCore,
+        read_timer: impl Fn(&mut GuestContext) -> u64,
+    ) -> (u8, bool) {
         let mask = 1u32.checked_shl(self.vtimer_intid).unwrap_or(0);
-        let up = self.vtimer().line_level(now, self.counters.virtual_offset());
-        let VcpuState { vgic: Some(vgic), lrs, .. } = self else { return (0, false) };
-        let outcome = vgic.flush(core.index, lrs, if up { mask } else { 0 });
+        let VcpuState { vgic: Some(vgic), lrs, context, counters, .. } = self else {
+            return (0, false);
+        };
+        let mut lines = || {
+            let now = read_timer(context);
+            let up = vtimer(context).line_level(now, counters.virtual_offset());
+            if up { mask } else { 0 }
+        };
+        let outcome = vgic.flush_fired(core.index, lrs, 0, &mut lines);
         (outcome.write, outcome.deactivate & mask != 0)
     }
 
@@ -243,6 +255,10 @@ impl VcpuState {
         self.context.timer.cntpoff = self.counters.physical_offset();
         self.forwarded(core.index)
     }
+}
+
+fn vtimer(context: &GuestContext) -> Timer {
+    Timer::from_regs(context.timer.cntv_ctl, context.timer.cntv_cval)
 }
 
 impl VcpuCore {
@@ -516,13 +532,6 @@ impl Entry<'_> {
     #[inline]
     pub fn has_sleepers(&self) -> bool {
         self.vcpus.has_sleepers()
-    }
-
-    /// After [`crate::Fast::Done`], in the guest's world: see
-    /// [`VcpuCore::take_news`].
-    #[inline]
-    pub fn take_news(&self) -> bool {
-        !self.has_sleepers() && self.core.take_news()
     }
 }
 

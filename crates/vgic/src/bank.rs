@@ -4,7 +4,10 @@
 //! the GIC's own registers have. Bank 0 exists once per vCPU (SGIs and PPIs),
 //! the others are shared (SPIs). See the crate's README for the states.
 
-use crate::lr::{Lr, SENDER_SHIFT};
+use crate::lr::{
+    ICH_LR_ACTIVE, ICH_LR_EOI, ICH_LR_GROUP, ICH_LR_PENDING, Lr, SENDER_SHIFT, intid,
+    lr_of_physical, lr_of_priority,
+};
 use crate::vgic::{Config, Version};
 
 /// "No vCPU", in [`Bank`]'s routing.
@@ -24,11 +27,31 @@ pub(crate) struct Gate {
     pub group1: u32,
 }
 
-/// What folding a list register back told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Folded {
-    /// The guest ended a level-sensitive interrupt whose end somebody awaits.
-    pub resample: bool,
+/// What list registers say of a bank's interrupts, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LrBits {
+    /// Those that are in a list register.
+    pub held: u32,
+    pub pending: u32,
+    pub active: u32,
+    /// Their end is the physical interrupt's.
+    pub hw: u32,
+    /// Their end is told.
+    pub eoi: u32,
+}
+
+impl LrBits {
+    /// What list register `lr` says.
+    #[inline]
+    pub fn add(&mut self, lr: u64) {
+        let lr = Lr::decode(lr);
+        let at = |on: bool| u32::from(on).wrapping_shl(lr.intid);
+        self.held |= at(true);
+        self.pending |= at(lr.pending);
+        self.active |= at(lr.active);
+        self.hw |= at(lr.hw.is_some());
+        self.eoi |= at(lr.eoi);
+    }
 }
 
 /// 32 interrupts.
@@ -50,6 +73,11 @@ pub(crate) struct Bank {
     pub inflight: u32,
     /// In a list register, and put there as pending.
     lr_pending: u32,
+    /// Stands for a physical interrupt, `pintid`.
+    pub mapped: u32,
+    /// The physical interrupt is active on the guest's behalf, so that it
+    /// cannot fire again before it is deactivated.
+    pub forwarded: u32,
     /// ICPENDR was written while in flight: what the list register says of
     /// "pending" no longer counts.
     drop_pending: u32,
@@ -58,11 +86,6 @@ pub(crate) struct Bank {
     /// I[SC]ACTIVER was written while in flight: `active` counts, not the list
     /// register.
     active_forced: u32,
-    /// Stands for a physical interrupt, `pintid`.
-    pub mapped: u32,
-    /// The physical interrupt is active on the guest's behalf, so that it
-    /// cannot fire again before it is deactivated.
-    pub forwarded: u32,
     /// The physical interrupt fired again while in flight: the guest has ended
     /// the one in the list register.
     refired: u32,
@@ -81,7 +104,7 @@ pub(crate) struct Bank {
     /// ICH_LR.HW can be used.
     deactivates: bool,
     /// SGIs know their senders: GICv2's.
-    from_cpus: bool,
+    pub from_cpus: bool,
     /// With `from_cpus`, who sent each SGI, a bit for a vCPU. Not zero where the
     /// latch is set; whoever is in the list register isn't here.
     senders: [u8; 16],
@@ -250,53 +273,69 @@ impl Bank {
         changed
     }
 
-    /// Puts candidate `i` in a list register of `cpu`.
-    pub fn fill(&mut self, i: usize, cpu: u16, gate: Gate) -> Lr {
-        let mask = bit(i);
-        let on = |word: u32| word & mask != 0;
-        let active = on(self.active);
-        let asserted = on(self.deliverable(gate));
-        let edge = on(self.edge);
+    /// Puts the candidates `mine` in list registers: what these say, but for
+    /// what [`lr`](Self::lr) adds.
+    #[inline]
+    pub fn fill(&mut self, mine: u32, gate: Gate) -> LrBits {
+        let active = self.active & mine;
+        let asserted = self.deliverable(gate) & mine;
         // An active interrupt that was made pending by software needs its end
         // to be noticed, which excludes the HW bit: we deactivate for it then.
-        let by_latch = active && on(self.latch);
-        let hw = on(self.forwarded) && !by_latch && self.deactivates;
-        let sent = self.from_cpus && on(SGIS);
+        let by_latch = active & self.latch;
+        let hw = if self.deactivates { self.forwarded & mine & !by_latch } else { 0 };
+        let sent = if self.from_cpus { SGIS } else { 0 };
         // Level-sensitive interrupts are not put in as active and pending:
         // only their end tells whether the line is still up. Nor are GICv2's
         // SGIs: a list register has room for one sender.
-        let pending = asserted && !(active && (hw || !edge || sent));
-        let awaited = self.line | self.resample | self.forwarded;
-        let mut eoi = !hw && !edge && (on(awaited) || by_latch);
-
-        if pending && edge {
-            self.latch &= !mask;
-        }
-        let mut sender = 0;
-        if sent {
-            let more;
-            (sender, more) = self.take_sender(i, pending);
-            if pending && more {
-                self.latch |= mask;
-            }
-            // The next sender's goes in when this one is ended.
-            eoi = more;
-        }
+        let pending = asserted & !(active & (hw | !self.edge | sent));
+        let awaited = self.line | self.resample | self.forwarded | by_latch;
+        let eoi = mine & awaited & !hw & !self.edge;
+        self.latch &= !(pending & self.edge);
         // The notes on what happens in flight are clear before.
-        set(&mut self.lr_pending, mask, pending);
-        self.inflight |= mask;
+        self.lr_pending = self.lr_pending & !mine | pending;
+        self.inflight |= mine;
+        LrBits { held: mine, pending, active, hw, eoi }
+    }
+
+    /// The list register of `cpu` that interrupt `i` was put in
+    /// ([`fill`](Self::fill)); of its INTID the lower five bits.
+    #[inline]
+    pub fn lr(&mut self, i: usize, cpu: u16, bits: &LrBits) -> u64 {
+        if self.from_cpus && SGIS & bit(i) != 0 {
+            return self.lr_of_sender(i, bits);
+        }
         if let Some(holder) = self.holder.get_mut(i) {
             *holder = cpu;
         }
-        Lr {
-            intid: u32::from(sender) << SENDER_SHIFT,
-            pending,
-            active,
-            hw: hw.then(|| self.pintid.get(i).copied().unwrap_or(0)),
-            eoi,
-            group1: on(self.group),
-            priority: self.priority_of(i),
+        self.encode(i, bits)
+    }
+
+    #[inline(always)]
+    fn encode(&self, i: usize, bits: &LrBits) -> u64 {
+        let on = |word: u32, lr: u64| if word & bit(i) != 0 { lr } else { 0 };
+        let physical = match bits.hw & bit(i) {
+            0 => on(bits.eoi, ICH_LR_EOI),
+            _ => lr_of_physical(self.pintid.get(i).copied().unwrap_or(0)),
+        };
+        i as u64
+            | on(bits.pending, ICH_LR_PENDING)
+            | on(bits.active, ICH_LR_ACTIVE)
+            | on(self.group, ICH_LR_GROUP)
+            | physical
+            | lr_of_priority(self.priority_of(i))
+    }
+
+    /// A GICv2's SGI.
+    #[cold]
+    fn lr_of_sender(&mut self, i: usize, bits: &LrBits) -> u64 {
+        let pending = bits.pending & bit(i) != 0;
+        let (sender, more) = self.take_sender(i, pending);
+        if pending && more {
+            self.latch |= bit(i);
         }
+        // The next sender's goes in when this one is ended.
+        let eoi = if more { bit(i) } else { 0 };
+        self.encode(i, &LrBits { eoi, ..*bits }) | u64::from(sender) << SENDER_SHIFT
     }
 
     /// Who is named in the list register of SGI `i`: the first of those who sent
@@ -337,62 +376,61 @@ impl Bank {
         self.senders.get(i).copied().unwrap_or(0)
     }
 
-    /// Takes interrupt `i` back from list register `lr` of `cpu`. Nothing
-    /// happens if that vCPU doesn't have it.
-    pub fn fold(&mut self, i: usize, cpu: u16, lr: &Lr) -> Folded {
-        let mask = bit(i);
-        let on = |word: u32| word & mask != 0;
-        if !on(self.inflight) || self.holder.get(i) != Some(&cpu) {
-            return Folded::default();
+    /// Whether a list register of `cpu` has interrupt `i`, as far as is known here.
+    pub fn is_with(&self, i: usize, cpu: u16) -> bool {
+        self.inflight & bit(i) != 0 && self.holder.get(i) == Some(&cpu)
+    }
+
+    /// Takes interrupts back from the list registers that say `told` of them.
+    /// Nothing happens to those that aren't in flight. Those that the guest ended
+    /// and whose end somebody awaits.
+    #[inline]
+    pub fn fold(&mut self, told: &LrBits) -> u32 {
+        let mine = told.held & self.inflight;
+        let (pending, active) = (told.pending & mine, told.active & mine);
+        let ended = mine & !(pending | active);
+        // An edge comes back if it wasn't acknowledged. With others that clears
+        // the latch; the line speaks for itself.
+        let back = pending & self.edge & !self.drop_pending;
+        let taken = mine & self.lr_pending & !pending & !self.edge & !self.relatched;
+        self.latch = self.latch & !taken | back;
+        self.inflight &= !mine;
+        self.lr_pending &= !mine;
+        let known = mine & !self.active_forced;
+        self.active = self.active & !known | active & known;
+        // The guest's end of interrupt deactivated the physical one. If its line
+        // is still up it fires again and comes back here.
+        let deactivated = ended & told.hw & !self.refired;
+        // Whoever awaits the end raises the line again if need be.
+        let resampled = ended & told.eoi & self.resample;
+        self.forwarded &= !deactivated;
+        self.line &= !(deactivated | resampled);
+        if (self.drop_pending | self.relatched | self.active_forced | self.refired) & mine != 0 {
+            self.drop_pending &= !mine;
+            self.relatched &= !mine;
+            self.active_forced &= !mine;
+            self.refired &= !mine;
         }
-        self.inflight &= !mask;
-        let ended = !lr.pending && !lr.active;
-        let noted = self.drop_pending | self.relatched | self.active_forced | self.refired;
-        let (drop_pending, relatched, active_forced, refired) = if on(noted) {
-            (on(self.drop_pending), on(self.relatched), on(self.active_forced), on(self.refired))
-        } else {
-            (false, false, false, false)
-        };
-        if on(self.edge) {
-            if lr.pending && !drop_pending {
-                self.latch |= mask;
-                if self.from_cpus
-                    && let Some(senders) = self.senders.get_mut(i)
-                {
-                    *senders |= 1u8.wrapping_shl(lr.sender().into());
-                }
-            }
-        } else if on(self.lr_pending) && !lr.pending && !relatched {
-            // Acknowledged: that clears the latch, the line speaks for itself.
-            self.latch &= !mask;
+        resampled
+    }
+
+    /// Before [`fold`](Self::fold): notes the sender that list register `lr`
+    /// names, if it holds a GICv2's SGI.
+    pub fn fold_sender(&mut self, lr: u64) {
+        let lr = Lr::decode(lr);
+        let i = intid(lr.intid.into()) as usize;
+        if !self.from_cpus || self.inflight & bit(i) & SGIS == 0 {
+            return;
         }
-        self.lr_pending &= !mask;
-        if !active_forced {
-            set(&mut self.active, mask, lr.active);
-        }
-        if self.from_cpus
-            && let Some(sender) = self.active_sender.get_mut(i)
+        if lr.pending
+            && self.drop_pending & bit(i) == 0
+            && let Some(senders) = self.senders.get_mut(i)
         {
+            *senders |= 1u8.wrapping_shl(lr.sender().into());
+        }
+        if let Some(sender) = self.active_sender.get_mut(i) {
             *sender = lr.sender();
         }
-        if lr.hw.is_some() && ended && !refired {
-            // The guest's end of interrupt deactivated the physical one. If
-            // its line is still up it fires again and comes back here.
-            self.forwarded &= !mask;
-            self.line &= !mask;
-        }
-        let resample = lr.eoi && ended && on(self.resample);
-        if resample {
-            // Whoever awaits the end raises the line again if need be.
-            self.line &= !mask;
-        }
-        if on(noted) {
-            self.drop_pending &= !mask;
-            self.relatched &= !mask;
-            self.active_forced &= !mask;
-            self.refired &= !mask;
-        }
-        Folded { resample }
     }
 
     /// Looks again at the lines of mapped interrupts that aren't in flight.

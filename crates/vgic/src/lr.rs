@@ -56,6 +56,16 @@ pub(crate) const fn intid(lr: u64) -> u32 {
     lr as u32 & INTID_MASK
 }
 
+/// ICH_LR<n>_EL2.HW and pINTID: the physical interrupt that ends with it.
+pub(crate) const fn lr_of_physical(pintid: u16) -> u64 {
+    ICH_LR_HW | (pintid as u64 & PINTID_MASK) << PINTID_SHIFT
+}
+
+/// ICH_LR<n>_EL2.Priority.
+pub(crate) const fn lr_of_priority(priority: u8) -> u64 {
+    (priority as u64) << PRIORITY_SHIFT
+}
+
 impl Lr {
     /// Who sent it: of a GICv2's SGIs.
     pub fn sender(&self) -> u8 {
@@ -63,10 +73,11 @@ impl Lr {
     }
 
     /// As ICH_LR<n>_EL2.
+    #[cfg(test)]
     pub fn encode(&self) -> u64 {
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
         let physical = match self.hw {
-            Some(pintid) => ICH_LR_HW | ((u64::from(pintid) & PINTID_MASK) << PINTID_SHIFT),
+            Some(pintid) => lr_of_physical(pintid),
             None => flag(self.eoi, ICH_LR_EOI),
         };
         u64::from(self.intid)
@@ -74,7 +85,7 @@ impl Lr {
             | flag(self.pending, ICH_LR_PENDING)
             | flag(self.active, ICH_LR_ACTIVE)
             | flag(self.group1, ICH_LR_GROUP)
-            | (u64::from(self.priority) << PRIORITY_SHIFT)
+            | lr_of_priority(self.priority)
     }
 
     /// From ICH_LR<n>_EL2.
@@ -157,6 +168,11 @@ impl ListRegisters {
     /// The list registers in use.
     pub fn in_use(&self) -> &[u64] {
         self.lr.get(..usize::from(self.used)).unwrap_or(&self.lr)
+    }
+
+    /// The same, to read them back.
+    pub fn in_use_mut(&mut self) -> &mut [u64] {
+        self.lr.get_mut(..usize::from(self.used)).unwrap_or_default()
     }
 
     /// Whether a maintenance interrupt can come: what `sync` needs to see.

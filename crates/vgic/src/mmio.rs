@@ -447,7 +447,7 @@ impl Vgic {
         let Some(any) = live.cpu(0) else { return };
         // Interrupt_Routing_Mode is RAZ/WI: GICD_TYPER.No1N.
         let route = value as u32 & 0x00ff_ffff;
-        let target = live.find(route).unwrap_or(crate::bank::NO_CPU);
+        let target = live.find(route).map_or(crate::bank::NO_CPU, |cpu| cpu.index() as u16);
         self.change(live, any, n, by.vcpu(), |bank| {
             bank.set_route(i, route, target);
             bit(i)

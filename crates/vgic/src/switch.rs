@@ -6,7 +6,7 @@
 //! maintenance interrupt), when the vCPU's state is looked at (MMIO to pending
 //! or active registers: [`Vgic::needs_sync`]), and when it is put.
 
-use crate::bank::{Bank, Gate, bit, bits};
+use crate::bank::{Bank, Gate, LrBits, bit, bits};
 use crate::lr::{
     ICH_HCR_EN, ICH_HCR_EOICOUNT_MASK, ICH_HCR_EOICOUNT_SHIFT, ICH_HCR_LRENPIE, ICH_HCR_NPIE,
     ICH_HCR_TDIR, ICH_HCR_UIE, ListRegisters, Lr, MAX_LRS, intid,
@@ -134,7 +134,7 @@ impl Picks {
             if bank.candidates(gate) & bit(i) == 0 || bank.cpu_of(i) != cpu {
                 continue;
             }
-            put(lrs, bank, n, i, cpu, gate);
+            put_all(lrs, bank, n, bit(i), cpu, gate);
         }
     }
 
@@ -151,18 +151,19 @@ impl Vgic {
     /// LRENPIE). `lines` holds the levels of the lines of mapped PPIs, by INTID.
     #[inline]
     pub fn flush(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
-        self.flush_fired(vcpu, lrs, lines, 0)
+        self.flush_fired(vcpu, lrs, 0, &mut || lines)
     }
 
     /// [`flush`](Self::flush), and the physical interrupts of the PPIs `fired`
     /// have just been acknowledged. The guest may have ended the ones before:
-    /// those are folded back first, or their end would end these.
+    /// those are folded back first, or their end would end these. `lines` is
+    /// asked only if a mapped PPI's line is known to be up.
     pub fn flush_fired(
         &self,
         vcpu: usize,
         lrs: &mut ListRegisters,
-        lines: u32,
         fired: u32,
+        lines: &mut dyn FnMut() -> u32,
     ) -> Outcome {
         let mut out = Outcome::default();
         lrs.ended_count = 0;
@@ -172,10 +173,10 @@ impl Vgic {
             end_spilled(live, cpu, lrs);
         }
         let me = cpu.index() as u16;
-        let room = self.config.nr_lrs();
         let before = lrs.used;
         let mut banks = core::mem::take(&mut lrs.backlog);
-        if lrs.in_use().iter().any(|&lr| is_spi(lr)) {
+        let (told, spis) = told_of_private(lrs);
+        if spis {
             banks |= self.fold_shared(live, cpu, lrs);
         }
         let gate;
@@ -185,24 +186,21 @@ impl Vgic {
             let work = cpu.work.swap(0, Ordering::SeqCst);
             // Not before the work is taken: who changes it adds work after.
             gate = live.gate();
-            let sgis = (work >> WORK_SGI_SHIFT) as u32 & 0xffff;
-            if sgis != 0 {
-                private.set_latch(sgis);
-            }
+            private.set_latch((work >> WORK_SGI_SHIFT) as u32 & 0xffff);
             banks |= (work & WORK_BANKS) as u32;
-            out.deactivate = fold_private(&mut private, me, lrs, (lines, fired));
+            out.deactivate = fold_private(&mut private, lrs, &told, fired, lines);
             // Not cleared: what isn't filled again is, below.
             lrs.used = 0;
             let mine = private.candidates(gate);
             // One always fits; the instruction set counts bits in FP registers only.
-            fits = mine & mine.wrapping_sub(1) == 0 || mine.count_ones() as usize <= room;
+            fits = mine & mine.wrapping_sub(1) == 0 || self.has_room(mine);
             if fits {
                 put_all(lrs, &mut private, 0, mine, me, gate);
             }
         }
         // A timer tick or an SGI, and one lock, is the common case.
         if banks >> 1 != 0 {
-            fits = fits && put_shared(live, cpu, lrs, banks & !1, room, gate);
+            fits = fits && put_shared(live, cpu, lrs, banks & !1, self.config.nr_lrs(), gate);
         }
         if fits {
             lrs.hcr = ICH_HCR_EN;
@@ -217,6 +215,12 @@ impl Vgic {
         out
     }
 
+    /// Whether there are list registers for all of `mine`.
+    #[inline(never)]
+    fn has_room(&self, mine: u32) -> bool {
+        mine.count_ones() as usize <= self.config.nr_lrs()
+    }
+
     /// More interrupts than list registers: fills them with those that matter
     /// most, and asks to hear when there is room. The PPIs to deactivate.
     #[cold]
@@ -227,12 +231,13 @@ impl Vgic {
         cpu: &Cpu,
         lrs: &mut ListRegisters,
         banks: u32,
-        lines: u32,
+        lines: &mut dyn FnMut() -> u32,
         gate: Gate,
     ) -> u32 {
         let me = cpu.index() as u16;
         // What was put in before there were too many: the guest hasn't run.
-        let deactivate = fold_private(&mut cpu.lock_raw(), me, lrs, (lines, 0));
+        let (told, _) = told_of_private(lrs);
+        let deactivate = fold_private(&mut cpu.lock_raw(), lrs, &told, 0, lines);
         let banks = banks | self.fold_shared(live, cpu, lrs);
         clear(lrs);
         let mut picks = Picks::new(self.config.nr_lrs());
@@ -276,12 +281,13 @@ impl Vgic {
         let Some(cpu) = live.cpu(vcpu) else { return out };
         end_spilled(live, cpu, lrs);
         let mut banks = core::mem::take(&mut lrs.backlog);
-        if lrs.in_use().iter().any(|&lr| is_spi(lr)) {
+        let (told, spis) = told_of_private(lrs);
+        if spis {
             banks |= self.fold_shared(live, cpu, lrs);
         }
         {
             let mut private = cpu.lock_raw();
-            out.deactivate = fold_private(&mut private, cpu.index() as u16, lrs, (lines, 0));
+            out.deactivate = fold_private(&mut private, lrs, &told, 0, &mut || lines);
             if private.candidates(live.gate()) != 0 {
                 banks |= 1;
             }
@@ -314,13 +320,15 @@ impl Vgic {
         let me = cpu.index() as u16;
         for at in 0..usize::from(lrs.used) {
             let Some(lr) = lrs.lr.get(at).filter(|&&lr| is_spi(lr)) else { continue };
-            let lr = Lr::decode(*lr);
-            let (n, i) = ((lr.intid >> 5) as usize, (lr.intid & 31) as usize);
+            let intid = intid(*lr);
+            let (n, i) = ((intid >> 5) as usize, (intid & 31) as usize);
+            let mut told = LrBits::default();
+            told.add(*lr);
             let mut rerouted = None;
             {
                 let Some(mut bank) = live.lock_bank(cpu, n) else { continue };
-                if bank.fold(i, me, &lr).resample {
-                    lrs.end(lr.intid);
+                if bank.is_with(i, me) && bank.fold(&told) != 0 {
+                    lrs.end(intid);
                 }
                 if bank.candidates(live.gate()) & bit(i) != 0 {
                     if bank.cpu_of(i) == me {
@@ -408,20 +416,16 @@ impl Vgic {
     }
 }
 
-/// Puts candidate `i` of bank `n` in the next list register.
-fn put(lrs: &mut ListRegisters, bank: &mut Bank, n: usize, i: usize, me: u16, gate: Gate) {
-    if let Some(slot) = lrs.lr.get_mut(usize::from(lrs.used)) {
-        let lr = bank.fill(i, me, gate);
-        let intid = n.wrapping_mul(32).wrapping_add(i) as u32 | lr.intid;
-        *slot = Lr { intid, ..lr }.encode();
-        lrs.used = lrs.used.saturating_add(1);
-    }
-}
-
-/// Puts all of `mine` in list registers.
+/// Puts all of `mine`, candidates of bank `n`, in the next list registers. There
+/// is room for them.
+#[inline(always)]
 fn put_all(lrs: &mut ListRegisters, bank: &mut Bank, n: usize, mine: u32, me: u16, gate: Gate) {
+    let filled = bank.fill(mine, gate);
     for i in bits(mine) {
-        put(lrs, bank, n, i, me, gate);
+        if let Some(slot) = lrs.lr.get_mut(usize::from(lrs.used)) {
+            *slot = bank.lr(i, me, &filled) | (n as u64).wrapping_shl(5);
+            lrs.used = lrs.used.wrapping_add(1);
+        }
     }
 }
 
@@ -461,24 +465,41 @@ fn clear(lrs: &mut ListRegisters) {
     lrs.used = 0;
 }
 
-/// Folds SGIs and PPIs back; then looks at the lines of mapped PPIs: their
-/// levels, and those that fired. The PPIs to deactivate.
-fn fold_private(
-    bank: &mut Bank,
-    me: u16,
-    lrs: &mut ListRegisters,
-    (lines, fired): (u32, u32),
-) -> u32 {
+/// What the list registers say of SGIs and PPIs, and whether there are SPIs.
+#[inline]
+fn told_of_private(lrs: &ListRegisters) -> (LrBits, bool) {
+    let (mut told, mut spis) = (LrBits::default(), false);
     for &lr in lrs.in_use() {
-        if !is_spi(lr) {
-            bank.fold(intid(lr) as usize, me, &Lr::decode(lr));
+        if is_spi(lr) {
+            spis = true;
+        } else {
+            told.add(lr);
         }
     }
+    (told, spis)
+}
+
+/// Folds SGIs and PPIs back; then looks at the lines of mapped PPIs: their
+/// levels, and those that fired. The PPIs to deactivate.
+#[inline(always)]
+fn fold_private(
+    bank: &mut Bank,
+    lrs: &mut ListRegisters,
+    told: &LrBits,
+    fired: u32,
+    lines: &mut dyn FnMut() -> u32,
+) -> u32 {
+    if bank.from_cpus {
+        for &lr in lrs.in_use().iter().filter(|lr| !is_spi(**lr)) {
+            bank.fold_sender(lr);
+        }
+    }
+    bank.fold(told);
     for i in bits(fired) {
         bank.set_line(i, true);
     }
     let deactivate = if bank.mapped & (bank.forwarded | bank.line) != 0 {
-        bank.resample_mapped(lines)
+        bank.resample_mapped(lines())
     } else {
         0
     };

@@ -262,17 +262,23 @@ impl Live {
     }
 
     /// The vCPU with this Aff3.Aff2.Aff1.Aff0.
-    pub fn find(&self, affinity: u32) -> Option<u16> {
+    pub fn find(&self, affinity: u32) -> Option<&Cpu> {
         // KVM's own numbering: 16 to a cluster.
         let guess =
             (affinity & 0xf) | ((affinity >> 8) & 0xff) << 4 | ((affinity >> 16) & 0xff) << 12;
         if let Some(cpu) = self.cpus.get(guess as usize)
             && cpu.affinity() == affinity
         {
-            return Some(cpu.index);
+            return Some(cpu);
         }
+        self.search(affinity)
+    }
+
+    #[inline(never)]
+    fn search(&self, affinity: u32) -> Option<&Cpu> {
         let at = self.by_affinity.binary_search_by_key(&affinity, |&(key, _)| key).ok()?;
-        self.by_affinity.get(at).map(|&(_, index)| index)
+        let (_, index) = *self.by_affinity.get(at)?;
+        self.cpu(usize::from(index))
     }
 }
 
@@ -637,8 +643,7 @@ impl Vgic {
             | (((value >> 16) & 0xff) << 8)
             | (((value >> 44) & 0xf) << 4);
         for aff0 in bits((value & 0xffff) as u32) {
-            let target = live.find(cluster as u32 | aff0 as u32);
-            if let Some(cpu) = target.and_then(|index| live.cpu(usize::from(index))) {
+            if let Some(cpu) = live.find(cluster as u32 | aff0 as u32) {
                 self.send_one(live, cpu, sgi, vcpu, kind);
             }
         }

@@ -25,22 +25,28 @@ pub fn vtr() -> u64 {
 
 macro_rules! registers {
     ($($index:literal => $name:literal,)+) => {
-        /// List register `index`.
+        /// Reads the first of the list registers, as many as `slots`.
         #[inline]
-        pub fn read_lr(index: u8) -> u64 {
-            // SAFETY: reads.
-            unsafe { match index { $($index => read!($name),)+ _ => 0 } }
+        pub fn read_lrs(slots: &mut [u64]) {
+            $(
+                let Some(slot) = slots.get_mut($index) else { return };
+                // SAFETY: a read.
+                *slot = unsafe { read!($name) };
+            )+
         }
 
-        /// Writes list register `index`.
+        /// Writes the first of the list registers, as many as `values`.
         ///
         /// # Safety
-        /// It exists (ICH_VTR_EL2.ListRegs), and a hardware interrupt it
-        /// names belongs to the loaded guest.
+        /// They exist (ICH_VTR_EL2.ListRegs), and hardware interrupts that
+        /// they name belong to the loaded guest.
         #[inline]
-        pub unsafe fn write_lr(index: u8, value: u64) {
-            // SAFETY: the caller's promise.
-            unsafe { match index { $($index => write!($name, value),)+ _ => {} } }
+        pub unsafe fn write_lrs(values: &[u64]) {
+            $(
+                let Some(value) = values.get($index) else { return };
+                // SAFETY: the caller's promise.
+                unsafe { write!($name, *value) };
+            )+
         }
     };
 }

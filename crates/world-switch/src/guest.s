@@ -37,6 +37,17 @@
     .endif
 .endm
 
+// Calls the handler that is kept on the stack: 0 goes back to the guest.
+.macro answer prefix, handler
+    ldr     x4, [sp, #\handler]
+    ldr     x1, [sp, #112]
+    mov     x29, sp
+    blr     x4
+    cbnz    x0, __\prefix\()_leave
+    ldr     x0, [sp, #96]
+    b       __\prefix\()_resume
+.endm
+
 .macro guest_vector label
     .balign 0x80
     b       \label
@@ -52,7 +63,8 @@
 // prefix: of the symbols; split: 0 under VHE, 1 at E2H=0; vectors: what faults
 // of the hypervisor's own go to.
 .macro guest_switch prefix, split, vectors
-// x0 = context, x1 = fast handler, x2 = its argument -> x0 = why it ended
+// x0 = context, x1 = handler of synchronous exits, x2 = its argument -> x0 = why
+// it ended. Under VHE x3 = handler of interrupts, with the same argument.
 .section .text.guest_\prefix, "ax"
 .global __\prefix\()_run
 .balign 16
@@ -65,7 +77,7 @@ __\prefix\()_run:
     stp     x25, x26, [sp, #64]
     stp     x27, x28, [sp, #80]
     stp     x0, x1, [sp, #96]
-    str     x2, [sp, #112]
+    stp     x2, x3, [sp, #112]
 __\prefix\()_resume:
     ldp     x30, x1, [x0, #{PC_X30}]
     ldr     x2, [x0, #{PSTATE}]
@@ -91,19 +103,17 @@ __\prefix\()_resume:
 __\prefix\()_sync:
     save_guest
     mask_pan \split
-    ldr     x4, [sp, #104]
-    ldr     x1, [sp, #112]
-    mov     x29, sp
-    blr     x4
-    cbnz    x0, __\prefix\()_leave
-    ldr     x0, [sp, #96]
-    b       __\prefix\()_resume
+    answer  \prefix, 104
 
 __\prefix\()_irq:
     save_guest
     mask_pan \split
+    .if \split == 0
+    answer  \prefix, 120
+    .else
     mov     x0, #(1 << 32)
     b       __\prefix\()_leave
+    .endif
 
 __\prefix\()_serror:
     save_guest

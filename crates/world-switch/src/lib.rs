@@ -46,7 +46,7 @@ pub mod vhe;
 /// resumes the guest, anything else goes back to who ran it.
 pub type Fast = extern "C" fn(context: *mut vcpu_context::GuestContext, argument: *mut ()) -> u64;
 
-/// The guest was left because an interrupt of the host's is pending.
+/// The guest was left because an interrupt of the host's is pending or was taken.
 pub const EXIT_IRQ: u64 = 1 << 32;
 /// The guest was left because of its SError; ESR_EL2 is in the context.
 pub const EXIT_SERROR: u64 = 2 << 32;

@@ -16,21 +16,30 @@ use crate::{HCR_VSE, MDCR_TRAPS};
 pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
 
 unsafe extern "C" {
-    fn __guest_run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> u64;
+    fn __guest_run(context: *mut GuestContext, sync: Fast, argument: *mut (), irq: Fast) -> u64;
     fn __guest_vectors();
 }
 
-/// Enters the guest, and comes back when `fast` returns other than 0 (its
-/// result) or an interrupt does (one of the constants above).
+/// Who answers exits in the guest's world.
+#[derive(Clone, Copy, Debug)]
+pub struct Handlers {
+    /// Synchronous ones.
+    pub sync: Fast,
+    /// Interrupts of the host's.
+    pub irq: Fast,
+}
+
+/// Enters the guest, and comes back when one of the handlers returns other than
+/// 0 (its result), or with [`EXIT_SERROR`].
 ///
 /// # Safety
 /// The CPU is in the guest's world ([`World::enter`]) with this context's
 /// registers loaded; interrupts are masked; `context` is valid and nobody
-/// else's; `fast(context, argument)` is sound.
+/// else's; the handlers are sound with `(context, argument)`.
 #[inline]
-pub unsafe fn run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> u64 {
+pub unsafe fn run(context: *mut GuestContext, handlers: Handlers, argument: *mut ()) -> u64 {
     // SAFETY: the caller's promise is what the routine needs.
-    unsafe { __guest_run(context, fast, argument) }
+    unsafe { __guest_run(context, handlers.sync, argument, handlers.irq) }
 }
 
 /// The host's world, put aside while this CPU is in a guest's.

@@ -1038,8 +1038,10 @@ fn fast_answers_need_no_host() {
         assert_eq!(fast(context, entry), Fast::Done);
         entry.vcpus.wake_sleepers();
         context.set_x(5, 1 << 24 | 1);
-        assert_eq!(fast(context, entry), Fast::Done);
-        assert!(entry.core.has_requests());
+        assert_eq!(fast(context, entry), Fast::Refill);
+        assert!(entry.core.gic_has_news());
+        state.refill(entry.core, |_| panic!("no timer's line is up"));
+        assert!(!entry.core.gic_has_news() && !entry.core.has_requests());
         Exit::Interrupt
     });
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
@@ -1263,6 +1265,9 @@ fn no_wake_up_is_lost() {
                 // that is interrupted: WFI comes at the next entry.
                 Fast::Done => return Exit::Done,
                 Fast::Resume => {}
+                Fast::Refill => {
+                    state.refill(entry.core, |_| 0);
+                }
                 Fast::NeedsHost => panic!("SGIs are fast"),
             }
         }
@@ -1366,6 +1371,10 @@ proptest! {
                 abort(state, esr & 0xffff_ffff, ipa >> 20);
                 match fast(&mut state.context, entry) {
                     Fast::Resume => Exit::Interrupt,
+                    Fast::Refill => {
+                        state.refill(entry.core, |_| 0);
+                        Exit::Interrupt
+                    }
                     Fast::Done => Exit::Done,
                     Fast::NeedsHost => Exit::Sync,
                 }

@@ -214,7 +214,7 @@ fn a_mapped_interrupt_fires_again_at_its_end() {
         // In one step: the last one, which the guest has ended, goes back first.
         m.lines = 1 << 27;
         let lrs = &mut m.lrs.borrow_mut()[0];
-        let out = m.vgic.flush_fired(0, lrs, 1 << 27, 1 << 27);
+        let out = m.vgic.flush_fired(0, lrs, 1 << 27, &mut || 1 << 27);
         assert_eq!((out.write, out.deactivate, lrs.used), (1, 0, 1));
         assert_eq!(lrs.lr[0] & (ICH_LR_HW | ICH_LR_PENDING), ICH_LR_HW | ICH_LR_PENDING);
         assert_eq!(m.vgic.forwarded(0), 1 << 27);
