@@ -126,7 +126,7 @@ impl Vcpu {
                     self.vm.memory.map_device(page(ipa), gicv, page(at))?;
                     Ok(Todo::Resume)
                 }
-                None => self.device(state, snapshot, esr, ipa),
+                None => self.device(state, regime, snapshot, esr, ipa),
             },
         }
     }
@@ -135,6 +135,7 @@ impl Vcpu {
     fn device(
         &self,
         state: &mut VcpuState,
+        regime: &HostRegime,
         snapshot: &VmSnapshot,
         esr: Esr,
         ipa: u64,
@@ -154,6 +155,16 @@ impl Vcpu {
             && let Some((region, at)) = vgic.decode(ipa)
         {
             self.gic(state, vgic, region, at, &access);
+            return Ok(Todo::Resume);
+        }
+        if let Some((device, at)) = snapshot.bus.find(ipa) {
+            if access.is_write {
+                device.write(regime, at, access.size, access.store_value(&state.context));
+            } else {
+                access.finish_load(&mut state.context, device.read(regime, at, access.size));
+            }
+            skip(&mut state.context);
+            self.look_at_gic();
             return Ok(Todo::Resume);
         }
         let value = access.store_value(&state.context);

@@ -88,6 +88,19 @@ fn after(entry: &Entry<'_>) -> Fast {
     if entry.has_sleepers() { Fast::Done } else { Fast::Resume }
 }
 
+/// Reads of the kernel's own devices that move no interrupt line.
+fn bus_read(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr, ipa: u64) -> Fast {
+    let Some((device, at)) = entry.snapshot.bus.find(ipa) else { return Fast::NeedsHost };
+    let Some(access) = MmioAccess::decode(esr, ipa) else { return Fast::NeedsHost };
+    if access.is_write {
+        return Fast::NeedsHost;
+    }
+    let Some(value) = device.read_fast(at, access.size) else { return Fast::NeedsHost };
+    access.finish_load(context, value);
+    skip(context);
+    Fast::Resume
+}
+
 /// Reads of the interrupt controller that need no look at list registers.
 #[inline(never)]
 fn device_read(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
@@ -96,7 +109,9 @@ fn device_read(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast 
     }
     let Some(vgic) = &entry.snapshot.vgic else { return Fast::NeedsHost };
     let ipa = fault_ipa(context.hpfar_el2, context.far_el2);
-    let Some((region, offset)) = vgic.decode(ipa) else { return Fast::NeedsHost };
+    let Some((region, offset)) = vgic.decode(ipa) else {
+        return bus_read(context, entry, esr, ipa);
+    };
     let Some(access) = MmioAccess::decode(esr, ipa) else { return Fast::NeedsHost };
     if access.is_write || Vgic::needs_sync(region, offset) {
         return Fast::NeedsHost;

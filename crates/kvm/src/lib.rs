@@ -14,6 +14,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod bus;
 mod device;
 mod exit;
 mod fast;
@@ -30,6 +31,7 @@ mod tests;
 mod vcpu;
 mod vm;
 
+pub use bus::{Bus, MmioDevice};
 pub use device::Device;
 pub use fast::{Fast, fast};
 pub use host::{AddressSpace, EventFd, Exit, Facts, Host, HostFrame, MmuNotifier};

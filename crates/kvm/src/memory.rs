@@ -93,8 +93,8 @@ impl VmMemory {
         VmTlb { host: &*self.host, vmid: &self.vmid }
     }
 
-    /// Maps what backs `gpa` in `slot`. `Ok` also means "changed meanwhile: let
-    /// the guest fault again".
+    /// Maps what backs `gpa` in `slot`, and says where that ends. `Ok` also means
+    /// "changed meanwhile: let the guest fault again".
     pub(crate) fn fault(
         &self,
         regime: &HostRegime,
@@ -103,7 +103,7 @@ impl VmMemory {
         slot: &Slot,
         gpa: u64,
         write: bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let hva = slot.hva_of(gpa);
         let sequence = space.sequence();
         let page = space.get_frame(regime, hva, write)?;
@@ -136,25 +136,25 @@ impl VmMemory {
         self.host.make_coherent(&frame);
 
         let len = frame.size().bytes();
+        let end = at.saturating_add(len);
         let tlb = self.tlb();
         let mut inner = self.inner.lock();
         if inner.snapshot.generation != snapshot.generation || !space.is_current(sequence) {
-            return Ok(());
+            return Ok(end);
         }
         if let Some(leaf) = inner.table.lookup(at) {
             let same = leaf.len() == len && leaf.addr() == frame.addr();
             let enough = leaf.attrs() == attrs || leaf.attrs().write;
             if (same && enough) || (!write && leaf.len() > len) {
                 // Another vCPU was here first, perhaps to write.
-                return Ok(());
+                return Ok(end);
             }
         }
         match inner.table.map(at, frame.clone(), attrs) {
             Err(Errno::EEXIST) => {}
-            done => return done,
+            done => return done.map(|()| end),
         }
         // Break before make (Arm ARM D8.16.1): the gather's end invalidates.
-        let end = at.saturating_add(len);
         let mut next = at;
         while next < end {
             let mut gather = Gather::new(&tlb);
@@ -165,7 +165,8 @@ impl VmMemory {
             }
             next = reached;
         }
-        inner.table.map(at, frame, attrs)
+        inner.table.map(at, frame, attrs)?;
+        Ok(end)
     }
 
     /// Unmaps a slot that was announced and is in no snapshot any more.

@@ -155,7 +155,7 @@ impl Vcpu {
     }
 
     /// KVM_ARM_VCPU_INIT.
-    fn init(&self, regime: &mut HostRegime, init: &abi::VcpuInit) -> Result<()> {
+    pub fn init(&self, regime: &mut HostRegime, init: &abi::VcpuInit) -> Result<()> {
         const POWER_OFF: u32 = 1 << abi::ARM_VCPU_POWER_OFF;
         /// All that Linux knows, whether the machine has it or not.
         const KNOWN: u32 = (1 << 8) - 1;
@@ -262,6 +262,15 @@ impl Vcpu {
         let old = self.core.state.lock().snapshot.replace(snapshot);
         drop(old);
         result
+    }
+
+    /// Instead of completing the access that the run page tells of: an external
+    /// abort.
+    pub fn refuse_access(&self) {
+        let mut state = self.core.state.lock();
+        if state.mmio.is_some() {
+            state.injected = Some(Exception::DataAbort { far: state.context.far_el2 });
+        }
     }
 
     /// What comes before the first entry: checks, and the end of an access that

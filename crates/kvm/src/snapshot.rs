@@ -1,5 +1,6 @@
 //! What the exit path reads of a VM: immutable, replaced as a whole.
 
+use crate::bus::Bus;
 use crate::host::EventFd;
 use crate::slots::Slots;
 use alloc::sync::Arc;
@@ -54,6 +55,8 @@ pub struct VmSnapshot {
     pub slots: Arc<Slots>,
     /// In the order of addresses.
     pub io_events: Vec<IoEvent>,
+    /// Devices in the kernel.
+    pub bus: Arc<Bus>,
     /// The interrupt controller.
     pub vgic: Option<Arc<Vgic>>,
     /// What a GICv2's CPU interface is mapped to.
@@ -78,6 +81,7 @@ impl VmSnapshot {
             generation: self.generation.wrapping_add(1),
             slots: self.slots.clone(),
             io_events,
+            bus: self.bus.clone(),
             vgic: self.vgic.clone(),
             gicv: self.gicv,
             policy: self.policy,

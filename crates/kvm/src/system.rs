@@ -37,7 +37,7 @@ impl Kvm {
             ioctl::CHECK_EXTENSION => {
                 Ok(Done::Value(check_extension(self.host.facts(), None, arg)))
             }
-            ioctl::CREATE_VM => Vm::new(&self.host, arg).map(Done::Vm),
+            ioctl::CREATE_VM => Vm::new(&self.host, self.host.address_space(), arg).map(Done::Vm),
             ioctl::GET_API_VERSION | ioctl::GET_VCPU_MMAP_SIZE => Err(Errno::EINVAL),
             // As Linux: what /dev/kvm doesn't know is EINVAL.
             _ => Err(Errno::EINVAL),

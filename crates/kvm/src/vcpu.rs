@@ -32,6 +32,9 @@ pub mod request {
 /// HCR_EL2.VSE: a virtual SError is pending. Hardware clears it when taken.
 pub(crate) const HCR_VSE: u64 = 1 << 8;
 
+/// HCR_EL2.TWI: WFI traps.
+const HCR_TWI: u64 = 1 << 13;
+
 const OUTSIDE: u32 = 0;
 const IN_GUEST: u32 = 1;
 const KICKED: u32 = 2;
@@ -100,6 +103,8 @@ pub struct VcpuState {
     pub counters: Arc<Counters>,
     /// The physical timer, which is emulated.
     pub ptimer: Timer,
+    /// HCR_EL2 as after a reset.
+    hcr_el2: u64,
     /// The PPI of the virtual timer.
     pub(crate) vtimer_intid: u32,
     pub(crate) ptimer_intid: u32,
@@ -136,6 +141,7 @@ impl VcpuState {
             vgic: None,
             counters,
             ptimer: Timer::new(),
+            hcr_el2: facts.hcr_el2,
             vtimer_intid: 27,
             ptimer_intid: 30,
             ptimer_level: false,
@@ -156,7 +162,7 @@ impl VcpuState {
     /// KVM_ARM_VCPU_INIT leaves alone, as on Linux.
     pub(crate) fn reset(&mut self, facts: &Facts, mpidr: u64) {
         self.context = GuestContext::new();
-        self.context.hcr_el2 = facts.hcr_el2;
+        self.context.hcr_el2 = self.hcr_el2;
         self.context.vmpidr_el2 = mpidr;
         self.context.vpidr_el2 = facts.midr;
         self.ptimer = Timer::new();
@@ -166,6 +172,13 @@ impl VcpuState {
         self.debug = [[0; 16]; 4];
         self.os_lock = false;
         // The timer's line falls at the next look: see `Vcpu::update_ptimer`.
+    }
+
+    /// The vCPU has its CPU to itself: WFI waits there, and does not trap
+    /// (HCR_EL2.TWI).
+    pub fn let_wait(&mut self) {
+        self.hcr_el2 &= !HCR_TWI;
+        self.context.hcr_el2 &= !HCR_TWI;
     }
 
     /// The virtual timer, as far as memory has it.
@@ -597,7 +610,7 @@ impl VcpuList {
 
     /// Wakes the vCPUs that interrupts came for while nobody could schedule.
     /// Says whether there may have been any.
-    pub(crate) fn wake_sleepers(&self) {
+    pub fn wake_sleepers(&self) {
         if self.sleepers.swap(false, Ordering::SeqCst) {
             for core in self.iter() {
                 if core.has_requests() {

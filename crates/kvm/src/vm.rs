@@ -1,5 +1,6 @@
 //! A VM: what KVM_CREATE_VM's file descriptor stands for.
 
+use crate::bus::{Bus, MmioDevice};
 use crate::device::Device;
 use crate::host::{AddressSpace, Facts, Host, MmuNotifier};
 use crate::irq::{Irqfd, Routes};
@@ -53,8 +54,9 @@ const USER_LIMIT: u64 = 1 << 48;
 
 impl Vm {
     /// KVM_CREATE_VM: `kind` is the size of guest physical addresses in bits,
-    /// or 0 for 40.
-    pub(crate) fn new(host: &Arc<dyn Host>, kind: u64) -> Result<Arc<Vm>> {
+    /// or 0 for 40; `space` is its VMM's memory, or what the kernel gives it
+    /// where there is no VMM.
+    pub fn new(host: &Arc<dyn Host>, space: Arc<dyn AddressSpace>, kind: u64) -> Result<Arc<Vm>> {
         let facts = host.facts();
         if kind & !0xff != 0 {
             return Err(Errno::EINVAL);
@@ -72,6 +74,7 @@ impl Vm {
             generation: 1,
             slots: Arc::new(Slots::new()),
             io_events: Vec::new(),
+            bus: Arc::new(Bus::new()),
             vgic: None,
             gicv: None,
             policy: Policy { workaround_1, workaround_2, workaround_3, ..Policy::new() },
@@ -80,7 +83,6 @@ impl Vm {
             ipa_limit: 1u64.checked_shl(u32::from(ipa_bits)).unwrap_or(u64::MAX),
         };
         let memory = Arc::new(VmMemory::new(host.clone(), ipa_bits, snapshot)?);
-        let space = host.address_space();
         let notifier: Arc<dyn MmuNotifier> = memory.clone();
         space.register(Arc::downgrade(&notifier))?;
         Ok(Arc::new(Vm {
@@ -119,7 +121,7 @@ impl Vm {
     }
 
     /// The interrupt controller, if it has been made.
-    pub(crate) fn vgic(&self) -> Option<Arc<Vgic>> {
+    pub fn vgic(&self) -> Option<Arc<Vgic>> {
         self.memory.snapshot().vgic.clone()
     }
 
@@ -226,7 +228,8 @@ impl Vm {
         }
     }
 
-    pub(crate) fn set_memory(
+    /// KVM_SET_USER_MEMORY_REGION.
+    pub fn set_memory(
         &self,
         regime: &mut HostRegime,
         region: &abi::UserspaceMemoryRegion,
@@ -248,6 +251,36 @@ impl Vm {
         Ok(Done::Value(0))
     }
 
+    /// Adds a device of the kernel's: [`Bus::with`].
+    pub fn add_device(&self, base: u64, len: u64, device: Arc<dyn MmioDevice>) -> Result<()> {
+        self.change(|new| {
+            new.bus = Arc::new(new.bus.with(base, len, device)?);
+            Ok(())
+        })
+    }
+
+    /// Maps all of its memory, so that the guest never faults on it.
+    pub fn populate(&self, regime: &mut HostRegime) -> Result<()> {
+        let snapshot = self.memory.snapshot();
+        for slot in snapshot.slots.iter() {
+            let mut at = slot.gpa;
+            while at < slot.end() {
+                let write = !slot.readonly;
+                at = self.memory.fault(regime, self.space(), &snapshot, slot, at, write)?;
+                self.host.window(regime);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all its vCPUs out of the guest and switches them off: their threads
+    /// get [`Done::Wait`] from [`Vcpu::run`].
+    pub fn stop(&self) {
+        for core in self.vcpus.iter() {
+            core.stop(&*self.host);
+        }
+    }
+
     fn enable_cap(&self, cap: &abi::EnableCap) -> Result<()> {
         if cap.flags != 0 {
             return Err(Errno::EINVAL);
@@ -265,7 +298,8 @@ impl Vm {
         }
     }
 
-    fn create_vcpu(self: &Arc<Self>, id: u64) -> Result<Arc<Vcpu>> {
+    /// KVM_CREATE_VCPU.
+    pub fn create_vcpu(self: &Arc<Self>, id: u64) -> Result<Arc<Vcpu>> {
         if id >= self.facts().max_vcpus() as u64 {
             return Err(Errno::EINVAL);
         }
@@ -325,7 +359,7 @@ impl Vm {
     /// Makes the interrupt controller. Guests have the machine's kind or none: a
     /// GICv3 without support for GICv2 system-register-less guests can't give
     /// them one.
-    fn create_vgic(&self, version: Version) -> Result<Arc<Vgic>> {
+    pub fn create_vgic(&self, version: Version) -> Result<Arc<Vgic>> {
         let config = self.facts().gic().filter(|gic| gic.version == version);
         let config = GicConfig { ipa_bits: self.ipa_bits, ..config.ok_or(Errno::ENODEV)? };
         let vgic = {

@@ -244,7 +244,8 @@ impl Vgic {
         }
     }
 
-    fn set_nr_irqs(&self, nr_irqs: u32) -> Result<()> {
+    /// KVM_DEV_ARM_VGIC_GRP_NR_IRQS.
+    pub fn set_nr_irqs(&self, nr_irqs: u32) -> Result<()> {
         if !(64..=1024).contains(&nr_irqs) || !nr_irqs.is_multiple_of(32) {
             return Err(Errno::EINVAL);
         }
