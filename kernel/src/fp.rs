@@ -128,8 +128,8 @@ impl GuestFp {
     }
 
     /// In the guest's world: it touched FP that wasn't its own.
-    pub fn take(state: &mut vcpu_context::FpState) {
-        world_switch::vhe::allow_guest_fp(true);
+    pub fn take<A: world_switch::Together>(state: &mut vcpu_context::FpState) {
+        A::allow_guest_fp(true);
         arch::barrier::isb();
         if !Self::is_loaded() {
             // EL0's registers are those of the thread that runs the vCPU.

@@ -25,7 +25,7 @@ use paging::{Contexts, Id};
 use regime::HostRegime;
 use spin::Once;
 use vcpu_context::GuestContext;
-use world_switch::vhe::{self, World, gic as ich};
+use world_switch::{Handlers, Together, e2h0, gic as ich, vhe};
 
 /// The virtual timer's interrupt; the GIC's maintenance interrupt.
 pub const VTIMER_INTID: u32 = 27;
@@ -84,7 +84,11 @@ pub fn enter_split(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
 }
 
 /// Runs the guest until it needs the host.
-pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
+pub fn enter<A: Together>(
+    regime: &mut HostRegime,
+    entry: &Entry<'_>,
+    state: &mut VcpuState,
+) -> Exit {
     if !loaded_here(entry.core) {
         load(entry, state);
     }
@@ -98,10 +102,10 @@ pub fn enter(regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) 
     // expect, which outlives the run, and use its state alone; nothing between
     // enter and leave needs the host's regime.
     let (why, state) = unsafe {
-        let world = World::enter(regime, &(*state).context, fp);
-        let handlers = vhe::Handlers { sync: fast_exit, irq: fast_interrupt };
-        let why = vhe::run(&raw mut (*state).context, handlers, (&raw mut guest).cast());
-        world.leave(&mut (*state).context);
+        let world = A::enter(regime, &(*state).context, fp);
+        let handlers = Handlers { sync: fast_exit::<A>, irq: fast_interrupt };
+        let why = A::run(&raw mut (*state).context, handlers, (&raw mut guest).cast());
+        A::leave(world, &mut (*state).context);
         (why, &mut *state)
     };
     cpu::this().fp_allowed.store(false, Relaxed);
@@ -187,7 +191,7 @@ struct Guest<'a> {
 }
 
 /// A synchronous exit, in the guest's HCR_EL2: 0 goes back to the guest.
-extern "C" fn fast_exit(_context: *mut GuestContext, argument: *mut ()) -> u64 {
+extern "C" fn fast_exit<A: Together>(_context: *mut GuestContext, argument: *mut ()) -> u64 {
     // SAFETY: `enter` passes its own, which nobody else uses until this returns.
     let (entry, state) = unsafe {
         let guest = &*argument.cast::<Guest<'_>>();
@@ -200,15 +204,15 @@ extern "C" fn fast_exit(_context: *mut GuestContext, argument: *mut ()) -> u64 {
             _ => NEEDS_HOST,
         };
     }
-    other_exit(entry, state)
+    other_exit::<A>(entry, state)
 }
 
 #[inline(never)]
-fn other_exit(entry: &Entry<'_>, state: &mut VcpuState) -> u64 {
+fn other_exit<A: Together>(entry: &Entry<'_>, state: &mut VcpuState) -> u64 {
     let context = &mut state.context;
     match context.esr_el2 >> 26 {
         EC_FP => {
-            GuestFp::take(&mut context.fp);
+            GuestFp::take::<A>(&mut context.fp);
             return 0;
         }
         EC_IABT_LOWER | EC_DABT_LOWER if !vhe::read_abort(context) => return 0,
@@ -289,7 +293,11 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     } else {
         // SAFETY: see above.
         unsafe {
-            vhe::load(&state.context, vtcr);
+            if arch::host::is_e2h0() {
+                e2h0::load(&state.context, vtcr);
+            } else {
+                vhe::load(&state.context, vtcr);
+            }
             load_gic(state);
         }
     }
@@ -470,7 +478,13 @@ fn put_here() {
         } else {
             save_gic(&mut state);
             // SAFETY: it is the one that is loaded.
-            unsafe { vhe::put(&mut state.context) };
+            unsafe {
+                if arch::host::is_e2h0() {
+                    e2h0::put(&mut state.context);
+                } else {
+                    vhe::put(&mut state.context);
+                }
+            }
         }
         let plan = state.put_plan(&core, arch::timer::counter());
         if plan.deactivate {
@@ -605,7 +619,14 @@ pub fn invalidate_stage2(vmid: &Id, start: u64, len: u64, last_level: bool) {
     let ours = vhe::vttbr();
     // Only the VMID counts for invalidation.
     // SAFETY: interrupts are masked, `ours` is what was there.
-    unsafe { vhe::flush_guest(u64::from(vmid) << 48, ours, start, len, last_level) };
+    unsafe {
+        let vttbr = u64::from(vmid) << 48;
+        if arch::host::is_e2h0() {
+            e2h0::flush_guest(vttbr, ours, start, len, last_level);
+        } else {
+            vhe::flush_guest(vttbr, ours, start, len, last_level);
+        }
+    }
 }
 
 /// See `kvm::Host::make_coherent`.

@@ -125,6 +125,26 @@ pub fn is_at_el1() -> bool {
     value != 0
 }
 
+/// Whether the kernel stands at EL2 with E2H=0: a constant, once boot has patched
+/// it.
+#[inline(always)]
+pub fn is_e2h0() -> bool {
+    let value: u64;
+    // SAFETY: moves a constant.
+    unsafe {
+        asm!(
+            "661: mov {v}, #0",
+            ".pushsection .hostpatch.e2h0, \"a\"",
+            ".long 661b - .",
+            "mov {v}, #1",
+            ".popsection",
+            v = out(reg) value,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    value != 0
+}
+
 /// Applies a patch table: boot calls it with the MMU off, before any patched
 /// access runs.
 ///

@@ -15,14 +15,26 @@ pub fn use_virtual() {
 }
 
 /// The counter, in ticks: CNTVCT_EL0, read no earlier than program order says.
-/// At EL1 the virtual offset is zero or our own hypervisor's; under E2H with
-/// TGE=1, and at EL2, CNTVOFF_EL2 does not apply.
+/// At EL1 the virtual offset is zero or our own hypervisor's; under E2H at EL2
+/// CNTVOFF_EL2 does not apply. At E2H=0 it does, and is a guest's: boot patches in
+/// CNTPCT_EL0 (Arm ARM D12.2.1).
 #[inline(always)]
 pub fn counter() -> u64 {
     let value: u64;
     // SAFETY: reading the counter has no side effect; ISB keeps it from being
     // read early (Arm ARM D12.1.2).
-    unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) value, options(nostack, preserves_flags)) }
+    unsafe {
+        asm!(
+            "isb",
+            "661: mrs {v}, cntvct_el0",
+            ".pushsection .hostpatch.e2h0, \"a\"",
+            ".long 661b - .",
+            "mrs {v}, cntpct_el0",
+            ".popsection",
+            v = out(reg) value,
+            options(nostack, preserves_flags)
+        );
+    }
     value
 }
 

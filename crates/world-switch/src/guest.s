@@ -31,8 +31,8 @@
 
 // Under TGE=0 an exception leaves PSTATE.PAN as the guest had it. At E2H=0 it
 // means nothing at EL2, and the CPU may not have it.
-.macro mask_pan split
-    .if \split == 0
+.macro mask_pan e2h0
+    .if \e2h0 == 0
     .inst   0xd500419f                  // msr pan, #1
     .endif
 .endm
@@ -60,11 +60,11 @@
     b       \vectors + \offset
 .endm
 
-// prefix: of the symbols; split: 0 under VHE, 1 at E2H=0; vectors: what faults
-// of the hypervisor's own go to.
-.macro guest_switch prefix, split, vectors
+// prefix: of the symbols; e2h0: 0 under VHE, 1 at E2H=0; split: 1 where the host is
+// at EL1; vectors: what faults of the hypervisor's own go to.
+.macro guest_switch prefix, e2h0, split, vectors
 // x0 = context, x1 = handler of synchronous exits, x2 = its argument -> x0 = why
-// it ended. Under VHE x3 = handler of interrupts, with the same argument.
+// it ended. Unless split x3 = handler of interrupts, with the same argument.
 .section .text.guest_\prefix, "ax"
 .global __\prefix\()_run
 .balign 16
@@ -102,12 +102,12 @@ __\prefix\()_resume:
 
 __\prefix\()_sync:
     save_guest
-    mask_pan \split
+    mask_pan \e2h0
     answer  \prefix, 104
 
 __\prefix\()_irq:
     save_guest
-    mask_pan \split
+    mask_pan \e2h0
     .if \split == 0
     answer  \prefix, 120
     .else
@@ -117,7 +117,7 @@ __\prefix\()_irq:
 
 __\prefix\()_serror:
     save_guest
-    mask_pan \split
+    mask_pan \e2h0
     mov     x0, #(2 << 32)
 
 __\prefix\()_leave:

@@ -1,8 +1,9 @@
 //! The world switch: from the host's registers to a guest's and back.
 //!
-//! Two drivers over the same parts: [`vhe`], where the kernel is the hypervisor
+//! Three drivers over the same parts: [`vhe`], where the kernel is the hypervisor
 //! and only what must be is switched; [`nvhe`], for the program `hyp` at EL2,
-//! where host and guest share EL1 and all of it is. Both take the EL1 registers
+//! where host and guest share EL1 and all of it is; [`e2h0`], where the kernel is
+//! at EL2 without VHE, and EL1 is the guests' alone. All take the EL1 registers
 //! from one list (`vcpu_context::el1_registers`), enter and leave by one text
 //! (`guest.s`), and reach the GIC by [`gic`].
 //!
@@ -34,6 +35,8 @@ pub mod errata;
 #[cfg(target_arch = "aarch64")]
 mod access;
 #[cfg(target_arch = "aarch64")]
+pub mod e2h0;
+#[cfg(target_arch = "aarch64")]
 pub mod gic;
 #[cfg(target_arch = "aarch64")]
 mod guest;
@@ -45,6 +48,58 @@ pub mod vhe;
 /// Answers an exit with the guest's EL1 state live, interrupts masked: 0
 /// resumes the guest, anything else goes back to who ran it.
 pub type Fast = extern "C" fn(context: *mut vcpu_context::GuestContext, argument: *mut ()) -> u64;
+
+/// Who answers exits in the guest's world.
+#[derive(Clone, Copy, Debug)]
+pub struct Handlers {
+    /// Synchronous ones.
+    pub sync: Fast,
+    /// Interrupts of the host's.
+    pub irq: Fast,
+}
+
+/// Kernel and hypervisor are one program: how it goes to the guest's world and
+/// back.
+#[cfg(target_arch = "aarch64")]
+pub trait Together {
+    /// What is put aside while this CPU is in a guest's world.
+    type World;
+
+    /// From the host's world to the guest's. `fp` says whether the guest's FP
+    /// registers are in the hardware; if not, their use traps.
+    ///
+    /// # Safety
+    /// `context` is loaded and stays valid; interrupts are masked; until
+    /// [`Together::leave`] nothing runs that needs the host's regime (the token
+    /// is taken for that).
+    unsafe fn enter(
+        regime: &mut regime::HostRegime,
+        context: &vcpu_context::GuestContext,
+        fp: bool,
+    ) -> Self::World;
+
+    /// Back to the host's world. EL0's FP is trapped afterwards.
+    ///
+    /// # Safety
+    /// The counterpart of [`Together::enter`], on the same CPU.
+    unsafe fn leave(world: Self::World, context: &mut vcpu_context::GuestContext);
+
+    /// Enters the guest, and comes back when one of the handlers returns other
+    /// than 0 (its result), or with [`EXIT_SERROR`].
+    ///
+    /// # Safety
+    /// The CPU is in the guest's world with this context's registers loaded;
+    /// interrupts are masked; `context` is valid and nobody else's;
+    /// the handlers are sound with `(context, argument)`.
+    unsafe fn run(
+        context: *mut vcpu_context::GuestContext,
+        handlers: Handlers,
+        argument: *mut (),
+    ) -> u64;
+
+    /// In the guest's world: lets the guest use FP, or traps it.
+    fn allow_guest_fp(allow: bool);
+}
 
 /// The guest was left because an interrupt of the host's is pending or was taken.
 pub const EXIT_IRQ: u64 = 1 << 32;
@@ -65,8 +120,9 @@ const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5 | 1 << 14 |
 core::arch::global_asm!(
     include_str!("guest.s"),
     // Whoever doesn't use one of the two doesn't link it.
-    "guest_switch guest, 0, __vectors",
-    "guest_switch hyp_guest, 1, __hyp_vectors",
+    "guest_switch guest, 0, 0, __vectors",
+    "guest_switch hyp_guest, 1, 1, __hyp_vectors",
+    "guest_switch e2h0_guest, 1, 0, __vectors",
     PC_X30 = const vcpu_context::offset::REGS + 240,
     PSTATE = const vcpu_context::offset::PSTATE,
 );

@@ -33,12 +33,12 @@ const HCR_GUEST: u64 = 1 | 7 << 3 | 1 << 19 | 1 << 31;
 const HCR_NEVER: u64 = 1 << 27 | 1 << 29 | 1 << 34 | 1 << 42 | 1 << 43 | 1 << 45;
 
 /// TCR_EL1.EPD0 and EPD1: no table walks.
-const TCR_EPD: u64 = 1 << 7 | 1 << 23;
+pub(crate) const TCR_EPD: u64 = 1 << 7 | 1 << 23;
 /// SCTLR_EL1.M.
 const SCTLR_M: u64 = 1;
 
 /// CPTR_EL2 at E2H=0: RES1 bits, with SVE and SME trapped, FP not.
-const CPTR_HOST: u64 = 0x33ff;
+pub(crate) const CPTR_HOST: u64 = 0x33ff;
 /// TFP; TTA, TAM.
 const CPTR_TFP: u64 = 1 << 10;
 const CPTR_GUEST: u64 = CPTR_HOST | 1 << 20 | 1 << 30;
@@ -47,7 +47,7 @@ const CPTR_GUEST: u64 = CPTR_HOST | 1 << 20 | 1 << 30;
 const CNTHCTL_HOST: u64 = 3;
 /// EL1PCTEN alone: CNTPCT_EL0 doesn't trap, and shows the machine's count; the
 /// physical timer does.
-const EL1PCTEN: u64 = 1;
+pub(crate) const EL1PCTEN: u64 = 1;
 
 /// The host's registers while a guest runs.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ macro_rules! define_el1_switch {
 }
 
 #[allow(non_snake_case, reason = "the Arm ARM's names")]
-mod switch {
+pub(crate) mod switch {
     use super::{El1, asm};
     vcpu_context::el1_registers!(define_el1_switch);
 

@@ -11,7 +11,7 @@ pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 pub use crate::gic;
 use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
 pub use crate::guest::{flush_all_guests_local, read_abort};
-use crate::{HCR_VSE, MDCR_TRAPS};
+use crate::{HCR_VSE, Handlers, MDCR_TRAPS, Together};
 
 pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
 
@@ -20,44 +20,20 @@ unsafe extern "C" {
     fn __guest_vectors();
 }
 
-/// Who answers exits in the guest's world.
-#[derive(Clone, Copy, Debug)]
-pub struct Handlers {
-    /// Synchronous ones.
-    pub sync: Fast,
-    /// Interrupts of the host's.
-    pub irq: Fast,
-}
-
-/// Enters the guest, and comes back when one of the handlers returns other than
-/// 0 (its result), or with [`EXIT_SERROR`].
-///
-/// # Safety
-/// The CPU is in the guest's world ([`World::enter`]) with this context's
-/// registers loaded; interrupts are masked; `context` is valid and nobody
-/// else's; the handlers are sound with `(context, argument)`.
-#[inline]
-pub unsafe fn run(context: *mut GuestContext, handlers: Handlers, argument: *mut ()) -> u64 {
-    // SAFETY: the caller's promise is what the routine needs.
-    unsafe { __guest_run(context, handlers.sync, argument, handlers.irq) }
-}
-
 /// The host's world, put aside while this CPU is in a guest's.
 pub struct World {
     tpidr_el0: u64,
 }
 
-impl World {
-    /// From the host's world to the guest's: HCR_EL2, vectors, and what EL0
-    /// shares with the guest. `fp` says whether the guest's FP registers are
-    /// in the hardware; if not, their use traps.
-    ///
-    /// # Safety
-    /// `context` is loaded ([`load`]) and stays valid; interrupts are masked;
-    /// until [`World::leave`] nothing runs that needs the host's regime (the
-    /// token is taken for that).
+/// The arrangement.
+pub struct Vhe;
+
+impl Together for Vhe {
+    type World = World;
+
+    /// HCR_EL2, vectors, and what EL0 shares with the guest.
     #[inline]
-    pub unsafe fn enter(_regime: &mut HostRegime, context: &GuestContext, fp: bool) -> World {
+    unsafe fn enter(_regime: &mut HostRegime, context: &GuestContext, fp: bool) -> World {
         // SAFETY: see above. PSTATE legality was checked when it was set.
         unsafe {
             let world = World { tpidr_el0: read!("tpidr_el0") };
@@ -73,12 +49,8 @@ impl World {
         }
     }
 
-    /// Back to the host's world. EL0's FP is trapped afterwards.
-    ///
-    /// # Safety
-    /// The counterpart of [`World::enter`], on the same CPU.
     #[inline]
-    pub unsafe fn leave(self, context: &mut GuestContext) {
+    unsafe fn leave(world: World, context: &mut GuestContext) {
         // SAFETY: the host's own values.
         unsafe {
             if context.hcr_el2 & HCR_VSE != 0 {
@@ -91,17 +63,28 @@ impl World {
             context.sp_el0 = read!("sp_el0");
             context.set_el1(El1::TPIDR_EL0, read!("tpidr_el0"));
             context.set_el1(El1::TPIDRRO_EL0, read!("tpidrro_el0"));
-            write!("tpidr_el0", self.tpidr_el0);
+            write!("tpidr_el0", world.tpidr_el0);
             write!("tpidrro_el0", 0u64);
             arch::host::allow_el0_fp(false);
         }
+    }
+
+    #[inline]
+    unsafe fn run(context: *mut GuestContext, handlers: Handlers, argument: *mut ()) -> u64 {
+        // SAFETY: the caller's promise is what the routine needs.
+        unsafe { __guest_run(context, handlers.sync, argument, handlers.irq) }
+    }
+
+    #[inline]
+    fn allow_guest_fp(allow: bool) {
+        allow_guest_fp(allow);
     }
 }
 
 /// In the guest's world: lets the guest use FP (CPTR_EL2.FPEN=0b11) or traps
 /// it at EL0 and EL1 (0b00; under TGE=0 0b01 would trap nothing).
 #[inline]
-pub fn allow_guest_fp(allow: bool) {
+fn allow_guest_fp(allow: bool) {
     // TTA, TAM: trace units and activity monitors are the host's.
     const TRAPS: u64 = 1 << 28 | 1 << 30;
     let fpen: u64 = if allow { 0b11 << 20 } else { 0 };
@@ -146,6 +129,24 @@ macro_rules! vhe_read {
         let value: u64;
         asm!(".arch armv8.1-a", concat!("mrs {}, ", $register), out(reg) value,
              options(nostack, preserves_flags));
+        value
+    }};
+}
+
+/// As `arch::host`'s registers: see there.
+macro_rules! patched_read {
+    ($vhe:literal, $e2h0:literal) => {{
+        let value: u64;
+        asm!(
+            ".arch armv8.1-a",
+            concat!("661: mrs {v}, ", $vhe),
+            ".pushsection .hostpatch.e2h0, \"a\"",
+            ".long 661b - .",
+            concat!("mrs {v}, ", $e2h0),
+            ".popsection",
+            v = out(reg) value,
+            options(nostack, preserves_flags)
+        );
         value
     }};
 }
@@ -215,7 +216,8 @@ pub unsafe fn put(context: &mut GuestContext) {
     }
 }
 
-/// Copies the live virtual timer into the context.
+/// Copies the live virtual timer into the context. At E2H=0 boot patches in the
+/// names that it has there.
 ///
 /// # Safety
 /// The vCPU is loaded on this CPU.
@@ -223,8 +225,8 @@ pub unsafe fn put(context: &mut GuestContext) {
 pub unsafe fn read_timer(context: &mut GuestContext) {
     // SAFETY: reads of guest registers.
     unsafe {
-        context.timer.cntv_ctl = vhe_read!("cntv_ctl_el02");
-        context.timer.cntv_cval = vhe_read!("cntv_cval_el02");
+        context.timer.cntv_ctl = patched_read!("cntv_ctl_el02", "cntv_ctl_el0");
+        context.timer.cntv_cval = patched_read!("cntv_cval_el02", "cntv_cval_el0");
     }
 }
 

@@ -15,6 +15,8 @@ use psci::Workaround;
 use regime::HostRegime;
 use traps::{GuestFeatures, IdRegs};
 use vfs::OpenFile;
+use world_switch::e2h0::E2h0;
+use world_switch::vhe::Vhe;
 use vfs::eventfd::EventFd as File;
 
 /// HCR_EL2 for guests (Arm ARM D24.2.61): VM, SWIO, PTW, FMO, IMO, AMO, FB,
@@ -81,7 +83,7 @@ pub fn facts() -> Result<Facts, &'static str> {
         ipa_bits: arch::cpu::pa_bits().clamp(32, 48) as u8,
         cpus: cpu::online().count() as u32,
         hcr_el2: HCR_GUEST
-            | (if split { 0 } else { HCR_E2H })
+            | (if split || arch::host::is_e2h0() { 0 } else { HCR_E2H })
             | (if fwb { HCR_FWB } else { 0 }) | (if ras { HCR_RAS } else { 0 }),
         stage2_fwb: fwb,
         workarounds: [spectre_v2, ssbs, Workaround::NotAvailable],
@@ -107,19 +109,20 @@ fn id_registers() -> [u64; traps::id::COUNT] {
     values
 }
 
-/// The kernel, for KVM. `SPLIT`: the hypervisor is a program of its own.
-pub struct Machine<const SPLIT: bool> {
+/// The kernel, for KVM. `SPLIT`: the hypervisor is a program of its own; `E2H0`:
+/// it isn't, and the CPUs have no VHE.
+pub struct Machine<const SPLIT: bool, const E2H0: bool> {
     facts: Facts,
 }
 
-impl<const SPLIT: bool> Machine<SPLIT> {
+impl<const SPLIT: bool, const E2H0: bool> Machine<SPLIT, E2H0> {
     /// With what was found out at boot.
     pub fn new(facts: Facts) -> Self {
         Machine { facts }
     }
 }
 
-impl<const SPLIT: bool> Host for Machine<SPLIT> {
+impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
     fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -163,7 +166,13 @@ impl<const SPLIT: bool> Host for Machine<SPLIT> {
         if crate::sched::need_resched() {
             return Exit::Interrupt;
         }
-        if SPLIT { vcpu::enter_split(entry, state) } else { vcpu::enter(regime, entry, state) }
+        if SPLIT {
+            vcpu::enter_split(entry, state)
+        } else if E2H0 {
+            vcpu::enter::<E2h0>(regime, entry, state)
+        } else {
+            vcpu::enter::<Vhe>(regime, entry, state)
+        }
     }
 
     fn pull(&self, regime: &HostRegime, core: &Arc<VcpuCore>) {

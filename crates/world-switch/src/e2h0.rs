@@ -1,0 +1,155 @@
+//! At E2H=0 with the kernel itself at EL2 (Type-1 on CPUs without FEAT_VHE).
+//!
+//! EL1 is the guests' alone, and EL2's own registers have their own names and
+//! their own translations: what the kernel does while a vCPU is loaded needs
+//! neither TGE nor a change of HCR_EL2. So everything stays from load to put, the
+//! thread registers and SP_EL0 too, but for the vectors and the FP trap, which at
+//! E2H=0 holds at EL2 as well.
+
+use crate::access::{read, write};
+use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
+use crate::nvhe::{CPTR_HOST, EL1PCTEN, TCR_EPD, allow_guest_fp, switch};
+use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, Together};
+use regime::HostRegime;
+use vcpu_context::{El1, GuestContext};
+
+/// HCR_EL2 for the host, as boot has it: RW, API, APK; AMO, IMO, FMO.
+const HCR_HOST: u64 = 1 << 31 | 3 << 40 | 0x38;
+
+unsafe extern "C" {
+    fn __e2h0_guest_run(
+        context: *mut GuestContext,
+        sync: Fast,
+        argument: *mut (),
+        irq: Fast,
+    ) -> u64;
+    fn __e2h0_guest_vectors();
+}
+
+/// The arrangement.
+pub struct E2h0;
+
+impl Together for E2h0 {
+    type World = ();
+
+    #[inline]
+    unsafe fn enter(_regime: &mut HostRegime, context: &GuestContext, fp: bool) {
+        allow_guest_fp(fp);
+        // SAFETY: the caller's promise. ERET synchronises.
+        unsafe {
+            write!("vbar_el2", __e2h0_guest_vectors as *const () as u64);
+            write!("hcr_el2", context.hcr_el2);
+        }
+    }
+
+    #[inline]
+    unsafe fn leave(_world: (), context: &mut GuestContext) {
+        // SAFETY: the host's own values.
+        unsafe {
+            if context.hcr_el2 & HCR_VSE != 0 {
+                // The CPU clears it once the guest has taken the SError.
+                context.hcr_el2 = read!("hcr_el2");
+            }
+            write!("cptr_el2", CPTR_HOST);
+            write!("vbar_el2", arch::trap::vectors());
+        }
+        arch::barrier::isb();
+    }
+
+    #[inline]
+    unsafe fn run(context: *mut GuestContext, handlers: Handlers, argument: *mut ()) -> u64 {
+        // SAFETY: the caller's promise is what the routine needs.
+        unsafe { __e2h0_guest_run(context, handlers.sync, argument, handlers.irq) }
+    }
+
+    #[inline]
+    fn allow_guest_fp(allow: bool) {
+        allow_guest_fp(allow);
+    }
+}
+
+/// Makes the vCPU's EL1 registers, timers and stage 2 live in this CPU.
+///
+/// # Safety
+/// Interrupts masked, no other vCPU loaded on this CPU, and this one on no
+/// other. VTTBR and VTCR describe tables that live until [`put`].
+pub unsafe fn load(context: &GuestContext, vtcr_el2: u64) {
+    // SAFETY: see above; none of this acts on EL2. In the order of the errata in
+    // `errata::SPECULATIVE_AT`, which costs CPUs without them little here: walks
+    // are off since `put` or reset, and come on last.
+    unsafe {
+        write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
+        arch::barrier::isb();
+        write!("vtcr_el2", vtcr_el2);
+        write!("vttbr_el2", context.vttbr_el2);
+        write!("vmpidr_el2", context.vmpidr_el2);
+        write!("vpidr_el2", context.vpidr_el2);
+        write!("sp_el0", context.sp_el0);
+        switch::load(&context.el1, true);
+        let direct = if context.timer.cntpoff == 0 { EL1PCTEN } else { 0 };
+        write!("cnthctl_el2", direct);
+        write!("cntvoff_el2", context.timer.cntvoff);
+        write!("cntv_cval_el0", context.timer.cntv_cval);
+        arch::barrier::isb();
+        write!("cntv_ctl_el0", context.timer.cntv_ctl);
+        if has_ras() {
+            write!("S3_4_C12_C1_1", context.vdisr_el2);
+            write!("S3_4_C5_C2_3", VSESR_UNKNOWN); // VSESR_EL2
+        }
+        write!("mdcr_el2", read!("mdcr_el2") | MDCR_TRAPS);
+        write!("hcr_el2", context.hcr_el2);
+        arch::barrier::isb();
+        write!("sctlr_el1", context.el1(El1::SCTLR_EL1));
+        arch::barrier::isb();
+        write!("tcr_el1", context.el1(El1::TCR_EL1));
+        arch::barrier::isb();
+    }
+}
+
+/// Takes the vCPU's registers out of this CPU.
+///
+/// # Safety
+/// The counterpart of [`load`].
+pub unsafe fn put(context: &mut GuestContext) {
+    // SAFETY: see above.
+    unsafe {
+        switch::save(&mut context.el1);
+        context.sp_el0 = read!("sp_el0");
+        crate::vhe::read_timer(context);
+        write!("cntv_ctl_el0", 0u64);
+        if has_ras() {
+            context.vdisr_el2 = read!("S3_4_C12_C1_1");
+        }
+        write!("mdcr_el2", read!("mdcr_el2") & !MDCR_TRAPS);
+        // No walks by what is left in EL1's registers.
+        write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
+        arch::barrier::isb();
+        write!("hcr_el2", HCR_HOST);
+        write!("vttbr_el2", 0u64);
+        arch::barrier::isb();
+    }
+}
+
+/// Forgets translations of a guest, on all CPUs: a range of guest physical
+/// addresses, or all of the VMID where `len` is `u64::MAX`.
+///
+/// # Safety
+/// Interrupts are masked; `vttbr_el2` names the guest's VMID, and `restore` is
+/// what VTTBR_EL2 holds now.
+pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, last_level: bool) {
+    // SAFETY: forgetting translations is always sound. No walk of EL1's regime
+    // happens under the wrong VMID: they are off.
+    unsafe {
+        let tcr = read!("tcr_el1");
+        arch::barrier::dsb_ishst();
+        write!("tcr_el1", tcr | TCR_EPD);
+        arch::barrier::isb();
+        write!("vttbr_el2", vttbr_el2);
+        arch::barrier::isb();
+        forget(start, len, last_level);
+        write!("vttbr_el2", restore);
+        arch::barrier::isb();
+        write!("tcr_el1", tcr);
+        arch::barrier::isb();
+    }
+}
