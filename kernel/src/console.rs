@@ -1,7 +1,7 @@
 //! The serial console: output for the log and the tty, input by interrupt.
 
 use crate::machine::{Machine, Serial, SerialKind};
-use crate::memory;
+use crate::{gic, memory};
 use arch::mmio::Mmio;
 use base::{Lock, rank};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ struct Port {
 
 static PORT: Once<Lock<Port>> = Once::new();
 static INTID: Once<u32> = Once::new();
+static SINK: Once<fn(&[u8])> = Once::new();
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
 /// Finds the console's port and shows what the log holds so far.
@@ -63,14 +64,32 @@ pub fn panicked() {
 }
 
 /// A byte that has come in, if there is one.
-pub fn read() -> Option<u8> {
+fn read() -> Option<u8> {
     PORT.get()?.lock().read()
 }
 
-/// Lets the port interrupt when bytes come in.
-pub fn enable_input() {
-    if let Some(port) = PORT.get() {
+/// Lets the port interrupt when bytes come in, and says who gets them.
+pub fn enable_input(sink: fn(&[u8])) {
+    SINK.call_once(|| sink);
+    if let (Some(port), Some(intid)) = (PORT.get(), intid()) {
+        gic::enable(intid);
         port.lock().enable_input();
+    }
+}
+
+/// The most that one interrupt takes: a flood must not starve the rest.
+const BURST: usize = 64;
+
+/// The port has bytes.
+pub fn interrupt() {
+    let mut bytes = [0u8; BURST];
+    let mut count = 0usize;
+    for (slot, byte) in bytes.iter_mut().zip(core::iter::from_fn(read)) {
+        *slot = byte;
+        count = count.saturating_add(1);
+    }
+    if let (Some(sink), Some(bytes)) = (SINK.get(), bytes.get(..count)) {
+        sink(bytes);
     }
 }
 

@@ -2,10 +2,9 @@
 
 use crate::boot::BootPlan;
 use crate::machine::Machine;
-use crate::{cpu, fs, memory, power, process, sched, task, time};
+use crate::{fs, memory, power, process};
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 /// Starts process 1 from the initramfs.
 pub fn start(plan: &'static BootPlan) {
@@ -37,26 +36,4 @@ fn programs(machine: &Machine) -> Vec<Vec<u8>> {
         }
     }
     programs
-}
-
-/// There is no EL0 in this regime (EL2 with E2H=0): shows that CPUs and timers
-/// live, which is all that can be done before Type-1 is built.
-pub fn without_user_space() {
-    let body = || {
-        for elapsed in [10, 20, 30] {
-            sched::park_until(Some(time::now().saturating_add(10_000_000)));
-            log::info!("Timer: {elapsed} ms");
-        }
-        for cpu in cpu::online() {
-            let index = cpu.index.load(Ordering::Relaxed);
-            let ticks = cpu.ticks.load(Ordering::Relaxed);
-            log::info!("CPU {index}: {ticks} timer interrupts");
-        }
-        log::info!("No virtual machines to run: powering off");
-        power::off()
-    };
-    match task::Task::new(1, body) {
-        Ok(task) => sched::start(&task),
-        Err(_) => power::hang(),
-    }
 }

@@ -85,6 +85,11 @@ pub fn console_level() -> u8 {
     CONSOLE_LEVEL.load(Ordering::Relaxed)
 }
 
+/// How many lines were shown on the console.
+pub fn shown() -> u64 {
+    SHOWN.load(Ordering::Relaxed)
+}
+
 /// Sets which levels reach the console (syslog(2), SYSLOG_ACTION_CONSOLE_LEVEL).
 pub fn set_console_level(level: u8) {
     CONSOLE_LEVEL.store(level, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::regime::STACKS;
 use bootargs::BootArgs;
+use domain::Region;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use frame::RamRange;
@@ -85,6 +86,8 @@ pub struct Machine {
     pub reserved: Vec<RamRange>,
     /// What not even speculation may touch (`no-map`).
     no_map: Vec<RamRange>,
+    /// Where the tree is, physical.
+    pub tree_address: u64,
     /// The initrd, physical.
     pub initrd: Option<RamRange>,
     /// What was said to be the initrd and can't be.
@@ -190,6 +193,7 @@ impl Machine {
             memory: Vec::new(),
             reserved: alloc::vec![at],
             no_map: alloc::vec![BEYOND],
+            tree_address: 0,
             initrd: chosen.as_ref().and_then(initrd),
             lost_initrd: None,
             cpus: Vec::new(),
@@ -220,6 +224,24 @@ impl Machine {
         }
         machine.memory = runs(&machine.memory, &machine.no_map);
         machine
+    }
+
+    /// The memory of the VMs that the tree names: their modules, and what they have
+    /// by its physical address. It stays theirs.
+    pub fn reserve_domains(&mut self, tree: &Fdt<'_>) {
+        let mut reserve = |region: Region| {
+            let start = region.start & !0xfff;
+            let end = region.end().saturating_add(0xfff) & !0xfff;
+            self.reserved.push(RamRange::new(start, end.saturating_sub(start)));
+        };
+        for domain in domain::read(tree).domains {
+            reserve(domain.kernel);
+            domain.ramdisk.into_iter().for_each(&mut reserve);
+            domain.partial_tree.into_iter().for_each(&mut reserve);
+            domain.static_memory.into_iter().for_each(&mut reserve);
+            let shared = domain.shared_memory.into_iter();
+            shared.filter_map(|s| Some(Region::new(s.host?, s.size))).for_each(&mut reserve);
+        }
     }
 
     /// Takes the initrd for what it is said to be only if it lies in RAM, and

@@ -14,7 +14,8 @@ macro_rules! modules {
 
 modules! {
     boot clock console cpu crash fp fs gic gich heap hyp init kvm lock_order log machine memory panic
-    power process random sched smp stack symbols syscall task time timer trap tty user vcpu vdso wait
+    power process random sched smp stack symbols syscall task time timer trap tty type1 user vcpu
+    vdso wait
 }
 
 /// The boot CPU, with everything but tasks in place.
@@ -26,10 +27,9 @@ fn kernel_main(plan: &'static boot::BootPlan) -> ! {
     }
     sched::adopt();
     crash::boot();
-    if plan.regime.has_el0() {
-        init::start(plan);
-    } else {
-        init::without_user_space();
+    match plan.choice.hypervisor {
+        mode::Hypervisor::Type1 => type1::start(plan),
+        _ => init::start(plan),
     }
     sched::idle()
 }

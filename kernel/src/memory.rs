@@ -7,9 +7,12 @@ use crate::stack;
 use arch::map::{MapError, Mapper};
 use arch::mmio::Mmio;
 use arch::regime::{Attributes, Regime};
+use base::PhysAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use domain::Region;
 use dtoolkit::fdt::Fdt;
 use frame::RamRange;
+use mode::Hypervisor;
 use spin::Once;
 
 static OFFSET: AtomicU64 = AtomicU64::new(0);
@@ -98,10 +101,14 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
     let Some(tree) = tree else { crate::power::hang() };
     let tree_at = RamRange::new(device_tree & !0xfff, (tree.data().len() as u64).saturating_add(0x1fff) & !0xfff);
     let mut machine = Machine::from_tree(tree, tree_at);
+    machine.tree_address = device_tree;
     let [start, _, _, end] = image().map(virt_to_phys);
     let image = RamRange::new(start, end.wrapping_sub(start));
     machine.settle(image);
     machine.reserved.push(image);
+    if plan.choice.hypervisor == Hypervisor::Type1 {
+        machine.reserve_domains(tree);
+    }
 
     let root = take_table().unwrap_or_else(|| crate::power::hang());
     if map_all(plan, root, &machine).is_err() {
@@ -195,6 +202,33 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
         None => {}
     }
     Ok(())
+}
+
+/// The device tree, where the boot loader put it.
+pub fn device_tree() -> Option<Fdt<'static>> {
+    let machine = machine()?;
+    // SAFETY: `init` reserved its frames, which stay in the linear map; nobody
+    // writes to them.
+    unsafe { crate::machine::read(machine.tree_address, OFFSET.load(Ordering::Relaxed)) }
+}
+
+/// What the boot loader put at `region` for a virtual machine. In Type-1 mode
+/// alone, and only for what the device tree names so.
+pub fn module(region: Region) -> Option<&'static [u8]> {
+    let start = PhysAddr::new(region.start);
+    let machine = machine()?;
+    let within = |ram: &RamRange| ram.start <= start && region.end() <= ram.end();
+    let reserved = machine.reserved.iter().any(within);
+    if !reserved || !machine.memory.iter().any(within) {
+        return None;
+    }
+    let start = phys_to_virt(region.start) as usize;
+    // SAFETY: in RAM, which the linear map covers; reserved, so nobody's; and
+    // nobody writes to it (what a device tree gives to guests is no module:
+    // `domain::claims`).
+    Some(unsafe {
+        core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start), region.size as usize)
+    })
 }
 
 /// The initrd, in the linear map, until [`release_initrd`].

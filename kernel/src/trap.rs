@@ -180,7 +180,7 @@ pub fn interrupts() {
                 cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
                 timer::interrupt();
             }
-            id if Some(id) == console::intid() => crate::tty::interrupt(),
+            id if Some(id) == console::intid() => console::interrupt(),
             id => match vcpu::interrupt(id) {
                 // Stays active: the guest deactivates it.
                 Some(true) => continue,

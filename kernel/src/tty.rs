@@ -3,7 +3,7 @@
 
 use crate::machine::SerialKind;
 use crate::process::{signals, table};
-use crate::{console, fs, gic, memory};
+use crate::{console, fs, memory};
 use ::tty::{Tty, TtyDriver, TtyHost, Ttys};
 use alloc::sync::Arc;
 use signal::{SigInfo, Signal};
@@ -64,10 +64,7 @@ pub fn register(devices: &DeviceRegistry) {
         CONSOLE.call_once(|| tty);
     }
     ttys.register(devices);
-    if let Some(intid) = console::intid() {
-        gic::enable(intid);
-        console::enable_input();
-    }
+    console::enable_input(input);
 }
 
 /// The name of the terminal that /dev/console is.
@@ -89,18 +86,9 @@ pub fn of_session(session: u32) -> Option<(u64, u32)> {
     Some((tty.dev().encode(), tty.session()?.1))
 }
 
-/// The most that one interrupt takes: a flood must not starve the rest.
-const BURST: usize = 64;
-
-/// The serial port has bytes.
-pub fn interrupt() {
-    let mut bytes = [0u8; BURST];
-    let mut count = 0usize;
-    for (slot, byte) in bytes.iter_mut().zip(core::iter::from_fn(console::read)) {
-        *slot = byte;
-        count = count.saturating_add(1);
-    }
-    if let (Some(tty), Some(bytes)) = (CONSOLE.get(), bytes.get(..count)) {
+/// Bytes from the serial port.
+fn input(bytes: &[u8]) {
+    if let Some(tty) = CONSOLE.get() {
         tty.input(bytes);
     }
 }

@@ -55,12 +55,12 @@ pub struct Facts {
     pub build_has_vhe: bool,
     /// The build has `hyp`, for the split.
     pub build_has_hyp: bool,
-    /// The build has protected mode.
-    pub build_has_protected: bool,
     /// `id_aa64mmfr1.vh=0`.
     pub vhe_hidden: bool,
     /// `kvm-arm.mode=`.
     pub requested: Requested,
+    /// The device tree has `xen,domain` nodes.
+    pub has_domains: bool,
 }
 
 /// Where the host kernel stands.
@@ -97,6 +97,8 @@ pub enum Reason {
     Default,
     /// The command line asked for it.
     AsRequested,
+    /// The device tree has virtual machines, and no mode is named.
+    HasDomains,
     /// The Image was entered at EL1: EL2 is somebody else's.
     EnteredAtEl1,
     /// The CPU has no FEAT_VHE.
@@ -140,9 +142,14 @@ pub fn choose(facts: &Facts) -> Choice {
     }
     let usable =
         facts.cpu_has_vhe && facts.build_has_vhe && (!facts.vhe_hidden || facts.e2h_is_res1);
-    if facts.requested == Requested::Type1 {
+    let reason = match facts.requested {
+        Requested::Type1 => Some(Reason::AsRequested),
+        Requested::Absent if facts.has_domains => Some(Reason::HasDomains),
+        _ => None,
+    };
+    if let Some(reason) = reason {
         let place = if usable { Place::El2Vhe } else { Place::El2 };
-        return choice(place, Hypervisor::Type1, Reason::AsRequested);
+        return choice(place, Hypervisor::Type1, reason);
     }
     let split = matches!(facts.requested, Requested::Nvhe | Requested::Protected);
     if facts.e2h_is_res1 && usable {
@@ -190,6 +197,9 @@ impl Reason {
         match self {
             Reason::Default => "the CPU has FEAT_VHE and the Image was entered at EL2",
             Reason::AsRequested => "asked for by kvm-arm.mode=",
+            Reason::HasDomains => {
+                "the device tree has xen,domain nodes and kvm-arm.mode= names no mode"
+            }
             Reason::EnteredAtEl1 => "the Image was entered at EL1: EL2 is not available",
             Reason::NoVhe => "the CPU has no FEAT_VHE",
             Reason::VheHidden => "id_aa64mmfr1.vh=0 hides VHE",
@@ -221,16 +231,16 @@ mod tests {
     ];
 
     fn all() -> impl Iterator<Item = Facts> {
-        (0..64u32).flat_map(|bits| {
+        (0..128u32).flat_map(|bits| {
             REQUESTS.into_iter().map(move |requested| Facts {
                 entered_at: if bits & 1 == 0 { 1 } else { 2 },
                 cpu_has_vhe: bits & 2 != 0,
                 e2h_is_res1: bits & 4 != 0 && bits & 2 != 0,
                 build_has_vhe: bits & 8 != 0,
                 build_has_hyp: bits & 32 != 0,
-                build_has_protected: false,
                 vhe_hidden: bits & 16 != 0,
                 requested,
+                has_domains: bits & 64 != 0,
             })
         })
     }
@@ -265,9 +275,9 @@ mod tests {
         e2h_is_res1: false,
         build_has_vhe: true,
         build_has_hyp: true,
-        build_has_protected: false,
         vhe_hidden: false,
         requested: Requested::Absent,
+        has_domains: false,
     };
 
     fn outcome(facts: Facts) -> (Hypervisor, Reason) {
@@ -283,6 +293,19 @@ mod tests {
         assert_eq!(outcome(unknown), (Hypervisor::Vhe, Reason::Default));
         let vhe = Facts { requested: Requested::Vhe, ..USUAL };
         assert_eq!(outcome(vhe), (Hypervisor::Vhe, Reason::AsRequested));
+    }
+
+    #[test]
+    fn domains_want_type1_unless_a_mode_is_named() {
+        let domains = Facts { has_domains: true, ..USUAL };
+        assert_eq!(outcome(domains), (Hypervisor::Type1, Reason::HasDomains));
+        assert_eq!(choose(&domains).place, Place::El2Vhe);
+        let old = Facts { cpu_has_vhe: false, ..domains };
+        assert_eq!(choose(&old).place, Place::El2);
+        let vhe = Facts { requested: Requested::Vhe, ..domains };
+        assert_eq!(outcome(vhe), (Hypervisor::Vhe, Reason::AsRequested));
+        let type1 = Facts { requested: Requested::Type1, ..USUAL };
+        assert_eq!(outcome(type1), (Hypervisor::Type1, Reason::AsRequested));
     }
 
     #[test]

@@ -69,7 +69,7 @@ unsafe extern "C" {
 /// where the Image lies.
 #[unsafe(no_mangle)]
 extern "C" fn hypha_early(device_tree: u64, image: u64) -> *const BootPlan {
-    let arguments = find_bootargs(device_tree);
+    let (arguments, has_domains) = read_chosen(device_tree);
     let entered_at = arch::sysreg::exception_level();
     let facts = Facts {
         entered_at: entered_at as u8,
@@ -77,9 +77,9 @@ extern "C" fn hypha_early(device_tree: u64, image: u64) -> *const BootPlan {
         e2h_is_res1: entered_at == 2 && e2h_is_res1(),
         build_has_vhe: cfg!(feature = "vhe"),
         build_has_hyp: crate::hyp::is_built(),
-        build_has_protected: false,
         vhe_hidden: arguments.value(b"id_aa64mmfr1.vh=").is_some_and(|v| v.is(b"0")),
         requested: requested(&arguments),
+        has_domains,
     };
     let choice = mode::choose(&facts);
     let regime = match choice.place {
@@ -231,14 +231,15 @@ impl Bytes {
     }
 }
 
-/// `/chosen/bootargs` in the flattened device tree (Devicetree Specification
-/// 5.4), or nothing.
-fn find_bootargs(device_tree: u64) -> Bytes {
+/// Of `/chosen` in the flattened device tree (Devicetree Specification 5.4):
+/// `bootargs`, or nothing; whether it has virtual machines.
+fn read_chosen(device_tree: u64) -> (Bytes, bool) {
     const MAX: u64 = 2 << 20;
-    let nothing = Bytes { start: device_tree, len: 0 };
+    let mut bootargs = Bytes { start: device_tree, len: 0 };
+    let mut has_domains = false;
     let header = Bytes { start: device_tree, len: 40 };
     if device_tree & 7 != 0 || device_tree == 0 || header.word(0) != 0xd00d_feed {
-        return nothing;
+        return (bootargs, false);
     }
     let total = u64::from(header.word(4)).min(MAX);
     let tree = Bytes { start: device_tree, len: total };
@@ -276,16 +277,19 @@ fn find_bootargs(device_tree: u64) -> Bytes {
                 if in_chosen && depth == 2 && tree.matches(name, b"bootargs\0") {
                     let start = device_tree.wrapping_add(value);
                     let rest = total.saturating_sub(value);
-                    return Bytes { start, len: len.saturating_sub(1).min(rest) };
+                    bootargs = Bytes { start, len: len.saturating_sub(1).min(rest) };
+                }
+                if in_chosen && depth == 3 && tree.matches(name, b"compatible\0") {
+                    has_domains |= tree.matches(value, b"xen,domain\0");
                 }
                 at = value.wrapping_add(len).wrapping_add(3) & !3;
             }
             // FDT_NOP
             4 => {}
-            _ => return nothing,
+            _ => break,
         }
     }
-    nothing
+    (bootargs, has_domains)
 }
 
 /// A page for a translation table, zeroed; None when the pool is used up.

@@ -65,7 +65,7 @@ fn banner(plan: &BootPlan) {
         Hypervisor::None => "none, there is no /dev/kvm",
         Hypervisor::Vhe => "VHE, in the kernel",
         Hypervisor::Nvhe => "nVHE, hyp at EL2",
-        Hypervisor::Type1 => "Type-1, in the kernel",
+        Hypervisor::Type1 => "Type-1, in the kernel, no user space",
     };
     ::log::info!("Hypervisor: {hypervisor}: {}", plan.choice.reason.text());
     if facts.requested == Requested::Unknown {

@@ -1,0 +1,193 @@
+//! From the device tree to what is built: which VMs, on which CPUs.
+
+use crate::machine::{Gic, Machine, Registers};
+use crate::{cpu, memory};
+use alloc::format;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use domain::claims::{self, Claim};
+use domain::passthrough::{self, Passthrough};
+use domain::{Domain, Placement, Problem, Region};
+use dtoolkit::fdt::Fdt;
+
+/// A VM to build.
+pub struct Plan {
+    /// What the device tree says.
+    pub domain: Domain,
+    /// The CPUs (as this kernel counts them): of an exclusive VM one for each
+    /// virtual CPU, of a shared one those that they take turns on.
+    pub cpus: Vec<usize>,
+    /// The machine's devices that it gets.
+    pub passthrough: Option<Passthrough>,
+}
+
+impl Plan {
+    /// Whether each virtual CPU has a CPU to itself.
+    pub fn is_exclusive(&self) -> bool {
+        self.domain.placement == Placement::Exclusive
+    }
+
+    /// The CPUs that virtual CPU `index` may run on, a bit each.
+    pub fn affinity(&self, index: usize) -> u64 {
+        let bit = |cpu: &usize| 1u64 << (cpu & 63);
+        match self.cpus.get(index) {
+            Some(cpu) if self.is_exclusive() => bit(cpu),
+            _ => self.cpus.iter().map(bit).fold(0, |mask, bit| mask | bit),
+        }
+    }
+
+    /// All CPUs that it may run on.
+    pub fn all_cpus(&self) -> u64 {
+        self.cpus.iter().fold(0, |mask, cpu| mask | 1u64 << (cpu & 63))
+    }
+}
+
+/// Reads the tree, says in the log what can't be, and returns what can.
+pub fn read() -> Vec<Plan> {
+    let (Some(machine), Some(tree)) = (memory::machine(), memory::device_tree()) else {
+        return Vec::new();
+    };
+    let found = domain::read(&tree);
+    found.problems.iter().for_each(refuse);
+    let mut domains = Vec::new();
+    for domain in found.domains {
+        if let Some(problem) = not_built(&domain) {
+            refuse(&problem);
+            continue;
+        }
+        match passthrough(&domain, &tree, machine) {
+            Ok(devices) => domains.push((domain, devices)),
+            Err(problems) => problems.iter().for_each(refuse),
+        }
+    }
+    let refused = claims(&domains, machine);
+    for (_, problem) in &refused {
+        refuse(problem);
+    }
+    let mut at = 0usize;
+    domains.retain(|_| {
+        let fine = refused.iter().all(|(index, _)| *index != at);
+        at = at.wrapping_add(1);
+        fine
+    });
+    place(domains, machine)
+}
+
+/// What can be read and checked, but not given yet.
+fn not_built(domain: &Domain) -> Option<Problem> {
+    const NOT_YET: &str = "is not supported yet";
+    let path = || format!("/chosen/{}", domain.name);
+    if domain.partial_tree.is_some() {
+        Some(Problem::node(path(), "its multiboot,device-tree (passthrough) is not supported yet"))
+    } else if domain.direct_map {
+        Some(Problem::property(path(), "direct-map", NOT_YET))
+    } else if !domain.static_memory.is_empty() {
+        Some(Problem::property(path(), "xen,static-mem", NOT_YET))
+    } else if !domain.shared_memory.is_empty() {
+        Some(Problem::node(path(), "its xen,domain-shared-memory-v1 is not supported yet"))
+    } else {
+        None
+    }
+}
+
+fn refuse(problem: &Problem) {
+    log::error!("Type-1: {problem}");
+}
+
+/// What the domain's partial device tree asks for.
+fn passthrough(
+    domain: &Domain,
+    tree: &Fdt<'_>,
+    machine: &Machine,
+) -> Result<Option<Passthrough>, Vec<Problem>> {
+    let Some(module) = domain.partial_tree else { return Ok(None) };
+    if !is_ram(machine, &module) {
+        // `claims` says so.
+        return Ok(None);
+    }
+    let fragment = fragment(domain).map_err(|problem| alloc::vec![problem])?;
+    let devices = passthrough::read(domain, &fragment, tree)?;
+    if devices.may_dma {
+        log::warn!(
+            "Type-1: {}: a device of its may write memory of its own accord, and no IOMMU is \
+             driven: this VM is trusted",
+            domain.name
+        );
+    }
+    Ok(Some(devices))
+}
+
+/// A domain's partial device tree.
+pub fn fragment(domain: &Domain) -> Result<Fdt<'static>, Problem> {
+    let module = domain.partial_tree.and_then(memory::module).unwrap_or_default();
+    passthrough::fragment(domain, module)
+}
+
+fn is_ram(machine: &Machine, region: &Region) -> bool {
+    machine.memory.iter().any(|ram| ram.start.get() <= region.start && region.end() <= ram.end())
+}
+
+/// Who wants what isn't there, or what another has.
+fn claims(
+    domains: &[(Domain, Option<Passthrough>)],
+    machine: &Machine,
+) -> Vec<(usize, Problem)> {
+    let ram: Vec<Region> =
+        machine.memory.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect();
+    let [image, _, _, end] = memory::image().map(memory::virt_to_phys);
+    let mut taken = alloc::vec![(Region::new(image, end.wrapping_sub(image)), "the kernel")];
+    let mut device = |registers: &Registers, name| {
+        taken.push((Region::new(registers.base, registers.len), name));
+    };
+    match &machine.gic {
+        Some(Gic::V3 { distributor, redistributors }) => {
+            device(distributor, "the GIC");
+            redistributors.iter().for_each(|region| device(region, "the GIC"));
+        }
+        Some(Gic::V2 { distributor, cpu, hypervisor, guest }) => {
+            device(distributor, "the GIC");
+            device(cpu, "the GIC");
+            hypervisor.iter().chain(guest).for_each(|region| device(region, "the GIC"));
+        }
+        None => {}
+    }
+    let mut interrupts = Vec::new();
+    if let Some(serial) = &machine.serial {
+        device(&serial.registers, "the console");
+        interrupts.extend(serial.intid);
+    }
+    let claims: Vec<_> = domains
+        .iter()
+        .map(|(domain, devices)| Claim { domain, passthrough: devices.as_ref() })
+        .collect();
+    let v3 = matches!(machine.gic, Some(Gic::V3 { .. }));
+    let machine = claims::Machine { ram: &ram, taken: &taken, interrupts: &interrupts, v3 };
+    claims::check(&claims, &machine)
+}
+
+/// Gives each its CPUs.
+fn place(domains: Vec<(Domain, Option<Passthrough>)>, machine: &Machine) -> Vec<Plan> {
+    let only: Vec<Domain> = domains.iter().map(|(domain, _)| domain.clone()).collect();
+    let (places, problems) = domain::cpus::assign(&only, machine.cpus.len() as u32);
+    problems.iter().for_each(refuse);
+    let mut plans = Vec::new();
+    for ((domain, passthrough), numbers) in domains.into_iter().zip(places) {
+        if numbers.is_empty() {
+            continue;
+        }
+        let cpus: Option<Vec<usize>> = numbers.iter().map(|n| online(machine, *n)).collect();
+        match cpus {
+            Some(cpus) => plans.push(Plan { domain, cpus, passthrough }),
+            None => log::error!("Type-1: /chosen/{}: a CPU of its didn't start", domain.name),
+        }
+    }
+    plans
+}
+
+/// The running CPU that `/cpus` has at place `number`.
+fn online(machine: &Machine, number: u32) -> Option<usize> {
+    let id = machine.cpus.get(number as usize)?;
+    cpu::online()
+        .find(|cpu| cpu.hardware_id.load(Ordering::Relaxed) == *id)
+        .map(|cpu| cpu.index.load(Ordering::Relaxed) as usize)
+}

@@ -1,0 +1,43 @@
+//! A crashed guest's last words.
+
+use vcpu_context::{El1, GuestContext};
+
+/// The registers of a virtual CPU, to the log.
+pub fn registers(name: &str, index: usize, context: &GuestContext) {
+    log::error!(
+        "{name}: CPU {index}: PC {:#018x} PSTATE {:#010x} ESR_EL2 {:#010x} FAR_EL2 {:#018x} \
+         HPFAR_EL2 {:#x}",
+        context.pc,
+        context.pstate,
+        context.esr_el2,
+        context.far_el2,
+        context.hpfar_el2
+    );
+    for (n, group) in (0..31u32).step_by(4).zip(context.regs.chunks(4)) {
+        let word = |at: usize| group.get(at).copied().unwrap_or(0);
+        match group.len() {
+            4 => log::error!(
+                "{name}: x{n:<2} {:016x} {:016x} {:016x} {:016x}",
+                word(0),
+                word(1),
+                word(2),
+                word(3)
+            ),
+            _ => log::error!("{name}: x{n:<2} {:016x} {:016x} {:016x}", word(0), word(1), word(2)),
+        }
+    }
+    for register in [
+        El1::SP_EL1,
+        El1::ELR_EL1,
+        El1::SPSR_EL1,
+        El1::ESR_EL1,
+        El1::FAR_EL1,
+        El1::VBAR_EL1,
+        El1::TTBR0_EL1,
+        El1::TTBR1_EL1,
+        El1::TCR_EL1,
+        El1::SCTLR_EL1,
+    ] {
+        log::error!("{name}: {:<10} {:#018x}", register.name(), context.el1(register));
+    }
+}

@@ -1,0 +1,98 @@
+//! Whoever builds a VM, waits for its end, and builds it anew.
+
+use super::console;
+use super::memory::GuestMemory;
+use super::plan::Plan;
+use super::vm::{End, Life, schedule};
+use crate::{power, sched, task, time};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use domain::OnCrash;
+use kvm::Host;
+
+/// How long a VM that has crashed stays off: one that crashes at once must not
+/// do so all the time.
+const PAUSE: u64 = 1_000_000_000;
+
+/// A life shorter than this that ends in a reset is followed by a pause, too.
+const SHORT: u64 = 100_000_000;
+
+/// VMs that haven't ended for good.
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// A number for a new thread.
+pub fn thread_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Starts a supervisor for each VM; the machine goes off with the last of them.
+pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
+    ALIVE.store(plans.len(), Ordering::SeqCst);
+    for plan in plans {
+        let plan = Arc::new(plan);
+        let (ours, host) = (plan.clone(), host.clone());
+        let supervisor = task::Task::new(thread_id(), move || {
+            supervise(&ours, &host);
+            console::off(&ours.domain.name);
+            if ALIVE.fetch_sub(1, Ordering::SeqCst) == 1 {
+                log::info!("All virtual machines have ended: powering off");
+                power::off();
+            }
+        });
+        match supervisor {
+            Ok(task) => {
+                schedule(&task, &plan, plan.all_cpus());
+                sched::start(&task);
+            }
+            Err(errno) => log::error!("{}: no thread to supervise it: {errno}", plan.domain.name),
+        }
+    }
+}
+
+/// A VM from its first start to its last end.
+fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>) {
+    let name = &plan.domain.name;
+    let memory = match GuestMemory::alloc(&plan.domain) {
+        Ok(memory) => memory,
+        Err(errno) => return log::error!("{name}: no memory for it: {errno}"),
+    };
+    loop {
+        let life = match Life::build(plan, &memory, host) {
+            Ok(life) => life,
+            Err(why) => return log::error!("{name}: {why}"),
+        };
+        log::info!(
+            "{name}: starts, {} CPUs on {:#x}, {} MiB",
+            plan.domain.cpus,
+            plan.all_cpus(),
+            plan.domain.memory >> 20
+        );
+        let started = time::now();
+        let end = life.run();
+        drop(life);
+        match end {
+            End::Off => return log::info!("{name}: is off"),
+            End::Reset => {
+                log::info!("{name}: resets");
+                if time::now().saturating_sub(started) < SHORT {
+                    sched::park_until(Some(time::now().saturating_add(PAUSE)));
+                }
+            }
+            End::Crash(why) => {
+                log::error!("{name}: crashed: {why}");
+                match plan.domain.on_crash {
+                    OnCrash::Restart => {
+                        sched::park_until(Some(time::now().saturating_add(PAUSE)));
+                    }
+                    OnCrash::Stop => return log::error!("{name}: stays off (hypha,on-crash)"),
+                    OnCrash::ResetAll => {
+                        log::error!("{name}: resets the machine (hypha,on-crash)");
+                        power::reset();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! One life of a VM: built from its plan, run by a thread for each virtual CPU,
+//! until it goes off, resets or crashes.
+
+use super::memory::GuestMemory;
+use super::plan::Plan;
+use super::{console, plan, report};
+use crate::machine::Gic;
+use crate::vcpu::with_host_regime;
+use crate::{memory, random, sched, task};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base::{Errno, WaitQueue};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::task::Waker;
+use domain::image::{HEADER, Image, Placed, place};
+use domain::{Region, layout, tree};
+use kvm::{Done, Host, Vcpu, Vm};
+use kvm_abi::run::{self as page, offset};
+use kvm_abi::{self as abi, UserspaceMemoryRegion, VcpuInit};
+use ::sched::Class;
+use spin::Once;
+use vgic::{Version, Vgic};
+
+/// How a life ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// PSCI SYSTEM_OFF.
+    Off,
+    /// PSCI SYSTEM_RESET.
+    Reset,
+    /// The guest did what it can't go on after.
+    Crash(String),
+}
+
+/// A VM that lives.
+pub struct Life {
+    plan: Arc<Plan>,
+    vm: Arc<Vm>,
+    vcpus: Vec<Arc<Vcpu>>,
+    end: Once<End>,
+    /// Threads that haven't ended.
+    threads: AtomicUsize,
+    changed: WaitQueue,
+}
+
+impl Life {
+    /// Builds it: memory cleared, kernel, ramdisk and device tree in place, all
+    /// mapped, the first virtual CPU at the kernel's entry.
+    pub fn build(
+        plan: &Arc<Plan>,
+        memory: &Arc<GuestMemory>,
+        host: &Arc<dyn Host>,
+    ) -> Result<Arc<Life>, String> {
+        let machine = memory::machine().ok_or("there is no machine")?;
+        let v3 = matches!(machine.gic, Some(Gic::V3 { .. }));
+        let placed = load(plan, memory, v3)?;
+        let made = with_host_regime(|regime| -> base::Result<_> {
+            let bits = u64::from(host.facts().ipa_bits.min(40));
+            let vm = Vm::new(host, memory.clone(), bits)?;
+            let vgic = vm.create_vgic(if v3 { Version::V3 } else { Version::V2 })?;
+            place_vgic(&vgic, v3)?;
+            if let Some(spis) = plan.domain.nr_spis {
+                let irqs = spis.saturating_add(32).clamp(64, 1024).next_multiple_of(32);
+                vgic.set_nr_irqs(irqs)?;
+            }
+            let mut vcpus = Vec::new();
+            for id in 0..u64::from(plan.domain.cpus) {
+                vcpus.push(vm.create_vcpu(id)?);
+            }
+            vgic.init()?;
+            for (slot, bank) in (0..).zip(memory.regions()) {
+                vm.set_memory(
+                    regime,
+                    &UserspaceMemoryRegion {
+                        slot,
+                        flags: 0,
+                        guest_phys_addr: bank.start,
+                        memory_size: bank.size,
+                        userspace_addr: bank.start,
+                    },
+                )?;
+            }
+            if let Some(console) = console::device(&plan.domain.name, &vm) {
+                vm.add_device(layout::PL011.start, layout::PL011.size, console)?;
+            }
+            for (index, vcpu) in vcpus.iter().enumerate() {
+                vcpu.init(regime, &init(index))?;
+                if plan.is_exclusive() {
+                    vcpu.core().state.lock().let_wait();
+                }
+            }
+            vm.populate(regime)?;
+            Ok((vm, vcpus))
+        });
+        let (vm, vcpus) = made.map_err(|errno| format!("it could not be made: {errno}"))?;
+        if let Some(first) = vcpus.first() {
+            let mut state = first.core().state.lock();
+            state.context.pc = placed.kernel;
+            state.context.set_x(0, placed.tree);
+        }
+        Ok(Arc::new(Life {
+            plan: plan.clone(),
+            vm,
+            threads: AtomicUsize::new(vcpus.len()),
+            vcpus,
+            end: Once::new(),
+            changed: WaitQueue::new(),
+        }))
+    }
+
+    /// Runs it to its end.
+    pub fn run(self: &Arc<Self>) -> End {
+        for index in 0..self.vcpus.len() {
+            if let Err(errno) = self.start(index) {
+                self.threads.fetch_sub(1, Ordering::SeqCst);
+                self.finish(End::Crash(format!("no thread for a virtual CPU: {errno}")));
+            }
+        }
+        let ended = || match self.threads.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => Err(Errno::EAGAIN),
+        };
+        // Nobody interrupts it: there are no signals here.
+        let _ = crate::wait::until(&self.changed, None, ended);
+        with_host_regime(|regime| self.vm.release(regime));
+        self.end.get().cloned().unwrap_or(End::Off)
+    }
+
+    /// Starts the thread of a virtual CPU.
+    fn start(self: &Arc<Self>, index: usize) -> base::Result<()> {
+        let life = self.clone();
+        let task = task::Task::new(super::supervisor::thread_id(), move || {
+            life.thread(index);
+            life.threads.fetch_sub(1, Ordering::SeqCst);
+            life.changed.wake_all();
+        })?;
+        schedule(&task, &self.plan, self.plan.affinity(index));
+        sched::start(&task);
+        Ok(())
+    }
+
+    /// Says how it ends, if nothing else came first, and stops all virtual CPUs.
+    fn finish(&self, end: End) {
+        self.end.call_once(|| end);
+        self.vm.stop();
+    }
+
+    /// A virtual CPU's thread.
+    fn thread(&self, index: usize) {
+        let Some(vcpu) = self.vcpus.get(index) else { return };
+        let waker = Waker::from(sched::current());
+        if let Err(errno) = vcpu.wait_queue().register(&waker) {
+            return self.finish(End::Crash(errno.to_string()));
+        }
+        while self.end.get().is_none() {
+            crate::vcpu::come_home(vcpu.core());
+            match with_host_regime(|regime| vcpu.run(regime)) {
+                Ok(Done::Wait) => {
+                    sched::park();
+                    sched::breathe();
+                }
+                Ok(_) => self.exit(vcpu, index),
+                Err(errno) => {
+                    let why = match errno {
+                        Errno::ENOSYS => "an access that no syndrome describes, where no memory is",
+                        Errno::EFAULT => "an abort that nothing can mend",
+                        _ => "the hypervisor could not go on",
+                    };
+                    self.crash(vcpu, index, why);
+                }
+            }
+        }
+        vcpu.wait_queue().unregister(&waker);
+        with_host_regime(|regime| crate::vcpu::pull(regime, vcpu.core()));
+    }
+
+    /// KVM_RUN returned: `struct kvm_run` says why.
+    fn exit(&self, vcpu: &Vcpu, index: usize) {
+        let word = |at: usize| {
+            let word = vcpu.run_page().atomic_u32(at as u64);
+            word.map_or(0, |word| word.load(Ordering::Relaxed))
+        };
+        match word(offset::EXIT_REASON) {
+            page::EXIT_MMIO => vcpu.refuse_access(),
+            page::EXIT_SYSTEM_EVENT => match word(offset::SYSTEM_EVENT_TYPE) {
+                page::SYSTEM_EVENT_SHUTDOWN => self.finish(End::Off),
+                page::SYSTEM_EVENT_RESET => self.finish(End::Reset),
+                _ => {}
+            },
+            page::EXIT_UNKNOWN | page::EXIT_INTR => {}
+            page::EXIT_FAIL_ENTRY => self.crash(vcpu, index, "its state can't be entered"),
+            _ => self.crash(vcpu, index, "an exit that nothing should cause"),
+        }
+    }
+
+    fn crash(&self, vcpu: &Vcpu, index: usize, why: &str) {
+        with_host_regime(|regime| crate::vcpu::pull(regime, vcpu.core()));
+        report::registers(&self.plan.domain.name, index, &vcpu.core().state.lock().context);
+        self.finish(End::Crash(format!("virtual CPU {index}: {why}")));
+    }
+}
+
+/// As the plan says.
+pub fn schedule(task: &Arc<task::Task>, plan: &Plan, cpus: u64) {
+    task.entity.set_affinity(cpus);
+    if let Some(priority) = plan.domain.priority {
+        task.entity.set_class(Class::RoundRobin, priority);
+    }
+}
+
+fn init(index: usize) -> VcpuInit {
+    let off = if index == 0 { 0 } else { 1 << abi::ARM_VCPU_POWER_OFF };
+    let mut init = VcpuInit { target: abi::ARM_TARGET_GENERIC_V8, features: [0; 7] };
+    let [features, ..] = &mut init.features;
+    *features = 1 << abi::ARM_VCPU_PSCI_0_2 | off;
+    init
+}
+
+fn place_vgic(vgic: &Vgic, v3: bool) -> base::Result<()> {
+    if v3 {
+        vgic.set_address(abi::vgic::V3_ADDR_TYPE_DIST, layout::GICV3_GICD.start)?;
+        vgic.set_address(abi::vgic::V3_ADDR_TYPE_REDIST, layout::GICV3_GICR.start)
+    } else {
+        vgic.set_address(abi::vgic::V2_ADDR_TYPE_DIST, layout::GICV2_GICD.start)?;
+        vgic.set_address(abi::vgic::V2_ADDR_TYPE_CPU, layout::GICV2_GICC.start)
+    }
+}
+
+/// Clears memory and puts kernel, ramdisk and device tree in.
+fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, String> {
+    let domain = &plan.domain;
+    let module = |region: Region| memory::module(region).ok_or("a module is not in RAM");
+    let kernel = module(domain.kernel)?;
+    let image = Image::parse(kernel.get(..HEADER).unwrap_or(kernel), kernel.len() as u64)
+        .map_err(|why| format!("its kernel {why}"))?;
+    let ramdisk = domain.ramdisk.map(module).transpose()?;
+    let banks = memory.regions();
+    let first = banks.first().ok_or("it has no memory")?;
+    let placed = place(&image, ramdisk.map(|r| r.len() as u64), *first)
+        .map_err(|why| format!("its kernel {why}"))?;
+    let fragment = plan.passthrough.is_some().then(|| plan::fragment(domain));
+    let fragment = fragment.transpose().map_err(|problem| problem.to_string())?;
+    let tree = tree::build(&tree::Guest {
+        domain,
+        memory: &banks,
+        v3,
+        ramdisk: placed.ramdisk,
+        passthrough: plan.passthrough.as_ref().zip(fragment),
+        rng_seed: &random::array::<64>(),
+        kaslr_seed: random::word(),
+    })
+    .map_err(|problem| problem.to_string())?;
+    memory.clear(sched::breathe);
+    let write = |at, bytes| {
+        memory.write(at, bytes, sched::breathe).map_err(|errno| format!("its memory: {errno}"))
+    };
+    write(placed.kernel, kernel)?;
+    write(placed.tree, &tree)?;
+    if let (Some(region), Some(bytes)) = (placed.ramdisk, ramdisk) {
+        write(region.start, bytes)?;
+    }
+    Ok(placed)
+}
