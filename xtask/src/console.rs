@@ -43,6 +43,8 @@ pub struct Console {
     trouble: Option<String>,
     /// Somebody else's kernel may stall while the machine under it is busy.
     pub forgives_stalls: bool,
+    /// A guest's kernel is meant to panic.
+    pub forgives_panics: bool,
     echo: bool,
     /// The terminal's settings, which QEMU changes.
     terminal: Option<String>,
@@ -80,6 +82,7 @@ impl Console {
             checked: 0,
             trouble: None,
             forgives_stalls: false,
+            forgives_panics: false,
             echo,
             terminal,
         })
@@ -109,6 +112,27 @@ impl Console {
                 bail!("{text:?} was not printed within {} seconds", limit.as_secs())
             }
             Wait::Trouble => bail!("before {text:?}: {}", self.trouble().unwrap_or_default()),
+        }
+    }
+
+    /// Waits until all of these were printed, in any order, since the start.
+    pub fn expect_all(&mut self, texts: &[String], limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let missing: Vec<&String> =
+                texts.iter().filter(|text| find(&self.log, text.as_bytes()).is_none()).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let missing = format!("{missing:?}");
+            match self.pump(deadline) {
+                Wait::Seen => {}
+                Wait::Ended => bail!("the machine went off before it printed {missing}"),
+                Wait::TimedOut => {
+                    bail!("{missing} were not printed within {} seconds", limit.as_secs())
+                }
+                Wait::Trouble => bail!("before {missing}: {}", self.trouble().unwrap_or_default()),
+            }
         }
     }
 
@@ -171,7 +195,8 @@ impl Console {
         while let Some(length) = self.log[self.checked..].iter().position(|byte| *byte == b'\n') {
             let line = &self.log[self.checked..self.checked + length];
             let line = String::from_utf8_lossy(line);
-            let counts = is_trouble(&line) || !self.forgives_stalls && is_stall(&line);
+            let forgiven = self.forgives_panics && line.starts_with("[dom");
+            let counts = is_trouble(&line) && !forgiven || !self.forgives_stalls && is_stall(&line);
             if self.trouble.is_none() && counts {
                 self.trouble = Some(line.trim_end().to_string());
             }

@@ -59,6 +59,16 @@ pub fn busybox() -> Result<PathBuf> {
     tree("busybox", || Ok(vec!["busybox-static".into()]))
 }
 
+/// The hypervisor of Debian's Xen, to compare with.
+pub fn xen() -> Result<PathBuf> {
+    let boot = tree("xen", || Ok(vec!["xen-hypervisor-4.17-arm64".into()]))?.join("boot");
+    let mut files = std::fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_xen = |name: &str| ["xen-4.17-arm64", "xen-4.17-arm64.gz"].contains(&name);
+    files
+        .find(|file| is_xen(&file_name(file)))
+        .with_context(|| format!("no Xen in {}", boot.display()))
+}
+
 /// Rust's arm64 standard library, of the very version of the installed rustc.
 pub fn rust_std() -> Result<PathBuf> {
     let version = proc::quiet("dpkg-query", &["-W", "-f", "${Version}", "rustc-web"]);

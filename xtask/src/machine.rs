@@ -1,7 +1,7 @@
 //! The emulated machine: what QEMU is asked for.
 
 use crate::{proc, qemu};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[derive(Clone, Debug)]
@@ -23,22 +23,8 @@ pub struct Machine {
 
 impl Machine {
     pub fn command(&self) -> Command {
-        let program = proc::which(qemu::PROGRAM).unwrap_or_else(|| qemu::PROGRAM.into());
-        // If we are killed, so is QEMU.
-        let mut command = match proc::which("setpriv") {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        let el2 = if self.el2 { "on" } else { "off" };
-        command.arg("-M").arg(format!("virt,virtualization={el2},gic-version={}", self.gic));
-        command.arg("-cpu").arg(self.cpu_model());
-        command.arg("-smp").arg(self.smp.to_string());
-        command.arg("-m").arg(self.mem.to_string());
-        command.args(["-nographic", "-nic", "none", "-no-reboot"]);
+        let mut command = self.bare("");
+        command.arg("-no-reboot");
         command.arg("-kernel").arg(&self.kernel);
         if let Some(initrd) = &self.initrd {
             command.arg("-initrd").arg(initrd);
@@ -50,6 +36,32 @@ impl Machine {
             command.args(["-s", "-S"]);
         }
         command.args(&self.extra);
+        command
+    }
+
+    /// Makes QEMU write the device tree of this machine, and end.
+    pub fn dump_tree(&self, file: &Path) -> Command {
+        self.bare(&format!(",dumpdtb={}", file.display()))
+    }
+
+    /// CPUs, memory and console.
+    fn bare(&self, more: &str) -> Command {
+        let program = proc::which(qemu::PROGRAM).unwrap_or_else(|| qemu::PROGRAM.into());
+        // If we are killed, so is QEMU.
+        let mut command = match proc::which("setpriv") {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let el2 = if self.el2 { "on" } else { "off" };
+        command.arg("-M").arg(format!("virt,virtualization={el2},gic-version={}{more}", self.gic));
+        command.arg("-cpu").arg(self.cpu_model());
+        command.arg("-smp").arg(self.smp.to_string());
+        command.arg("-m").arg(self.mem.to_string());
+        command.args(["-nographic", "-nic", "none"]);
         command
     }
 

@@ -7,6 +7,7 @@ mod console;
 mod cpio;
 mod debian;
 mod doctor;
+mod fdt;
 mod hyp;
 mod image;
 mod initramfs;
@@ -21,6 +22,7 @@ mod system;
 mod system_packages;
 mod test;
 mod toolchain;
+mod type1;
 mod ui;
 mod workspace;
 

@@ -4,7 +4,7 @@ use crate::console::{Console, Keyboard, Wait};
 use crate::initramfs::{self, Cargo};
 use crate::machine::Machine;
 use crate::system_packages::{For, ensure};
-use crate::{build, paths, proc, ui};
+use crate::{build, paths, proc, type1, ui};
 use anyhow::{Context, Result, bail};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Mode {
     }
 
     /// The modes that Hypha has today.
-    pub fn is_built(self) -> bool {
+    pub const fn is_built(self) -> bool {
         matches!(self, Mode::Vhe | Mode::Nvhe | Mode::None)
     }
 }
@@ -66,7 +66,8 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=3))]
     pub gic: u32,
     /// The host's CPUs
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, default_value_if("mode", "type1", "4"))]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: u32,
     /// The host's memory, MiB
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..))]
@@ -83,6 +84,12 @@ pub struct Args {
     /// Guest initramfs instead of ours
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// With --mode type1: how many Debian guests, beside the real-time guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub guests: u32,
+    /// With --mode type1: keep the machine's device tree
+    #[arg(long, value_name = "FILE")]
+    pub dtb_out: Option<PathBuf>,
     /// More for the host's command line
     #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
     pub append: String,
@@ -92,7 +99,7 @@ pub struct Args {
     /// Wait for a debugger, and say how to attach one
     #[arg(long)]
     pub gdb: bool,
-    /// Power off once the guest is up (with --host-shell: the host)
+    /// End once the guests are up (with --host-shell: the host)
     #[arg(long)]
     pub exit_after_boot: bool,
     /// Boot another host kernel, such as Debian's, with the same initramfs;
@@ -128,9 +135,15 @@ pub fn run(args: &Args) -> Result<()> {
     for file in [&args.kernel, &args.initrd].into_iter().flatten() {
         file.metadata().with_context(|| format!("cannot read {}", file.display()))?;
     }
+    if args.dtb_out.is_some() && args.mode != Mode::Type1 {
+        bail!("--dtb-out needs --mode type1");
+    }
     ensure(For::Run)?;
     let built = build::build(&args.build)?;
-    let machine = machine(args, &built)?;
+    let (machine, goals) = match args.mode {
+        Mode::Type1 => type1::prepare(args, &built)?,
+        _ => (machine(args, &built)?, Vec::new()),
+    };
     ui::step(format!("Booting: {}", proc::show(&machine.command())));
     if args.gdb {
         let elf = paths::hypha().join("Image.elf");
@@ -147,7 +160,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let keyboard = if args.exit_after_boot { Keyboard::Nobody } else { Keyboard::Us };
     let mut console = Console::start(&machine, keyboard, true)?;
-    let result = watch(&mut console, args, interactive);
+    let result = match args.mode {
+        Mode::Type1 => watch_vms(&mut console, args, &goals, interactive),
+        _ => watch(&mut console, args, interactive),
+    };
     drop(console);
     if result.is_ok() {
         ui::step("The run succeeded");
@@ -215,6 +231,29 @@ fn initrd(args: &Args, built: &build::Built) -> Result<PathBuf> {
     let file = paths::hypha().join("run/initramfs.cpio.gz");
     initramfs::write(&file, initramfs::host(&cargo)?)?;
     Ok(file)
+}
+
+/// Watches VMs that the machine started by itself. They run until somebody ends
+/// them, or with --exit-after-boot until each of `goals` was printed.
+pub fn watch_vms(
+    console: &mut Console,
+    args: &Args,
+    goals: &[String],
+    interactive: bool,
+) -> Result<()> {
+    let limit = Duration::from_secs(if args.gdb { 86400 } else { args.timeout });
+    console.expect_all(goals, limit)?;
+    if args.exit_after_boot {
+        return Ok(());
+    }
+    let end = console.wait_end((!interactive && !args.gdb).then_some(limit));
+    match (end, console.trouble()) {
+        (_, Some(line)) => bail!("a kernel complained: {line}"),
+        (Wait::TimedOut, _) => {
+            bail!("the machine did not power off within {} seconds", args.timeout)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Watches a boot to its end and judges it.

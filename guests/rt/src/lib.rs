@@ -1,5 +1,5 @@
 //! What the bare-metal guests share: the arm64 Image header and start code,
-//! vectors, the machine as the device tree tells it, a 16550 for words, a
+//! vectors, the machine as the device tree tells it, a serial port for words, a
 //! GICv2 or GICv3, PSCI. Everything is one to one: virtual addresses are physical.
 //!
 //! A guest defines `fn main(&'static Machine)` and says `guest_rt::guest!(main)`.

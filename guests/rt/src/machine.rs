@@ -20,8 +20,10 @@ pub struct Machine {
     pub gicr: u64,
     /// The CPU interface, 0 without a GICv2.
     pub gicc: u64,
-    /// The 16550.
+    /// The serial port.
     pub uart: u64,
+    /// It is a PL011, not a 16550.
+    pub pl011: bool,
     /// The PL031, or 0.
     pub rtc: u64,
     /// The first virtio-mmio slot, or 0.
@@ -84,6 +86,7 @@ pub(crate) fn read(device_tree: u64, image: u64) -> &'static Machine {
         gicr: 0,
         gicc: 0,
         uart: 0,
+        pl011: false,
         rtc: 0,
         virtio: 0,
         virtio_spi: 0,
@@ -101,7 +104,7 @@ pub(crate) fn read(device_tree: u64, image: u64) -> &'static Machine {
         }
     }
     m.free = m.free.next_multiple_of(2 << 20);
-    serial::set(m.uart);
+    serial::set(m.uart, m.pl011);
     gic::set(&m);
     // SAFETY: one CPU, and nobody has a reference yet.
     let slot = unsafe { &mut *MACHINE.0.get() };
@@ -133,7 +136,9 @@ fn walk(node: &FdtNode<'static>, m: &mut Machine) {
     } else if is(node, "arm,cortex-a15-gic") || is(node, "arm,gic-400") {
         (m.gicd, m.gicc) = (reg(node, 0), reg(node, 2));
     } else if is(node, "ns16550a") || is(node, "ns16550") {
-        m.uart = reg(node, 0);
+        (m.uart, m.pl011) = (reg(node, 0), false);
+    } else if is(node, "arm,pl011") && m.uart == 0 {
+        (m.uart, m.pl011) = (reg(node, 0), true);
     } else if is(node, "arm,pl031") {
         m.rtc = reg(node, 0);
     } else if is(node, "virtio,mmio") {

@@ -5,6 +5,7 @@ mod corner;
 mod guest;
 mod linux;
 mod programs;
+mod type1;
 mod vmm;
 
 use crate::console::{Console, Keyboard};
@@ -27,11 +28,14 @@ pub enum Needs {
     UserSpace,
     /// The kernel has /dev/kvm.
     Kvm,
+    /// The kernel starts VMs by itself.
+    Type1,
 }
 
 /// How far the kernel has come: tests of what it cannot do yet are not listed.
 const HAS_USER_SPACE: bool = true;
 const HAS_KVM: bool = true;
+const HAS_TYPE1: bool = Mode::Type1.is_built();
 
 pub struct SystemTest {
     pub name: &'static str,
@@ -48,8 +52,15 @@ pub struct Bench<'a> {
 }
 
 /// One after the other: two cores are enough for one emulated machine.
-const GROUPS: &[&[SystemTest]] =
-    &[corner::TESTS, boot::TESTS, programs::TESTS, guest::TESTS, vmm::TESTS, linux::TESTS];
+const GROUPS: &[&[SystemTest]] = &[
+    corner::TESTS,
+    boot::TESTS,
+    programs::TESTS,
+    guest::TESTS,
+    type1::TESTS,
+    vmm::TESTS,
+    linux::TESTS,
+];
 
 fn options() -> run::Args {
     run::Args { exit_after_boot: true, ..run::Args::default() }
@@ -133,6 +144,7 @@ pub fn listed(kernel: bool, vmm: bool, full: bool) -> impl Iterator<Item = &'sta
                 Needs::Vmm => vmm,
                 Needs::Kernel => kernel,
                 Needs::UserSpace => kernel && HAS_USER_SPACE,
+                Needs::Type1 => kernel && HAS_TYPE1,
                 Needs::Kvm => kernel && vmm && HAS_USER_SPACE && HAS_KVM,
             }
     })
