@@ -4,7 +4,7 @@ use crate::initramfs::{self, Cargo};
 use crate::system_packages::{For, ensure};
 use crate::toolchain::{BARE, Toolchain};
 use crate::workspace::{self, Package};
-use crate::{debian, hyp, image, ksyms, modules, paths, proc, ui};
+use crate::{crates, debian, hyp, image, ksyms, modules, paths, proc, ui};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,9 @@ pub struct Built {
 pub fn run(args: &Args) -> Result<()> {
     ensure(For::Build)?;
     let built = build(args)?;
+    if built.image.is_some() {
+        crates::report(&Toolchain::find()?)?;
+    }
     ui::step("Built");
     let files = [
         built.image.clone(),

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod console;
 mod cpio;
+mod crates;
 mod debian;
 mod doctor;
 mod fdt;

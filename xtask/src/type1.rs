@@ -247,7 +247,7 @@ mod tests {
         let modules = Modules::place(&[vm.clone(), vm.clone()], 1024).unwrap();
         assert_eq!(modules.files.len(), 1);
         assert_eq!(modules.find(&here).unwrap().0, RAM + (1022 << 20));
-        assert!(Modules::place(&[vm.clone()], 128).is_err());
+        assert!(Modules::place(std::slice::from_ref(&vm), 128).is_err());
         let node = vm.node(&modules).unwrap();
         assert!(node.properties.iter().any(|(name, _)| name == "direct-map"));
         assert_eq!(node.children[0].properties.last().unwrap().1, b"quiet\0");

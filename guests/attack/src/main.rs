@@ -4,7 +4,8 @@
 //! of rounds. Then it powers off. Whatever it is answered is right, as long
 //! as the host stands and it comes to its end.
 //!
-//! `seed=` and `rounds=` on the command line; the same seed does the same.
+//! `seed=` and `rounds=` on the command line; the same seed does the same. With
+//! `storms=N` it does one kind after the other instead, for N seconds each.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -12,12 +13,17 @@ use guest_rt::exception::{Frame, on_interrupt, on_sync};
 use guest_rt::machine::Machine;
 use guest_rt::{cpu, gic, mmio, msr, psci, say};
 
+mod storms;
+
 guest_rt::guest!(run);
 
 /// Numbers that look random (xorshift64*).
 struct Random(u64);
 
 impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -42,6 +48,8 @@ impl Random {
 }
 
 static EXCEPTIONS: AtomicU64 = AtomicU64::new(0);
+/// The same, each CPU's own.
+static EXCEPTIONS_BY_CPU: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static FINISHED: AtomicU64 = AtomicU64::new(0);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -50,6 +58,7 @@ static SEED: AtomicU64 = AtomicU64::new(0);
 /// Whatever it was: the next instruction.
 fn sync(f: &mut Frame) -> bool {
     EXCEPTIONS.fetch_add(1, SeqCst);
+    EXCEPTIONS_BY_CPU[(guest_rt::mrs!("mpidr_el1") & 7) as usize].fetch_add(1, SeqCst);
     if f.esr >> 26 != 0x15 {
         f.elr += 4;
     }
@@ -60,6 +69,8 @@ fn interrupt(intid: u32, _: &mut Frame) {
     INTERRUPTS.fetch_add(1, SeqCst);
     if intid == gic::VIRTUAL_TIMER {
         msr!("cntv_ctl_el0", 2);
+    } else if intid == gic::PHYSICAL_TIMER {
+        msr!("cntp_ctl_el0", 2);
     }
 }
 
@@ -104,11 +115,14 @@ extern "C" fn other(machine: u64) -> ! {
 }
 
 fn attack(m: &'static Machine, who: u64) {
-    let mut r = Random((SEED.load(SeqCst) << 8 | who).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut r = Random::new(SEED.load(SeqCst) << 8 | who);
     if m.gicd != 0 {
         gic::init_cpu(m);
     }
     cpu::unmask();
+    if let Some(seconds) = m.argument("storms").and_then(|n| n.parse().ok()) {
+        storms::run(m, who, seconds);
+    }
     for _ in 0..ROUNDS.load(SeqCst) {
         match r.below(8) {
             0 | 1 => firmware(m, &mut r),
@@ -150,7 +164,9 @@ fn devices(m: &'static Machine, r: &mut Random) {
         1 => m.rtc + r.below(0x1000),
         2 => r.below(0x4000_0000),
         3 => 0x2_0000_0000 + r.below(1 << 37),
-        _ => m.uart + 2 + r.below(6), // Not the data register: it would print.
+        // Not the data register: it would print.
+        _ if m.pl011 => m.uart + 0x18 + r.below(0x100),
+        _ => m.uart + 2 + r.below(6),
     };
     // The serial port's own: interrupts and modem lines would be harmless, its divisor latch isn't
     // (the data register turns into something else): leave line control alone.

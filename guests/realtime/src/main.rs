@@ -12,8 +12,6 @@ use guest_rt::exception::{Frame, on_interrupt};
 use guest_rt::machine::Machine;
 use guest_rt::{cpu, gic, msr, say};
 
-guest_rt::guest!(run);
-
 /// Ticks a second.
 const RATE: u64 = 1000;
 
@@ -48,7 +46,9 @@ fn tick(intid: u32, frame: &mut Frame) {
     arm(due + period * (missed + 1));
 }
 
-fn run(m: &'static Machine) {
+// SAFETY: the runtime declares it with this signature, and there is one.
+#[unsafe(no_mangle)]
+fn guest_main(m: &'static Machine) {
     let period = cpu::frequency() / RATE;
     PERIOD.store(period, Relaxed);
     let spin = m.bootargs.split_ascii_whitespace().any(|word| word == "spin");

@@ -5,7 +5,7 @@ use crate::console::{Console, Keyboard};
 use crate::fdt::Node;
 use crate::run::{self, Mode};
 use crate::type1::{self, Vm};
-use crate::{debian, paths};
+use crate::{debian, paths, ui};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -40,6 +40,12 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Type1,
         long: false,
         run: |bench| bench.restart_and_crash(),
+    },
+    SystemTest {
+        name: "type1: attacks are contained, the real-time guest misses nothing",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.storms(),
     },
     SystemTest {
         name: "type1: a malformed property keeps one VM from starting",
@@ -134,6 +140,33 @@ impl Bench<'_> {
             console.expect("[domU2] hypha-guest: ready", limit)?;
             console.expect("[rt] rt: 1000 ticks", SOON)
         })?;
+        no_tick_missed(&log)
+    }
+
+    /// The attacking guest goes from one kind to the next; the other one's latency
+    /// under each is noted.
+    fn storms(&self) -> Result<()> {
+        let args = machine();
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let mut attacker = Vm::bare("attack", "guest-attack", "storms=3 rounds=0")?;
+        attacker.cpus = 2;
+        let vms = [attacker, Vm::realtime()?];
+        let machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            console.expect("attack: the end", Duration::from_secs(900))
+        })?;
+        let mut storm = "";
+        for line in log.lines() {
+            if let Some(text) = line.strip_prefix("[attack] ") {
+                if text.starts_with("FAIL ") {
+                    bail!("the attack succeeded: {text}");
+                }
+                let name = text.strip_prefix("attack: ").and_then(|t| t.strip_suffix(" begins"));
+                storm = name.unwrap_or(storm);
+            } else if let Some(report) = line.strip_prefix("[rt] rt: ") {
+                ui::note(format!("{storm:<10} {report}"));
+            }
+        }
         no_tick_missed(&log)
     }
 
