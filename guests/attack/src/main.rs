@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use guest_rt::exception::{Frame, on_interrupt, on_sync};
 use guest_rt::machine::Machine;
-use guest_rt::{cpu, gic, mmio, msr, psci, say};
+use guest_rt::{cpu, gic, mmio, msr, psci, say, serial};
 
 mod storms;
 
@@ -92,6 +92,8 @@ fn run(m: &'static Machine) {
         cpu::pause();
     }
     cpu::mask();
+    // Whose store to the serial port was the last is nobody's choice.
+    serial::recover();
     say!(
         "# {} exceptions, {} interrupts, {} of {} CPUs at the end",
         EXCEPTIONS.load(SeqCst),

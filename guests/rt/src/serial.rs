@@ -48,6 +48,14 @@ pub fn byte(b: u8) {
     }
 }
 
+/// Out of loopback, where somebody wrote to the registers: words would not get out.
+pub fn recover() {
+    let base = BASE.load(Ordering::Relaxed);
+    if base != 0 && !PL011.load(Ordering::Relaxed) {
+        mmio::write8(base + 4, 0); // Modem control.
+    }
+}
+
 /// One line, whole, from any CPU.
 pub fn line(words: Arguments<'_>) {
     let base = BASE.load(Ordering::Relaxed);
