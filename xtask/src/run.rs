@@ -50,7 +50,7 @@ impl Mode {
 
     /// The modes that Hypha has today.
     pub const fn is_built(self) -> bool {
-        matches!(self, Mode::Vhe | Mode::Nvhe | Mode::None)
+        matches!(self, Mode::Vhe | Mode::Nvhe | Mode::Type1 | Mode::None)
     }
 }
 
@@ -130,7 +130,7 @@ impl Default for Args {
 pub fn run(args: &Args) -> Result<()> {
     if !args.mode.is_built() && args.image.is_none() {
         let name = format!("{:?}", args.mode).to_lowercase();
-        bail!("mode {name} is not built yet; vhe, nvhe and none are");
+        bail!("mode {name} is not built yet; vhe, nvhe, type1 and none are");
     }
     for file in [&args.kernel, &args.initrd].into_iter().flatten() {
         file.metadata().with_context(|| format!("cannot read {}", file.display()))?;

@@ -14,31 +14,31 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "type1: two Debian guests and a real-time guest on max",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| bench.vms(&machine()),
     },
     SystemTest {
         name: "type1: two Debian guests and a real-time guest on cortex-a72",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| bench.vms(&run::Args { cpu: "cortex-a72".into(), ..machine() }),
     },
     SystemTest {
         name: "type1: two Debian guests and a real-time guest on cortex-a53 with a GICv2",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| bench.vms(&gicv2(run::Args { cpu: "cortex-a53".into(), ..machine() })),
     },
     SystemTest {
         name: "type1: each console answers, Ctrl-a three times switches",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| bench.consoles(),
     },
     SystemTest {
         name: "type1: one guest restarts, one crashes, the real-time guest misses nothing",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| bench.restart_and_crash(),
     },
     SystemTest {
@@ -50,13 +50,13 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "type1: a malformed property keeps one VM from starting",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| bench.malformed(),
     },
     SystemTest {
         name: "type1: a device tree for Xen, chosen without being asked",
         needs: Needs::Type1,
-        long: false,
+        long: true,
         run: |bench| {
             let hypha = bench.built.image.clone().context("no kernel")?;
             let log = bench.dom0less(&hypha, "[domU1] hypha-guest: ready")?;
