@@ -35,6 +35,8 @@ pub struct Cpu {
     pub idle_since: AtomicU64,
     /// Nanoseconds that it had nothing to do before.
     pub idle_time: AtomicU64,
+    /// Nanoseconds in system calls and page faults.
+    pub system_time: AtomicU64,
     /// Whose FP registers are in the hardware: a token, see `fp`.
     pub fp_owner: AtomicU64,
     /// EL0 may use FP.
@@ -53,6 +55,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         need_resched: AtomicBool::new(false),
         idle_since: AtomicU64::new(u64::MAX),
         idle_time: AtomicU64::new(0),
+        system_time: AtomicU64::new(0),
         fp_owner: AtomicU64::new(0),
         fp_allowed: AtomicBool::new(false),
     }

@@ -3,6 +3,7 @@
 
 use crate::fp::FpContext;
 use crate::process::Thread;
+use crate::process::cputime::{self, Account};
 use crate::stack::Stack;
 use crate::{cpu, sched};
 use alloc::boxed::Box;
@@ -47,6 +48,8 @@ pub struct Task {
     pub cpu: AtomicU32,
     /// What the scheduler knows of it.
     pub entity: ::sched::Entity,
+    /// How its CPU time divides.
+    pub time: Account,
     /// FP/SIMD registers.
     pub fp: FpContext,
     /// TPIDR_EL0 while it isn't running.
@@ -102,6 +105,7 @@ impl Task {
             on_cpu: AtomicBool::new(false),
             cpu: AtomicU32::new(cpu::index() as u32),
             entity: ::sched::Entity::new(),
+            time: Account::new(),
             fp: FpContext::new(),
             tpidr_el0: AtomicU64::new(0),
             thread: Once::new(),
@@ -150,6 +154,7 @@ pub fn current() -> Arc<Task> {
 /// over.
 pub fn enter_user(registers: &TrapFrame) -> ! {
     let task = sched::current();
+    cputime::leave_kernel(&task);
     crate::trap::prepare_el0(&task);
     // SAFETY: the frame is at the top of the current task's stack, far above
     // where we are; PSTATE is EL0's by the callers' construction, forced here.

@@ -1,7 +1,7 @@
 //! What the exception vectors call.
 #![expect(unsafe_code, reason = "called from assembly")]
 
-use crate::process::{self, Fault, FaultKind};
+use crate::process::{self, Fault, FaultKind, cputime};
 use crate::{console, cpu, gic, panic, power, sched, syscall, task, timer, vcpu};
 use arch::trap::TrapFrame;
 use arch::uaccess;
@@ -65,9 +65,11 @@ extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
         ec::DABORT_LOWER | ec::IABORT_LOWER if can_be_mended(esr) => {
             // TBI0: the top byte is not part of the address.
             let address = far & ((1 << 56) - 1);
+            cputime::enter_kernel(&sched::current_ref());
             if let Err(fault) = process::fault(address, access(esr)) {
                 process::raise(frame, &fault, esr, far);
             }
+            cputime::leave_kernel(&sched::current_ref());
         }
         ec::FP => sched::current_ref().fp.take(),
         class => {

@@ -1,5 +1,6 @@
 //! What /proc and /sys show of this kernel.
 
+use crate::process::cputime::CpuTime;
 use crate::process::{self, Process, exec, space::Mm, table};
 use crate::syscall::system;
 use crate::task::{Task, state};
@@ -128,9 +129,10 @@ impl ProcSource for Facts {
         let usage = usage.unwrap_or_default();
         let stack = process.stack_layout();
         let time = match tid {
-            Some(_) => task.map_or(0, |task| process::runtime(task)),
-            None => process.runtime(),
+            Some(_) => task.map(|task| CpuTime::of(task)).unwrap_or_default(),
+            None => process.cpu_time(),
         };
+        let children = table::children_time(pid);
         let (users, groups) = process.with_identity(|_, credentials| (credentials.user, credentials.group));
         let entity = task.map(|task| &task.entity);
         let nice = entity.map_or(0, |entity| i32::from(entity.nice()));
@@ -148,7 +150,7 @@ impl ProcSource for Facts {
             threads: threads.len() as u32,
             uids: [users.real, users.effective, users.saved, users.effective],
             gids: [groups.real, groups.effective, groups.saved, groups.effective],
-            times: [time, 0, table::children_time(pid), 0],
+            times: [time.user, time.system, children.user, children.system],
             priority: if rt_priority > 0 { (-1i32).saturating_sub(i32::from(rt_priority)) } else { nice.saturating_add(20) },
             nice,
             rt_priority: u32::from(rt_priority),
@@ -316,9 +318,11 @@ impl ProcSource for Facts {
     fn cpu_times(&self) -> Vec<CpuTimes> {
         let now = time::now();
         let times = |cpu: &cpu::Cpu| {
+            let system = cpu.system_time.load(Relaxed);
             let cpu = cpu.index.load(Relaxed);
             let idle: Nanos = sched::idle_time(cpu as usize);
-            CpuTimes { cpu, idle, user: now.saturating_sub(idle), ..CpuTimes::default() }
+            let user = now.saturating_sub(idle).saturating_sub(system);
+            CpuTimes { cpu, user, system, idle, ..CpuTimes::default() }
         };
         cpu::online().map(times).collect()
     }

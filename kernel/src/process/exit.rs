@@ -1,5 +1,6 @@
 //! The end of threads and processes.
 
+use super::cputime::{self, CpuTime};
 use super::{Process, clone, signals, space, table};
 use crate::{sched, syscall};
 use alloc::sync::Arc;
@@ -59,11 +60,13 @@ fn leave() {
     // ID, and free the page table.
     table::remove_thread(tid);
     space::activate(None);
-    let runtime = super::runtime(&task);
+    cputime::leave_kernel(&task);
+    let time = CpuTime::of(&task);
     let last = {
         let mut threads = process.threads.lock();
         threads.retain(|other| !Arc::ptr_eq(other, &task));
-        process.dead_runtime.fetch_add(runtime, Relaxed);
+        let mut dead = process.dead_time.lock();
+        *dead = dead.plus(time);
         threads.is_empty()
     };
     if last {
@@ -123,7 +126,7 @@ fn bury(
     pages: u64,
 ) -> (Option<Arc<Process>>, Option<SigInfo>) {
     let pid = process.pid;
-    let runtime = process.runtime();
+    let time = process.cpu_time();
     let mut reaped = alloc::vec::Vec::new();
     let mut init_has_news = false;
     let mut orphans = alloc::vec::Vec::new();
@@ -146,7 +149,7 @@ fn bury(
         let init = table.entry(1).ok().map(|entry| entry.process.clone());
         let Ok(entry) = table.entry(pid) else { return (None, None, init) };
         entry.zombie = Some(status);
-        entry.own_time = runtime;
+        entry.own_time = time;
         entry.pages = pages;
         let (parent, exit_signal) = (entry.parent, entry.exit_signal);
         let parent = table.entry(parent).ok().map(|entry| entry.process.clone());
@@ -169,7 +172,7 @@ fn bury(
                 by if status & 0x80 != 0 => (code::CLD_DUMPED, by),
                 by => (code::CLD_KILLED, by),
             };
-            SigInfo::child(signal, code, (pid, 0), value, (ticks(runtime), 0))
+            SigInfo::child(signal, code, (pid, 0), value, (ticks(time.user), ticks(time.system)))
         });
         // Who sees the zombie has SIGCHLD pending, and the other way round.
         // Other signals may be news themselves, and need the table.

@@ -13,6 +13,7 @@
 //! threads; its signals (`SIGNAL`); a thread's signals.
 
 pub mod clone;
+pub mod cputime;
 pub mod credentials;
 pub mod exec;
 pub mod exit;
@@ -31,6 +32,7 @@ use alloc::vec::Vec;
 use arch::trap::TrapFrame;
 use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
+use cputime::CpuTime;
 use credentials::{Credentials, Limits};
 use elf::StackLayout;
 use signal::{Actions, Restart, SigSet, ThreadSignals};
@@ -96,7 +98,7 @@ pub struct Process {
     /// When it was started, CLOCK_MONOTONIC.
     pub started: Nanos,
     /// CPU time of threads that ended.
-    dead_runtime: AtomicU64,
+    dead_time: Lock<CpuTime>,
     /// ITIMER_REAL.
     pub alarm: Lock<crate::syscall::time::Alarm>,
     personality: AtomicU32,
@@ -171,7 +173,7 @@ impl Process {
             child_changed: WaitQueue::new(),
             thread_gone: WaitQueue::new(),
             started: time::now(),
-            dead_runtime: AtomicU64::new(0),
+            dead_time: Lock::new(LEAF, CpuTime::default()),
             alarm: Lock::new(LEAF, crate::syscall::time::Alarm::default()),
             personality: AtomicU32::new(0),
             parent_death_signal: AtomicU32::new(0),
@@ -236,11 +238,12 @@ impl Process {
         self.threads.lock().clone()
     }
 
-    /// CPU time used, in nanoseconds.
-    pub fn runtime(&self) -> Nanos {
-        let threads = self.threads();
-        let alive = threads.iter().map(|task| runtime(task));
-        alive.fold(self.dead_runtime.load(Relaxed), Nanos::saturating_add)
+    /// CPU time used, by threads that ended, too.
+    pub fn cpu_time(&self) -> CpuTime {
+        // Under the lock: who ends meanwhile would count twice, or not at all.
+        let threads = self.threads.lock();
+        let dead = *self.dead_time.lock();
+        threads.iter().fold(dead, |sum, task| sum.plus(CpuTime::of(task)))
     }
 
     /// The name of its first thread.
@@ -372,11 +375,6 @@ pub fn set_namespace(namespace: Arc<Namespace>) {
 /// The file tree.
 pub fn namespace() -> Result<&'static Arc<Namespace>> {
     NAMESPACE.get().ok_or(Errno::ENOENT)
-}
-
-/// CPU time of a task, in nanoseconds.
-pub fn runtime(task: &Task) -> Nanos {
-    task.entity.runtime(time::now())
 }
 
 /// Maps what the current process may access at `address`, or says why not.

@@ -213,7 +213,8 @@ fn wait_event(process: &Arc<Process>, continued: bool, stopped: Option<u8>) {
             Some(signal) => (code::CLD_STOPPED, i32::from(signal)),
             None => (code::CLD_CONTINUED, i32::from(Signal::SIGCONT.number())),
         };
-        let times = (exit::ticks(process.runtime()), 0);
+        let time = process.cpu_time();
+        let times = (exit::ticks(time.user), exit::ticks(time.system));
         let info = SigInfo::child(Signal::SIGCHLD, code, (process.pid, 0), status, times);
         // Nobody waits for it if the queue is full.
         let _ = send(&parent, info);

@@ -2,6 +2,7 @@
 //! and sessions, and what wait() has not collected yet.
 
 use super::Process;
+use super::cputime::CpuTime;
 use crate::task::Task;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -33,8 +34,8 @@ pub(super) struct Entry {
     /// It called execve(): setpgid() by the parent is over.
     pub ran_exec: bool,
     /// CPU time, of it if it is a zombie, and of children it waited for.
-    pub own_time: u64,
-    pub children_time: u64,
+    pub own_time: CpuTime,
+    pub children_time: CpuTime,
     /// Pages it had in memory at its end.
     pub pages: u64,
 }
@@ -148,8 +149,8 @@ pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) -> Resu
             continued: false,
             exit_signal,
             ran_exec: false,
-            own_time: 0,
-            children_time: 0,
+            own_time: CpuTime::default(),
+            children_time: CpuTime::default(),
             pages: 0,
         };
         table.processes.insert(pid, entry);
@@ -218,8 +219,8 @@ pub fn parent(pid: u32) -> Result<u32> {
 }
 
 /// CPU time of children that were waited for.
-pub fn children_time(pid: u32) -> u64 {
-    with(|table| table.entry(pid).map_or(0, |entry| entry.children_time))
+pub fn children_time(pid: u32) -> CpuTime {
+    with(|table| table.entry(pid).map(|entry| entry.children_time).unwrap_or_default())
 }
 
 /// Whether it is a zombie: /proc/PID/stat.

@@ -1,5 +1,6 @@
 //! wait4() and waitid().
 
+use super::cputime::CpuTime;
 use super::table::{self, Table};
 use crate::syscall::Failure;
 use crate::wait;
@@ -45,8 +46,8 @@ pub struct Found {
     pub status: i32,
     /// si_code and si_status, as waitid() tells it.
     pub code: (i32, i32),
-    /// CPU time it and its children used, in nanoseconds.
-    pub time: u64,
+    /// CPU time it and its children used.
+    pub time: CpuTime,
     /// Pages it had in memory at its end.
     pub pages: u64,
 }
@@ -95,7 +96,7 @@ fn look(
         any = true;
         if let Some(status) = entry.zombie {
             if options.exited {
-                let time = entry.own_time.saturating_add(entry.children_time);
+                let time = entry.own_time.plus(entry.children_time);
                 news = Some(Found { time, pages: entry.pages, ..exited(child, status) });
             }
         } else if let Some(signal) = entry.stopped.filter(|_| options.stopped) {
@@ -104,14 +105,14 @@ fn look(
             }
             let status = i32::from(signal);
             let code = (code::CLD_STOPPED, status);
-            news = Some(Found { pid: child, status: status << 8 | 0x7f, code, time: 0, pages: 0 });
+            news = Some(Found { code, ..exited(child, status << 8 | 0x7f) });
         } else if entry.continued && options.continued {
             if !options.leave {
                 entry.continued = false;
             }
             let signal = i32::from(Signal::SIGCONT.number());
             let code = (code::CLD_CONTINUED, signal);
-            news = Some(Found { pid: child, status: 0xffff, code, time: 0, pages: 0 });
+            news = Some(Found { code, ..exited(child, 0xffff) });
         }
         if news.is_some() {
             break;
@@ -128,7 +129,7 @@ fn look(
         buried = table.processes.remove(&found.pid);
         let parent = table.entry(pid)?;
         parent.children.remove(&found.pid);
-        parent.children_time = parent.children_time.saturating_add(found.time);
+        parent.children_time = parent.children_time.plus(found.time);
     }
     Ok((found, buried))
 }
@@ -139,5 +140,5 @@ fn exited(pid: u32, status: i32) -> Found {
         signal if status & 0x80 != 0 => (code::CLD_DUMPED, signal),
         signal => (code::CLD_KILLED, signal),
     };
-    Found { pid, status, code, time: 0, pages: 0 }
+    Found { pid, status, code, time: CpuTime::default(), pages: 0 }
 }

@@ -18,11 +18,12 @@ mod socket;
 pub mod system;
 pub mod time;
 
-use crate::process::with_thread;
+use crate::process::{cputime, with_thread};
 use crate::wait::Ended;
 use ::signal::Restart;
 use arch::trap::TrapFrame;
 use base::{Errno, Lock, rank};
+use kvm_abi::ioctl::RUN as KVM_RUN;
 use syscalls::nr;
 
 /// The arguments of a system call, x0 to x5.
@@ -69,7 +70,15 @@ pub fn enter(frame: &mut TrapFrame) {
     let [a0, a1, a2, a3, a4, a5, _, _, number, ..] = frame.x;
     frame.orig_x0 = a0;
     frame.syscall = number as i64;
+    // KVM_RUN's time is the guest's.
+    let counted = a1 as u32 != KVM_RUN || number != nr::IOCTL;
+    if counted {
+        cputime::enter_kernel(&crate::sched::current_ref());
+    }
     let result = dispatch(number, [a0, a1, a2, a3, a4, a5], frame);
+    if counted {
+        cputime::leave_kernel(&crate::sched::current_ref());
+    }
     let [x0, ..] = &mut frame.x;
     *x0 = match result {
         Ok(value) => value as u64,

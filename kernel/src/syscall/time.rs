@@ -1,6 +1,7 @@
 //! Clocks, sleeping, interval timers, CPU time.
 
 use super::{Failure, SysResult};
+use crate::process::cputime::CpuTime;
 use crate::process::{self, Process, current, signals, table, with_thread};
 use crate::timer::Timer;
 use crate::user::CurrentUser;
@@ -70,20 +71,20 @@ fn read_clock(clock: u32) -> Result<Nanos> {
         | id::MONOTONIC_COARSE
         | id::BOOTTIME
         | id::BOOTTIME_ALARM => Ok(time::now()),
-        id::PROCESS_CPUTIME => Ok(current()?.runtime()),
-        id::THREAD_CPUTIME => Ok(process::runtime(&sched::current_ref())),
+        id::PROCESS_CPUTIME => Ok(current()?.cpu_time().total()),
+        id::THREAD_CPUTIME => Ok(CpuTime::of(&sched::current_ref()).total()),
         // CPUCLOCK: bits 31:3 are the inverted ID, bit 2 says that it is a
         // thread's; 0 is the caller.
         clock if clock.cast_signed() < 0 && clock & 3 != 3 => {
             let id = !(clock.cast_signed() >> 3);
             let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
             match (id, clock & 4 != 0) {
-                (0, false) => Ok(current()?.runtime()),
-                (0, true) => Ok(process::runtime(&sched::current_ref())),
-                (id, false) => Ok(table::process(id).map_err(|_| Errno::EINVAL)?.runtime()),
+                (0, false) => Ok(current()?.cpu_time().total()),
+                (0, true) => Ok(CpuTime::of(&sched::current_ref()).total()),
+                (id, false) => Ok(table::process(id).map_err(|_| Errno::EINVAL)?.cpu_time().total()),
                 (id, true) => {
                     let task = table::thread(id).map_err(|_| Errno::EINVAL)?;
-                    Ok(process::runtime(&task))
+                    Ok(CpuTime::of(&task).total())
                 }
             }
         }
@@ -190,19 +191,20 @@ fn ticks(nanos: Nanos) -> u64 {
 pub fn times(out: u64) -> SysResult {
     if out != 0 {
         let process = current()?;
-        let own = ticks(process.runtime());
-        let children = ticks(table::children_time(process.pid));
-        CurrentUser.write_obj(out, &[own, 0, children, 0])?;
+        let own = process.cpu_time();
+        let children = table::children_time(process.pid);
+        let times = [own.user, own.system, children.user, children.system];
+        CurrentUser.write_obj(out, &times.map(ticks))?;
     }
     Ok(ticks(time::now()) as i64)
 }
 
-/// A struct rusage: all time counts as the user's, for nobody asks the
-/// kernel for its own. `pages`: the most that were in memory.
-pub fn usage(time: Nanos, pages: u64) -> [u64; 18] {
-    let [seconds, micros] = timeval(time);
+/// A struct rusage. `pages`: the most that were in memory.
+pub fn usage(time: CpuTime, pages: u64) -> [u64; 18] {
+    let [user, system] = [timeval(time.user), timeval(time.system)];
     let mut usage = [0; 18];
-    [usage[0], usage[1]] = [seconds, micros];
+    [usage[0], usage[1]] = user;
+    [usage[2], usage[3]] = system;
     // ru_maxrss, in KiB, after utime and stime.
     usage[4] = pages.saturating_mul(4);
     usage
@@ -212,9 +214,9 @@ pub fn getrusage(who: i32, out: u64) -> SysResult {
     let process = current()?;
     let own_pages = || process.mm().map_or(0, |mm| mm.size().1);
     let (time, pages) = match who {
-        0 => (process.runtime(), own_pages()),
+        0 => (process.cpu_time(), own_pages()),
         -1 => (table::children_time(process.pid), 0),
-        1 => (process::runtime(&sched::current_ref()), own_pages()),
+        1 => (CpuTime::of(&sched::current_ref()), own_pages()),
         _ => return Err(Errno::EINVAL.into()),
     };
     CurrentUser.write_obj(out, &usage(time, pages))?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 cases!("time";
     monotonic_across_threads, sleep_lower_bound, sleep_absolute, sleep_interrupted, sleep_errors,
     getres, clocks_agree, cpu_clocks, counter_matches, many_sleepers, sleep_order, settime, vdso,
+    user_and_system,
 );
 
 fn now(clock: i32) -> Result<u64, Errno> {
@@ -250,4 +251,61 @@ fn vdso() -> Outcome {
     let time = [back / 1_000_000_000, back % 1_000_000_000];
     sys!(libc::SYS_clock_settime, libc::CLOCK_REALTIME, time.as_ptr())?;
     result
+}
+
+/// CPU time in ms, user's and system's, as the kernel tells it in four ways.
+fn cpu_times() -> Result<[[u64; 2]; 3], Errno> {
+    let mut usage = [0i64; 18];
+    sys!(libc::SYS_getrusage, 0, usage.as_mut_ptr())?;
+    let ms_of = |at: usize| (usage[at] * 1000 + usage[at + 1] / 1000) as u64;
+    let mut times = [0u64; 4];
+    sys!(libc::SYS_times, times.as_mut_ptr())?;
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|_| Errno(libc::EIO))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    // utime and stime are fields 14 and 15 of proc(5); after the name comes 3.
+    let field = |at: usize| fields.get(at - 3).and_then(|text| text.parse::<u64>().ok());
+    let stat = [14, 15].map(|at| field(at).unwrap_or(u64::MAX / 10) * 10);
+    Ok([[ms_of(0), ms_of(2)], [times[0] * 10, times[1] * 10], stat])
+}
+
+/// A program that computes uses user time, one that calls the kernel uses
+/// system time; wait4() tells of both.
+fn user_and_system() -> Outcome {
+    let work = |in_kernel: bool| {
+        el0_tests::fork(|| {
+            let zero = c"/dev/zero";
+            let fd = sys!(libc::SYS_openat, libc::AT_FDCWD, zero.as_ptr(), libc::O_RDONLY);
+            let mut buffer = vec![1u8; 1 << 20];
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(400) {
+                if in_kernel {
+                    let fd = fd.unwrap_or(usize::MAX);
+                    let _ = sys!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len());
+                } else {
+                    for _ in 0..100_000 {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+            let Ok(told) = cpu_times() else { return 1 };
+            let wrong = told.iter().any(|&[user, system]| {
+                let [more, less] = if in_kernel { [system, user] } else { [user, system] };
+                more < 100 || more < less * 3
+            });
+            if wrong {
+                eprintln!("in the kernel: {in_kernel}, user and system: {told:?} ms");
+            }
+            i32::from(wrong)
+        })
+    };
+    for in_kernel in [true, false] {
+        let pid = work(in_kernel)?;
+        let (mut status, mut usage) = (0i32, [0i64; 18]);
+        sys!(libc::SYS_wait4, pid, &raw mut status, 0, usage.as_mut_ptr())?;
+        check_eq!(status, 0);
+        let [user, system] = [0, 2].map(|at| usage[at] * 1000 + usage[at + 1] / 1000);
+        let [more, less] = if in_kernel { [system, user] } else { [user, system] };
+        check!(more >= 100 && more >= less * 3, "wait4: {user} ms user, {system} ms system");
+    }
+    Ok(())
 }
