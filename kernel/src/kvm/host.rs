@@ -163,7 +163,9 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
     }
 
     fn enter(&self, regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
-        if crate::sched::need_resched() {
+        // Interrupts may have been taken since KVM_RUN last looked (`rest`, `pull`,
+        // a window), and a signal's kick with them.
+        if crate::sched::need_resched() || process::signal_pending() {
             return Exit::Interrupt;
         }
         if SPLIT {
