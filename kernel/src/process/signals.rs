@@ -277,6 +277,7 @@ pub fn work(frame: &mut TrapFrame) {
             }
             Step::Deliver(info, Delivery::Stop) => stop(info.signal()),
             Step::Deliver(info, Delivery::Handler(action)) => {
+                let _ = super::with_thread(|thread| taken(&thread.process, &info));
                 resume(frame, Some(action.flags));
                 if deliver(frame, &info, &action).is_err() {
                     force(SigInfo::kernel(Signal::SIGSEGV, code::SI_KERNEL), true);
@@ -321,6 +322,13 @@ fn step() -> Step {
             }
             Step::Nothing
         }
+    }
+}
+
+/// A signal left the pending ones to be handled.
+fn taken(process: &Arc<Process>, info: &SigInfo) {
+    if info.signal() == Signal::SIGALRM {
+        crate::syscall::time::alarm_taken(process);
     }
 }
 
@@ -541,9 +549,13 @@ impl Thread {
 
     /// Takes a pending signal of `wanted`, the thread's own first.
     pub fn take_signal(&self, wanted: SigSet) -> Option<SigInfo> {
-        let mut shared = self.process.signals.lock();
-        let mut own = self.signals.lock();
-        own.pending.take_any(wanted).or_else(|| shared.pending.take_any(wanted))
+        let info = {
+            let mut shared = self.process.signals.lock();
+            let mut own = self.signals.lock();
+            own.pending.take_any(wanted).or_else(|| shared.pending.take_any(wanted))
+        }?;
+        taken(&self.process, &info);
+        Some(info)
     }
 
     /// All signals pending for it.

@@ -228,6 +228,8 @@ pub fn getrusage(who: i32, out: u64) -> SysResult {
 pub struct Alarm {
     /// When it is due, and the deadline that is armed for it.
     armed: Option<(Nanos, Timer)>,
+    /// When it last went off: the next period is armed when its SIGALRM is taken.
+    rang: Option<Nanos>,
     interval: Nanos,
     /// Counts settings: one that fires late knows that it is stale.
     generation: u64,
@@ -242,19 +244,29 @@ struct Ring {
 impl Wake for Ring {
     fn wake(self: Arc<Self>) {
         let Some(process) = self.process.upgrade() else { return };
-        let next = {
+        {
             let mut alarm = process.alarm.lock();
             let Some((due, _)) = alarm.armed.filter(|_| alarm.generation == self.generation) else {
                 return;
             };
             alarm.armed = None;
-            timerq::next_period(due, alarm.interval, time::now()).0
-        };
-        if let Some(next) = next {
-            arm(&process, self.generation, next);
+            alarm.rang = Some(due);
         }
-        // It coalesces with one that is pending.
+        // It coalesces with one that is pending, by kill().
         let _ = signals::send(&process, SigInfo::kernel(Signal::SIGALRM, code::SI_KERNEL));
+    }
+}
+
+/// A SIGALRM was taken. As on Linux a repeated alarm goes on from here, so that
+/// one whose signal is ignored or blocked doesn't interrupt for ever.
+pub fn alarm_taken(process: &Arc<Process>) {
+    let (generation, next) = {
+        let mut alarm = process.alarm.lock();
+        let Some(due) = alarm.rang.take() else { return };
+        (alarm.generation, timerq::next_period(due, alarm.interval, time::now()).0)
+    };
+    if let Some(next) = next {
+        arm(process, generation, next);
     }
 }
 
@@ -274,6 +286,7 @@ fn set_alarm(process: &Arc<Process>, timeout: Nanos, interval: Nanos) -> (Nanos,
     let (old, old_interval, generation) = {
         let mut alarm = process.alarm.lock();
         alarm.generation = alarm.generation.wrapping_add(1);
+        alarm.rang = None;
         let old_interval = core::mem::replace(&mut alarm.interval, interval);
         (alarm.armed.take(), old_interval, alarm.generation)
     };

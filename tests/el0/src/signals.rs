@@ -14,7 +14,7 @@ cases!("signals";
     nested, mask_in_handler, nodefer, resethand, restart, no_restart, altstack,
     stack_overflow_on_altstack, fault_maperr, fault_accerr, fault_fixed_in_handler,
     fault_when_blocked_kills, bus_error_past_eof, undefined_instruction, breakpoint,
-    edit_context, registers_survive, itimer_real, alarm, sigtimedwait, sigtimedwait_timeout,
+    edit_context, registers_survive, itimer_real, itimer_waits, alarm, sigtimedwait, sigtimedwait_timeout,
     pause, sigsuspend, ppoll_mask, to_one_thread, to_any_unblocked_thread, stop_and_continue,
     default_actions, sigchld, ignored_sigchld_reaps, sigpipe, kill_errors, inherited_by_fork,
     during_many_syscalls, interrupted_sleep, handler_longs_return,
@@ -535,6 +535,23 @@ mod other_arch {
 pub fn set_itimer(first: i64, every: i64) -> Result<(), Errno> {
     let t = [0, every, 0, first];
     sys!(libc::SYS_setitimer, libc::ITIMER_REAL, t.as_ptr(), 0).map(|_| ())
+}
+
+/// A repeated alarm goes on when its signal is taken, not before: blocked or
+/// ignored it rests.
+fn itimer_waits() -> Outcome {
+    let left = || {
+        let mut now = [0i64; 4];
+        sys!(libc::SYS_getitimer, libc::ITIMER_REAL, now.as_mut_ptr())?;
+        Ok::<_, Errno>((now[1], now[2] + now[3]))
+    };
+    mask(libc::SIG_BLOCK, &[libc::SIGALRM]);
+    set_itimer(5_000, 5_000)?;
+    ms(40);
+    check_eq!(left()?, (5_000, 0));
+    check_eq!(timed_wait(&[libc::SIGALRM], 1000).0, Ok(libc::SIGALRM as usize));
+    check!(left()?.1 != 0, "the alarm doesn't go on");
+    Ok(())
 }
 
 fn itimer_real() -> Outcome {
