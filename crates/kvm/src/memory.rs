@@ -207,17 +207,21 @@ impl VmMemory {
         while at < end {
             let mut inner = self.inner.lock();
             let mut gather = Gather::new(&tlb);
-            let reached = match inner.table.unmap(at, end, &mut gather) {
+            let reached = inner.table.unmap(at, end, &mut gather);
+            drop(gather);
+            let reached = match reached {
                 Ok(reached) => reached,
                 // No room to take a block apart: unmap all of it. What is
-                // unmapped too much comes back by a fault.
+                // unmapped too much comes back by a fault. With a gather of its
+                // own: what is left of the other might not reach `at`.
                 Err(_) => {
                     let low = BLOCK_SIZE.wrapping_sub(1);
                     let whole = end.saturating_add(low) & !low;
-                    inner.table.unmap(at & !low, whole.min(limit), &mut gather).unwrap_or(end)
+                    let mut gather = Gather::new(&tlb);
+                    at &= !low;
+                    inner.table.unmap(at, whole.min(limit), &mut gather).unwrap_or(end)
                 }
             };
-            drop(gather);
             drop(inner);
             if reached <= at {
                 return;
