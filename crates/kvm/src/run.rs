@@ -361,6 +361,10 @@ impl Vcpu {
                 Ready::Go { .. } => {}
                 Ready::Wait => {
                     drop(state);
+                    // Looking at list registers may have found others' interrupts.
+                    if self.vm.vcpus.has_sleepers() {
+                        self.vm.vcpus.wake_sleepers();
+                    }
                     if host.signal_pending() {
                         return self.interrupted();
                     }
