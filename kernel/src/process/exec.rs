@@ -5,6 +5,7 @@ use super::space::{Mm, MmUser};
 use super::{Parts, Process, Thread, clone, exit, signals, space, start_frame, table};
 use crate::syscall::{self, Failure};
 use crate::task::{self, Task};
+use crate::wait::Ended;
 use crate::{random, sched, wait};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -331,8 +332,11 @@ fn become_only_thread(task: &Arc<Task>, thread: &Thread) -> Result<(), Failure> 
     let gone = || if process.threads.lock().len() == 1 { Ok(()) } else { Err(Errno::EAGAIN) };
     let waited = wait::until_killed(&process.thread_gone, gone);
     process.signals.lock().exec = None;
-    if waited.is_err() {
-        return Err(Failure::Restart(Restart::Always));
+    match waited {
+        Ok(()) => {}
+        // Nobody interrupted it: a restart would be left for a later call.
+        Err(Ended::Errno(errno)) => return Err(errno.into()),
+        Err(_) => return Err(Failure::Restart(Restart::Always)),
     }
     let tid = thread.tid();
     if tid != process.pid {
