@@ -349,6 +349,10 @@ fn copy(
 fn sendfile(out: u64, input: u64, offset: u64, count: u64) -> SysResult {
     let files = process::current()?.files()?;
     let (to, from) = (files.get(fd_of(out))?, files.get(fd_of(input))?);
+    // What the output doesn't take must be there to be read again (sendfile(2)).
+    if from.file().position() == Position::Stream {
+        return Err(Errno::EINVAL.into());
+    }
     let at = if offset == 0 { None } else { Some(CurrentUser.read_obj::<i64>(offset)?) };
     let (done, at, _) = copy(&from, at, &to, None, count)?;
     if let Some(at) = at {
