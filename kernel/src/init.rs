@@ -9,7 +9,10 @@ use alloc::vec::Vec;
 /// Starts process 1 from the initramfs.
 pub fn start(plan: &'static BootPlan) {
     let Some(machine) = memory::machine() else { power::hang() };
-    let namespace = fs::init(plan);
+    let namespace = match fs::init(plan) {
+        Ok(namespace) => namespace,
+        Err(errno) => crate::panic::fatal(format_args!("no root file system: {errno}")),
+    };
     let arguments = &machine.arguments;
     let bytes = |strings: &[String]| strings.iter().map(|s| s.clone().into_bytes()).collect();
     let args: Vec<Vec<u8>> = bytes(&arguments.init_args);

@@ -2,7 +2,7 @@
 
 use crate::{console, time};
 use alloc::vec::Vec;
-use base::{Lock, rank};
+use base::{Lock, rank, Room};
 use bootargs::BootArgs;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -99,7 +99,7 @@ pub fn set_console_level(level: u8) {
 pub fn tail(max: usize) -> Vec<u8> {
     // Not under the lock: the heap's comes before it.
     let mut out = Vec::new();
-    if out.try_reserve_exact(max.min(RING)).is_ok() {
+    if out.make_room(max.min(RING)).is_ok() {
         RING_LOCK.lock().tail(max.min(RING), &mut out);
     }
     out

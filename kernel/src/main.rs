@@ -13,8 +13,8 @@ macro_rules! modules {
 }
 
 modules! {
-    boot clock console cpu crash fp fs gic gich heap hyp init kvm lock_order log machine memory panic
-    power process random sched smp stack symbols syscall task time timer trap tty type1 user vcpu
+    boot clock console cpu crash fail fp fs gic gich heap hyp init kvm lock_order log machine memory
+    panic power process random sched smp stack symbols syscall task time timer trap tty type1 user vcpu
     vdso wait
 }
 
@@ -22,7 +22,8 @@ modules! {
 #[cfg(target_os = "none")]
 fn kernel_main(plan: &'static boot::BootPlan) -> ! {
     lock_order::init();
-    if sched::prepare(0, task::Task::idle(stack::Stack::boot())).is_err() {
+    let idle = task::Task::idle(stack::Stack::boot());
+    if idle.and_then(|idle| sched::prepare(0, idle)).is_err() {
         power::hang();
     }
     sched::adopt();

@@ -9,6 +9,7 @@
 //! wake it is a flag and, from another CPU, an interrupt.
 #![expect(unsafe_code, reason = "the switch itself")]
 
+use crate::panic::fatal;
 use crate::task::{Task, state};
 use crate::{cpu, gic, stack, time, timer, trap};
 use ::sched::{Enqueue, Entity, Schedulable};
@@ -85,7 +86,7 @@ impl RunQueue {
 /// whenever it has nothing to do.
 pub fn prepare(cpu: usize, idle: Arc<Task>) -> base::Result<()> {
     let mut queue = queue(cpu);
-    if !queue.tasks.make_room(room(0)) {
+    if !queue.tasks.make_room(room()) {
         return Err(base::Errno::ENOMEM);
     }
     queue.idle = Some(idle);
@@ -95,7 +96,9 @@ pub fn prepare(cpu: usize, idle: Arc<Task>) -> base::Result<()> {
 /// Makes the flow that brought this CPU up its idle task, which [`prepare`] got,
 /// and the CPU one that runs tasks.
 pub fn adopt() {
-    let Some(idle) = queue(cpu::index()).idle.clone() else { crate::power::hang() };
+    let Some(idle) = queue(cpu::index()).idle.clone() else {
+        fatal(format_args!("CPU{}: no idle task", cpu::index()));
+    };
     idle.state.store(state::RUNNING, Relaxed);
     idle.on_cpu.store(true, Relaxed);
     idle.cpu.store(cpu::index() as u32, Relaxed);
@@ -146,16 +149,17 @@ pub fn current() -> Arc<Task> {
     current_ref().arc()
 }
 
-/// Room in all queues for one more task than there are: to wake one can't fail.
+/// Room in all queues for all tasks, the one that is being made and counted
+/// already among them: to wake one can't fail.
 pub fn make_room() -> base::Result<()> {
-    let fits = cpu::online()
-        .all(|cpu| queue(cpu.index.load(Relaxed) as usize).tasks.make_room(room(1)));
+    let fits =
+        cpu::online().all(|cpu| queue(cpu.index.load(Relaxed) as usize).tasks.make_room(room()));
     if fits { Ok(()) } else { Err(base::Errno::ENOMEM) }
 }
 
-/// For how many tasks a queue has room, if there are to be so many more.
-fn room(more: usize) -> usize {
-    (Kind::Task.alive() as usize).saturating_add(more).max(256)
+/// For how many tasks a queue has room.
+fn room() -> usize {
+    (Kind::Task.alive() as usize).max(256)
 }
 
 /// Lets a new task run.

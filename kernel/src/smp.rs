@@ -55,7 +55,8 @@ fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static 
     let no_memory = |_| "no memory for its stacks";
     let stack = Stack::new().map_err(no_memory)?;
     let (_, stack_top) = stack.range();
-    sched::prepare(index, Task::idle(stack)).map_err(no_memory)?;
+    let idle = Task::idle(stack).map_err(no_memory)?;
+    sched::prepare(index, idle).map_err(no_memory)?;
     EMERGENCY.store(stack::emergency().map_err(no_memory)?, Ordering::Relaxed);
     let slot = SecondaryBoot {
         plan: memory::virt_to_phys(core::ptr::from_ref(plan) as u64),

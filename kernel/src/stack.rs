@@ -15,6 +15,7 @@ use crate::memory::{self, KernelMap};
 use alloc::vec::Vec;
 use arch::map::MapError;
 use arch::regime::Attributes;
+use base::room::Room;
 use base::{Errno, Lock, PAGE_SIZE, PhysAddr, Result, rank};
 use core::sync::atomic::{AtomicBool, Ordering};
 use frame::{Fill, KernelPages, Use};
@@ -155,7 +156,7 @@ impl Slots {
         let fresh = slot.checked_add(1).filter(|fresh| *fresh <= COUNT).ok_or(Errno::ENOMEM)?;
         for list in [&mut self.free, &mut self.dead] {
             let more = (fresh as usize).saturating_sub(list.len());
-            list.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            list.make_room(more)?;
         }
         self.fresh = fresh;
         Ok(slot)

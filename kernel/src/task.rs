@@ -12,7 +12,7 @@ use alloc::task::Wake;
 use arch::switch::Context;
 use arch::trap::TrapFrame;
 use base::census::{Counted, Kind};
-use base::{Lock, Result, rank};
+use base::{Lock, Result, rank, room};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use core::task::Waker;
@@ -57,6 +57,8 @@ pub struct Task {
     /// The user-space thread that it is; kernel threads have none.
     pub thread: Once<Thread>,
     body: Lock<Option<Box<dyn FnOnce() + Send>>>,
+    /// How many allocations it has until one fails: see `fail`.
+    pub fail_nth: AtomicU32,
     _counted: Counted,
 }
 
@@ -83,20 +85,23 @@ impl Task {
     /// A task that will run `body` and end when it returns; suspended until
     /// `sched::start`.
     pub fn new(id: u32, body: impl FnOnce() + Send + 'static) -> Result<Arc<Task>> {
-        crate::sched::make_room()?;
-        Ok(Self::with(id, Stack::new()?, Some(Box::new(body))))
+        let counted = Counted::new(Kind::Task);
+        // It counts already: whoever makes one at the same time sees it.
+        sched::make_room()?;
+        let body: Box<dyn FnOnce() + Send> = room::try_box(body)?;
+        Self::with(id, Stack::new()?, Some(body), counted)
     }
 
     /// What a CPU is while it has nothing to do, on the stack that it came up on.
-    pub fn idle(stack: Stack) -> Arc<Task> {
-        Self::with(0, stack, None)
+    pub fn idle(stack: Stack) -> Result<Arc<Task>> {
+        Self::with(0, stack, None, Counted::new(Kind::Task))
     }
 
-    fn with(id: u32, stack: Stack, body: Option<Box<dyn FnOnce() + Send>>) -> Arc<Task> {
+    fn with(id: u32, stack: Stack, body: Option<Box<dyn FnOnce() + Send>>, counted: Counted) -> Result<Arc<Task>> {
         let (_, top) = stack.range();
         // Room for the registers of EL0 at the very top.
         let start = top.wrapping_sub(size_of::<TrapFrame>() as u64);
-        Arc::new(Task {
+        room::try_arc(Task {
             id,
             stack,
             context: UnsafeCell::new(Context::new(start, first, 0)),
@@ -110,7 +115,8 @@ impl Task {
             tpidr_el0: AtomicU64::new(0),
             thread: Once::new(),
             body: Lock::new(rank::PROCESS, body),
-            _counted: Counted::new(Kind::Task),
+            fail_nth: AtomicU32::new(0),
+            _counted: counted,
         })
     }
 

@@ -30,6 +30,12 @@ pub fn arm(deadline: Nanos, waker: Waker) -> Timer {
     Timer { cpu: index, id }
 }
 
+/// As [`arm`], for those who can be told that there is no memory.
+pub fn try_arm(deadline: Nanos, waker: Waker) -> base::Result<Timer> {
+    TimerQueue::<Waker>::ask()?;
+    Ok(arm(deadline, waker))
+}
+
 /// Takes a deadline back; nothing happens if it has passed.
 pub fn cancel(timer: Timer) {
     // The waker may hold the last reference to something: dropped unlocked.

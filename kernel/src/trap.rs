@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "called from assembly")]
 
 use crate::process::{self, Fault, FaultKind, cputime};
-use crate::{console, cpu, gic, panic, power, sched, syscall, task, timer, vcpu};
+use crate::{console, cpu, fail, gic, panic, power, sched, syscall, task, timer, vcpu};
 use arch::trap::TrapFrame;
 use arch::uaccess;
 use core::sync::atomic::Ordering;
@@ -180,9 +180,13 @@ pub fn interrupts() {
             gic::SGI_PUT => vcpu::put_requested(),
             id if id == arch::timer::host_intid() => {
                 cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
+                let _suspended = fail::suspend();
                 timer::interrupt();
             }
-            id if Some(id) == console::intid() => console::interrupt(),
+            id if Some(id) == console::intid() => {
+                let _suspended = fail::suspend();
+                console::interrupt();
+            }
             id => match vcpu::interrupt(id) {
                 // Stays active: the guest deactivates it.
                 Some(true) => continue,

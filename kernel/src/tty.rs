@@ -45,8 +45,7 @@ impl TtyHost for Host {
     }
 
     fn session_of_group(&self, pgid: u32) -> Option<u32> {
-        let member = table::group_members(pgid).first()?.pid;
-        Some(table::group_and_session(member).ok()?.1)
+        table::session_of_group(pgid)
     }
 }
 

@@ -3,6 +3,7 @@
 //! * [`PhysAddr`], [`VirtAddr`], [`Ipa`]: addresses that can't be mixed up.
 //! * [`Errno`]: Linux's error numbers, the only error type that crosses the ABI.
 //! * [`Lock`]: a spin lock with a rank; debug builds check the lock order.
+//! * [`Room`], [`room`]: heap allocations that are refused when memory is out.
 //! * [`WaitQueue`]: who wants to know when something changes. Objects never
 //!   block: they answer `EAGAIN` and the kernel's one blocking loop waits here.
 //! * [`UserMem`]: memory that EL0 can change under us: an allegation, never a
@@ -20,6 +21,7 @@ pub mod census;
 mod errno;
 mod ids;
 mod lock;
+pub mod room;
 mod user;
 mod wait;
 
@@ -27,6 +29,7 @@ pub use addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Vi
 pub use errno::Errno;
 pub use ids::IdSet;
 pub use lock::{Lock, LockGuard, LockTracker, rank, set_lock_tracker};
+pub use room::Room;
 pub use user::{UserMem, UserMemExt};
 pub use wait::WaitQueue;
 

@@ -1,6 +1,6 @@
 //! User memory: an allegation until copied.
 
-use crate::{Errno, Result};
+use crate::{Errno, Result, Room};
 use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -34,8 +34,7 @@ pub trait UserMemExt: UserMem {
     /// Copies `count` values of `T`; `EINVAL` if their size overflows, `ENOMEM`
     /// if the kernel has no room for them.
     fn read_vec<T: FromBytes + IntoBytes>(&self, addr: u64, count: usize) -> Result<Vec<T>> {
-        let mut values = Vec::new();
-        values.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+        let mut values = crate::room::try_vec(count)?;
         values.resize_with(count, T::new_zeroed);
         self.read(addr, values.as_mut_slice().as_mut_bytes())?;
         Ok(values)
@@ -59,7 +58,7 @@ pub trait UserMemExt: UserMem {
             if string.len().saturating_add(text.len()) >= max {
                 return Err(Errno::ENAMETOOLONG);
             }
-            string.try_reserve(text.len()).map_err(|_| Errno::ENOMEM)?;
+            string.make_room(text.len())?;
             string.extend_from_slice(text);
             if end.is_some() {
                 return Ok(string);

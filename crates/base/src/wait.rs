@@ -1,6 +1,6 @@
 //! Who wants to know when something changes.
 
-use crate::{Errno, Lock, Result, rank};
+use crate::{Lock, Result, Room, rank};
 use alloc::vec::Vec;
 use core::task::Waker;
 
@@ -31,9 +31,14 @@ impl WaitQueue {
     /// `ENOMEM` if there is no room.
     pub fn register(&self, waker: &Waker) -> Result<()> {
         let mut wakers = self.wakers.lock();
-        wakers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        wakers.make_room(1)?;
         wakers.push(waker.clone());
         Ok(())
+    }
+
+    /// Makes room for one more: the next registration can't fail.
+    pub fn reserve(&self) -> Result<()> {
+        self.wakers.lock().make_room(1)
     }
 
     /// Takes one registration of `waker` back; nothing happens if there is none.

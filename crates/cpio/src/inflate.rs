@@ -2,8 +2,7 @@
 
 use crate::Error;
 use alloc::boxed::Box;
-use alloc::vec::Vec;
-use base::Errno;
+use base::room;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
@@ -17,9 +16,7 @@ pub fn inflate(
     input: &[u8],
     out: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<usize, Error> {
-    let mut window = Vec::new();
-    window.try_reserve_exact(WINDOW).map_err(|_| Error::Sink(Errno::ENOMEM))?;
-    window.resize(WINDOW, 0);
+    let mut window = room::try_zeros(WINDOW).map_err(Error::Sink)?;
     // 11 KiB, where the ready-made stream of this crate has 43 KiB: a kernel
     // stack may see it before the heap does.
     let mut state: Box<DecompressorOxide> = Box::default();

@@ -3,7 +3,7 @@
 use crate::{Error, Sink};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use base::Errno;
+use base::Room;
 
 const HEADER: usize = 110;
 const PATH_MAX: u32 = 4096;
@@ -215,7 +215,7 @@ impl Reader {
     /// Adds to `text` until it has `want` bytes.
     fn collect(&mut self, bytes: &[u8], want: usize) -> Result<usize, Error> {
         let take = want.saturating_sub(self.text.len()).min(bytes.len());
-        self.text.try_reserve(take).map_err(|_| Error::Sink(Errno::ENOMEM))?;
+        self.text.make_room(take).map_err(Error::Sink)?;
         self.text.extend_from_slice(bytes.get(..take).unwrap_or_default());
         Ok(take)
     }

@@ -3,7 +3,7 @@
 use crate::header::{Header, HeaderKind, u32_at, u64_at};
 use crate::{PAGE_SIZE, page_down, page_up};
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Errno, Result, Room};
 
 /// What EL0 may do with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -160,7 +160,7 @@ impl Image {
         }
         self.start = self.start.min(page_down(segment.vaddr));
         self.end = self.end.max(end);
-        self.segments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.segments.make_room(1)?;
         self.segments.push(segment);
         Ok(())
     }
@@ -244,7 +244,7 @@ impl Image {
         let mut steps = Vec::new();
         // At most three steps a segment, and no more than 1170 segments.
         let room = self.segments.len().saturating_mul(3);
-        steps.try_reserve_exact(room).map_err(|_| Errno::ENOMEM)?;
+        steps.make_room(room)?;
         for segment in &self.segments {
             segment.plan(bias, &mut steps).ok_or(Errno::EINVAL)?;
         }

@@ -9,7 +9,7 @@
 use crate::PAGE_SIZE;
 use crate::header::Header;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt};
+use base::{Errno, Result, Room, UserMem, UserMemExt};
 
 /// The tags of the auxiliary vector (linux/auxvec.h, asm/auxvec.h).
 #[expect(missing_docs, reason = "getauxval(3) has them")]
@@ -56,7 +56,7 @@ struct Strings {
 impl Strings {
     fn push(&mut self, string: &[u8]) -> Result<()> {
         let size = string.len().saturating_add(1);
-        self.bytes.try_reserve(size).map_err(|_| Errno::ENOMEM)?;
+        self.bytes.make_room(size)?;
         self.bytes.extend_from_slice(string);
         self.bytes.push(0);
         self.count = self.count.saturating_add(1);
@@ -267,7 +267,7 @@ impl StackImage {
 
         let total = top.checked_sub(sp).and_then(|size| usize::try_from(size).ok());
         let mut image = Writer { sp, bytes: Vec::new() };
-        image.bytes.try_reserve_exact(total.ok_or(Errno::E2BIG)?).map_err(|_| Errno::ENOMEM)?;
+        image.bytes.make_room(total.ok_or(Errno::E2BIG)?)?;
         image.word(argv.count as u64);
         image.pointers(arg_start, argv);
         image.pointers(env_start, &args.envp);

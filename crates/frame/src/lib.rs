@@ -26,7 +26,8 @@ pub mod sim;
 pub use buddy::MAX_ORDER;
 pub use handle::{Fill, Frame, Pieces, Size};
 pub use kernel::{KernelPages, entries_at};
+#[cfg(any(test, feature = "sim"))]
+pub use ram::fail_allocation;
 pub use ram::{
-    RamRange, Stats, Use, fail_allocation, gaps, init, is_low, phys_to_virt, release, set_reserve,
-    stats,
+    RamRange, Stats, Use, gaps, init, is_low, phys_to_virt, release, set_reserve, stats,
 };

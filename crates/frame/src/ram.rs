@@ -217,6 +217,7 @@ pub struct Ram {
 
 static RAM: Once<Ram> = Once::new();
 /// Counts down to an allocation that fails; zero is off.
+#[cfg(any(test, feature = "sim"))]
 static FAIL: AtomicU64 = AtomicU64::new(0);
 
 /// The kernel's reserve unless [`set_reserve`] says otherwise.
@@ -360,6 +361,7 @@ pub fn set_reserve(bytes: u64) {
 
 /// Lets the `nth` allocation from now on fail (1: the next), for tests of what
 /// then happens. Zero takes the order back.
+#[cfg(any(test, feature = "sim"))]
 pub fn fail_allocation(nth: u64) {
     FAIL.store(nth, Relaxed);
 }
@@ -406,8 +408,13 @@ impl Ram {
 
     /// Takes 2^`order` frames, whose first gets the metadata `word`.
     pub fn take(&self, order: u8, owner: Owner, word: u64) -> Result<PhysAddr> {
+        #[cfg(any(test, feature = "sim"))]
         if FAIL.load(Relaxed) != 0 && FAIL.fetch_sub(1, Relaxed) == 1 {
             return Err(Errno::ENOMEM);
+        }
+        // For the heap, those were asked who can be told no.
+        if owner != Owner::Heap {
+            base::room::ask()?;
         }
         let size = frames(order);
         let index = {

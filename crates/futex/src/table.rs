@@ -3,8 +3,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use base::{Errno, Lock, LockGuard, Result, rank};
+use base::{Errno, Lock, LockGuard, Result, rank, room};
 use core::ops::Bound;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::Waker;
@@ -76,8 +75,7 @@ impl FutexTable {
     /// memory for them. A few for each CPU do.
     pub fn new(buckets: usize) -> Result<FutexTable> {
         let count = buckets.clamp(1, 4096);
-        let mut table = Vec::new();
-        table.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+        let mut table = room::try_vec(count)?;
         table.resize_with(count, || Lock::new(rank::FUTEX, BTreeMap::new()));
         Ok(FutexTable { buckets: table.into_boxed_slice(), next_ticket: AtomicU64::new(0) })
     }
@@ -404,6 +402,7 @@ impl Removed {
 mod tests {
     use super::*;
     use alloc::task::Wake;
+    use alloc::vec::Vec;
     use core::sync::atomic::AtomicU32;
     use proptest::prelude::*;
     use std::thread;

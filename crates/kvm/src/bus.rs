@@ -3,7 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Errno, Result, room};
 use regime::HostRegime;
 
 /// A device of a VM in the kernel. Accesses are of 1, 2, 4 or 8 bytes, at an
@@ -56,9 +56,7 @@ impl Bus {
         if self.places.iter().any(|p| p.base < end && base < p.base.saturating_add(p.len)) {
             return Err(Errno::EEXIST);
         }
-        let mut places = Vec::new();
-        let count = self.places.len().saturating_add(1);
-        places.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+        let mut places = room::try_vec(self.places.len().saturating_add(1))?;
         places.extend_from_slice(&self.places);
         let at = places.partition_point(|place| place.base < base);
         places.insert(at, Place { base, len, device });

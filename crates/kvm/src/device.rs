@@ -6,7 +6,7 @@ use crate::vm::Vm;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt};
+use base::{Errno, Result, UserMem, UserMemExt, room};
 use kvm_abi as abi;
 use kvm_abi::ioctl;
 use regime::HostRegime;
@@ -80,8 +80,7 @@ impl Vcpus for AllVcpus<'_> {
     fn stop(&self) -> Result<Box<dyn Stopped + '_>> {
         let owned = self.vm.stop_all()?;
         self.vm.pull_all(self.regime);
-        let mut vcpus = Vec::new();
-        vcpus.try_reserve_exact(owned.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut vcpus = room::try_vec(owned.len())?;
         for (core, owned) in self.vm.vcpus.iter().zip(owned) {
             let lrs = Box::new(core.state.lock().lrs.clone());
             vcpus.push((core, owned, lrs));

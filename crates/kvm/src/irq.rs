@@ -8,7 +8,7 @@ use crate::vm::Vm;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt};
+use base::{Errno, Result, Room, UserMem, UserMemExt, room};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 use kvm_abi as abi;
@@ -140,7 +140,7 @@ impl Vm {
                 let mut at = 0;
                 while let Some(irqfd) = config.irqfds.get(at) {
                     if irqfd.line.gsi == args.gsi && irqfd.line.eventfd.same(&*eventfd) {
-                        gone.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                        gone.make_room(1)?;
                         gone.push(config.irqfds.swap_remove(at));
                     } else {
                         at = at.wrapping_add(1);
@@ -170,7 +170,7 @@ impl Vm {
             if config.irqfds.len() >= MAX_IRQFDS {
                 return Err(Errno::ENOSPC);
             }
-            config.irqfds.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            config.irqfds.make_room(1)?;
             eventfd.wait_queue().register(&irqfd.waker)?;
             config.irqfds.push(irqfd);
         }
@@ -188,8 +188,7 @@ impl Vm {
         }
         let at = addr.checked_add(size_of::<abi::IrqRouting>() as u64).ok_or(Errno::EFAULT)?;
         let entries: Vec<abi::IrqRoutingEntry> = user.read_vec(at, head.nr as usize)?;
-        let mut routes = Vec::new();
-        routes.try_reserve_exact(entries.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut routes = room::try_vec(entries.len())?;
         for entry in &entries {
             let [chip, pin, ..] = entry.u;
             if entry.type_ != abi::IRQ_ROUTING_IRQCHIP
@@ -241,7 +240,7 @@ impl Vm {
             if new.io_events.len() >= MAX_IO_EVENTS {
                 return Err(Errno::ENOSPC);
             }
-            new.io_events.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            new.io_events.make_room(1)?;
             let at = new.io_events.partition_point(|other| other.addr <= event.addr);
             new.io_events.insert(at, event.clone());
             Ok(())

@@ -12,7 +12,7 @@ use crate::snapshot::VmSnapshot;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
-use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
+use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, Room, rank};
 use frame::Size;
 use paging::{Gather, GuestDevice, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
 use regime::HostRegime;
@@ -76,7 +76,7 @@ impl VmMemory {
     /// is to follow.
     pub(crate) fn announce(&self, slot: Slot) -> Result<()> {
         let mut inner = self.inner.lock();
-        inner.leaving.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        inner.leaving.make_room(1)?;
         inner.leaving.push(slot);
         Ok(())
     }

@@ -4,7 +4,7 @@ use crate::exit::debug_reg;
 use crate::run::Vcpu;
 use crate::vcpu::VcpuState;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt};
+use base::{Errno, Result, UserMem, UserMemExt, room};
 use core::sync::atomic::Ordering;
 use kvm_abi as abi;
 use kvm_abi::reg;
@@ -170,9 +170,7 @@ impl Vcpu {
         use reg::core as c;
         const MOST: usize = 320;
         let facts = self.vm.facts();
-        let mut ids = Vec::new();
-        ids.try_reserve_exact(MOST.saturating_add(facts.ccsidr.len()))
-            .map_err(|_| Errno::ENOMEM)?;
+        let mut ids = room::try_vec(MOST.saturating_add(facts.ccsidr.len()))?;
         let core = |size, index| reg::core_reg(size, index);
         ids.extend((c::X0..=c::SP_EL1).step_by(2).map(|index| core(reg::SIZE_U64, index)));
         ids.extend((c::ELR_EL1..=80).step_by(2).map(|index| core(reg::SIZE_U64, index)));

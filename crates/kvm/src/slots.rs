@@ -2,7 +2,7 @@
 //! the VMM's memory (api.rst, KVM_SET_USER_MEMORY_REGION).
 
 use alloc::vec::Vec;
-use base::{Errno, PAGE_SIZE, Result};
+use base::{Errno, PAGE_SIZE, Result, Room, room};
 use kvm_abi::{MEM_READONLY, UserspaceMemoryRegion};
 
 /// KVM_CAP_NR_MEMSLOTS.
@@ -91,8 +91,7 @@ impl Slots {
 
     /// A copy.
     pub fn try_clone(&self) -> Result<Slots> {
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(self.slots.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut slots = room::try_vec(self.slots.len())?;
         slots.extend_from_slice(&self.slots);
         Ok(Slots { slots })
     }
@@ -150,7 +149,7 @@ impl Slots {
         if new.end() > limit {
             return Err(Errno::EFAULT);
         }
-        self.slots.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.slots.make_room(1)?;
         if let Some(old) = old {
             self.slots.remove(old);
         }

@@ -5,7 +5,7 @@ use crate::host::EventFd;
 use crate::slots::Slots;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Result, room};
 use paging::GuestDevice;
 use psci::Policy;
 use traps::IdRegs;
@@ -74,8 +74,7 @@ pub struct VmSnapshot {
 impl VmSnapshot {
     /// A copy to change.
     pub fn try_clone(&self) -> Result<VmSnapshot> {
-        let mut io_events = Vec::new();
-        io_events.try_reserve_exact(self.io_events.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut io_events = room::try_vec(self.io_events.len())?;
         io_events.extend_from_slice(&self.io_events);
         Ok(VmSnapshot {
             generation: self.generation.wrapping_add(1),

@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
-use base::{Errno, Lock, Result, UserMem, UserMemExt, rank};
+use base::{Errno, Lock, Result, UserMem, UserMemExt, rank, room};
 use core::sync::atomic::{AtomicBool, Ordering};
 use frame::{Fill, Frame, Size, Use};
 use kvm_abi as abi;
@@ -415,8 +415,7 @@ impl Vm {
 
     /// Takes all vCPUs: `EBUSY` if one is in KVM_RUN.
     pub(crate) fn stop_all(&self) -> Result<Vec<crate::vcpu::Owned<'_>>> {
-        let mut owned = Vec::new();
-        owned.try_reserve_exact(self.vcpus.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut owned = room::try_vec(self.vcpus.len())?;
         for core in self.vcpus.iter() {
             owned.push(core.own().map_err(|_| Errno::EBUSY)?);
         }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
-use base::{Errno, Lock, LockGuard, PAGE_SHIFT, Result, rank};
+use base::{Lock, LockGuard, PAGE_SHIFT, Result, Room, rank};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frame::Frame;
@@ -124,7 +124,7 @@ impl AddressSpace {
     pub fn register(&self, notifier: Weak<dyn MmuNotifier>) -> Result<()> {
         let mut inner = self.inner.lock();
         inner.notifiers.retain(|notifier| notifier.strong_count() > 0);
-        inner.notifiers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        inner.notifiers.make_room(1)?;
         inner.notifiers.push(notifier);
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::Nanos;
 use crate::entity::{Class, Entity, SLICE};
 use alloc::collections::BinaryHeap;
 use alloc::sync::Arc;
+use base::Room;
 use core::cmp::Ordering;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -117,7 +118,7 @@ impl<T: Schedulable + Clone> RunQueue<T> {
 
     /// Sees to it that so many tasks can wait here. False: no memory.
     pub fn make_room(&mut self, tasks: usize) -> bool {
-        self.waiting.try_reserve(tasks.saturating_sub(self.waiting.len())).is_ok()
+        self.waiting.make_room(tasks.saturating_sub(self.waiting.len())).is_ok()
     }
 
     /// The task that runs.

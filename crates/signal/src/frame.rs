@@ -6,7 +6,7 @@ use crate::altstack::UserStack;
 use crate::info::SigInfo;
 use crate::set::SigSet;
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Errno, Result, room};
 
 /// The size of the frame.
 pub const FRAME_SIZE: usize = RESERVED + RESERVED_SIZE;
@@ -105,9 +105,7 @@ pub fn build_frame(
     let record = top.checked_sub(16).ok_or(Errno::EFAULT)? & !15;
     let sp = record.checked_sub(FRAME_SIZE as u64).ok_or(Errno::EFAULT)?;
     let size = FRAME_SIZE.saturating_add(16);
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
-    bytes.resize(size, 0);
+    let mut bytes = room::try_zeros(size)?;
 
     put(&mut bytes, 0, &info.to_bytes());
     put_words(&mut bytes, UC_STACK, &context.stack.to_words());

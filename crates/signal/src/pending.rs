@@ -3,7 +3,7 @@
 use crate::info::{SigInfo, code};
 use crate::set::{SigSet, Signal};
 use alloc::collections::VecDeque;
-use base::{Errno, Result};
+use base::{Errno, Result, Room};
 
 /// A queue of pending signals: one per thread, and one per process for any of
 /// its threads.
@@ -45,7 +45,7 @@ impl Pending {
         }
         // At most 31 standard signals queue, so the kernel's own always may.
         let room = self.queue.len() < limit || (!signal.is_realtime() && info.code() >= 0);
-        if room && self.queue.try_reserve(1).is_ok() {
+        if room && self.queue.make_room(1).is_ok() {
             self.queue.push_back(info);
         } else if signal.is_realtime() && info.code() != code::SI_USER {
             return Err(Errno::EAGAIN);

@@ -55,6 +55,11 @@ impl<T> TimerQueue<T> {
         id
     }
 
+    /// `ENOMEM` if there is no memory for one more timer.
+    pub fn ask() -> base::Result<()> {
+        base::room::room_in(&BTreeMap::<TimerId, T>::new())
+    }
+
     /// Takes a timer back; `None` if it has expired or was taken back before.
     pub fn cancel(&mut self, id: TimerId) -> Option<T> {
         self.timers.remove(&id)

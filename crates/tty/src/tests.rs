@@ -96,7 +96,7 @@ impl Setup {
     fn open(&self, dev: DevId, caller: &Caller) -> Result<Arc<OpenFile>> {
         let request = OpenRequest { caller, flags: OpenFlags::RDWR };
         let file = self.devices.open(vfs::FileType::Char, dev, &request)?;
-        Ok(OpenFile::anonymous(file, OpenFlags::RDWR))
+        OpenFile::anonymous(file, OpenFlags::RDWR)
     }
     fn ioctl(&self, file: &OpenFile, caller: &Caller, cmd: u32, arg: u64) -> Result<i64> {
         file.file().ioctl(caller, cmd, arg, &self.memory)

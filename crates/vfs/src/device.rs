@@ -116,14 +116,15 @@ pub fn populate(devtmpfs: &dyn FileSystem, devices: &DeviceRegistry) {
 
 /// Makes devtmpfs mountable: one instance with a node for every device that is
 /// registered by the time of a mount.
-pub fn register_devtmpfs(ns: &Namespace, ram_pages: u64) {
+pub fn register_devtmpfs(ns: &Namespace, ram_pages: u64) -> Result<()> {
     let options = TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(ram_pages) };
-    let dev: Arc<dyn FileSystem> = Tmpfs::new("devtmpfs", options, ns.clock().clone());
+    let dev: Arc<dyn FileSystem> = Tmpfs::new("devtmpfs", options, ns.clock().clone())?;
     let devices = ns.devices().clone();
     ns.register_fs("devtmpfs", move |_| {
         populate(&*dev, &devices);
         Ok(dev.clone())
     });
+    Ok(())
 }
 
 /// A device that takes text for the kernel's log and reads nothing.

@@ -13,7 +13,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::task::Wake;
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, WaitQueue, rank};
+use base::{Errno, Lock, Result, Room, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::task::Waker;
@@ -155,14 +155,15 @@ impl Wake for Item {
 
 impl Epoll {
     /// An empty set.
-    pub fn new() -> Arc<Epoll> {
-        Arc::new_cyclic(|this| Epoll {
+    pub fn new() -> Result<Arc<Epoll>> {
+        let ready = room::try_arc(Ready {
+            list: Lock::new(rank::EPOLL_READY, ReadyList::default()),
+            queue: WaitQueue::new(),
+        })?;
+        room::try_arc_cyclic(|this| Epoll {
             this: this.clone(),
             items: Lock::new(rank::EPOLL, BTreeMap::new()),
-            ready: Arc::new(Ready {
-                list: Lock::new(rank::EPOLL_READY, ReadyList::default()),
-                queue: WaitQueue::new(),
-            }),
+            ready,
             parents: Lock::new(rank::EPOLL, Vec::new()),
         })
     }
@@ -183,14 +184,15 @@ impl Epoll {
                     return Err(Errno::EINVAL);
                 }
                 let below = inner.depth(self, &mut MAX_GRAPH.clone())?;
-                if below.saturating_add(self.height(MAX_NESTS)) > MAX_NESTS {
+                if below.saturating_add(self.height(MAX_NESTS)?) > MAX_NESTS {
                     return Err(Errno::ELOOP);
                 }
-                let parents = inner.live_parents();
+                let parents = inner.live_parents()?;
                 if parents.len() >= MAX_PARENTS {
                     return Err(Errno::EINVAL);
                 }
-                let mut weak: Vec<Weak<Epoll>> = parents.iter().map(Arc::downgrade).collect();
+                let mut weak: Vec<Weak<Epoll>> = room::try_vec(parents.len().saturating_add(1))?;
+                weak.extend(parents.iter().map(Arc::downgrade));
                 weak.push(self.this.clone());
                 *inner.parents.lock() = weak;
                 Some(guard)
@@ -198,7 +200,7 @@ impl Epoll {
             None => None,
         };
         let key = (fd, file.id());
-        let item = Arc::new(Item {
+        let item = room::try_arc(Item {
             set: self.this.clone(),
             ready: self.ready.clone(),
             file: Arc::downgrade(file),
@@ -207,7 +209,7 @@ impl Epoll {
             data: Lock::new(rank::EPOLL_READY, event.data),
             queued: AtomicBool::new(false),
             dead: AtomicBool::new(false),
-        });
+        })?;
         {
             let mut items = self.items.lock();
             if items.contains_key(&key) {
@@ -216,9 +218,9 @@ impl Epoll {
             {
                 let queued = &mut self.ready.list.lock().items;
                 let want = items.len().saturating_add(1).saturating_sub(queued.len());
-                queued.try_reserve(want).map_err(|_| Errno::ENOMEM)?;
+                queued.make_room(want)?;
             }
-            items.insert(key, item.clone());
+            room::try_insert(&mut items, key, item.clone())?;
         }
         let joined =
             file.add_watcher(&item).and_then(|()| queue.register(&Waker::from(item.clone())));
@@ -264,8 +266,7 @@ impl Epoll {
             return Err(Errno::ELOOP);
         }
         *budget = budget.checked_sub(1).ok_or(Errno::ELOOP)?;
-        let members: Vec<Weak<OpenFile>> =
-            self.items.lock().values().map(|item| item.file.clone()).collect();
+        let members = self.members()?;
         let mut deepest = 0u32;
         for file in members.iter().filter_map(Weak::upgrade) {
             if let Some(inner) = file.downcast::<Epoll>() {
@@ -276,23 +277,34 @@ impl Epoll {
     }
 
     /// How many sets high the tower is whose bottom this one is, up to `limit`.
-    fn height(&self, limit: u32) -> u32 {
-        let Some(limit) = limit.checked_sub(1) else { return 1 };
-        let above = self.live_parents().iter().map(|parent| parent.height(limit)).max();
-        above.unwrap_or(0).saturating_add(1)
+    fn height(&self, limit: u32) -> Result<u32> {
+        let Some(limit) = limit.checked_sub(1) else { return Ok(1) };
+        let mut above = 0u32;
+        for parent in self.live_parents()? {
+            above = above.max(parent.height(limit)?);
+        }
+        Ok(above.saturating_add(1))
+    }
+
+    /// The files in it.
+    fn members(&self) -> Result<Vec<Weak<OpenFile>>> {
+        room::try_collect(self.items.lock().values().map(|item| item.file.clone()))
     }
 
     /// The sets that this one is in now.
-    fn live_parents(&self) -> Vec<Arc<Epoll>> {
-        let mut parents: Vec<Arc<Epoll>> =
-            self.parents.lock().iter().filter_map(Weak::upgrade).collect();
-        parents.retain(|parent| {
-            let files: Vec<Weak<OpenFile>> =
-                parent.items.lock().values().map(|item| item.file.clone()).collect();
+    fn live_parents(&self) -> Result<Vec<Arc<Epoll>>> {
+        let parents: Vec<Arc<Epoll>> =
+            room::try_collect(self.parents.lock().iter().filter_map(Weak::upgrade))?;
+        let mut live = room::try_vec(parents.len())?;
+        for parent in parents {
+            let files = parent.members()?;
             let mut files = files.iter().filter_map(Weak::upgrade);
-            files.any(|file| file.downcast::<Epoll>().is_some_and(|set| core::ptr::eq(set, self)))
-        });
-        parents
+            let is_self = |set: &Epoll| core::ptr::eq(set, self);
+            if files.any(|file| file.downcast::<Epoll>().is_some_and(is_self)) {
+                live.push(parent);
+            }
+        }
+        Ok(live)
     }
 
     /// `epoll_wait`'s try: fills `out`; how many. 0: nothing is ready.
@@ -385,8 +397,7 @@ pub struct PollItem {
 
 /// Registers one waker with all files. Dropping the result takes it back.
 pub fn register_all(items: &[PollItem], waker: &Waker) -> Result<Vec<Registration>> {
-    let mut registrations = Vec::new();
-    registrations.try_reserve_exact(items.len()).map_err(|_| Errno::ENOMEM)?;
+    let mut registrations = room::try_vec(items.len())?;
     for file in items.iter().filter_map(|item| item.file.as_ref()) {
         if file.wait_queue().is_some() {
             registrations.push(Registration::new(file, waker)?);
@@ -436,9 +447,9 @@ mod tests {
 
     #[test]
     fn level_and_edge() {
-        let (r, w) = Pipe::pair(OpenFlags::empty());
-        let level = Epoll::new();
-        let edge = Epoll::new();
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
+        let level = Epoll::new().unwrap();
+        let edge = Epoll::new().unwrap();
         level.add(3, &r, event(Events::IN, 7)).unwrap();
         edge.add(3, &r, event(Events::IN | Events::ET, 8)).unwrap();
         assert_eq!(level.add(3, &r, event(Events::IN, 7)), Err(Errno::EEXIST));
@@ -461,8 +472,8 @@ mod tests {
 
     #[test]
     fn one_shot_and_modify() {
-        let (_r, w) = Pipe::pair(OpenFlags::empty());
-        let set = Epoll::new();
+        let (_r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
+        let set = Epoll::new().unwrap();
         set.add(4, &w, event(Events::OUT | Events::ONESHOT, 1)).unwrap();
         assert_eq!(collect(&set), [(OUT, 1)]);
         assert!(collect(&set).is_empty());
@@ -477,8 +488,8 @@ mod tests {
 
     #[test]
     fn closing_removes() {
-        let (r, w) = Pipe::pair(OpenFlags::empty());
-        let set = Epoll::new();
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
+        let set = Epoll::new().unwrap();
         set.add(3, &r, event(Events::IN, 1)).unwrap();
         w.write(&who(), b"x").unwrap();
         drop(r);
@@ -491,9 +502,9 @@ mod tests {
 
     #[test]
     fn nests_without_cycles() {
-        let open = |set: &Arc<Epoll>| OpenFile::anonymous(set.clone(), OpenFlags::RDWR);
-        let (r, w) = Pipe::pair(OpenFlags::empty());
-        let (a, b) = (Epoll::new(), Epoll::new());
+        let open = |set: &Arc<Epoll>| OpenFile::anonymous(set.clone(), OpenFlags::RDWR).unwrap();
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
+        let (a, b) = (Epoll::new().unwrap(), Epoll::new().unwrap());
         let (file_a, file_b) = (open(&a), open(&b));
         a.add(1, &r, event(Events::IN, 1)).unwrap();
         b.add(2, &file_a, event(Events::IN, 2)).unwrap();
@@ -503,29 +514,29 @@ mod tests {
         w.write(&who(), b"x").unwrap();
         assert_eq!(collect(&b), [(IN, 2)]);
         assert_eq!(collect(&a), [(IN, 1)]);
-        let null = OpenFile::anonymous(Arc::new(crate::device::Null), OpenFlags::RDWR);
+        let null = OpenFile::anonymous(Arc::new(crate::device::Null), OpenFlags::RDWR).unwrap();
         assert_eq!(a.add(9, &null, event(Events::IN, 3)), Err(Errno::EPERM));
         // b holds a; up to five.
         let mut top = file_b;
         let mut all = vec![];
         for level in 3.. {
-            let next = Epoll::new();
+            let next = Epoll::new().unwrap();
             let added = next.add(1, &top, event(Events::IN, 0));
             assert_eq!(added, if level <= 5 { Ok(()) } else { Err(Errno::ELOOP) });
             if added.is_err() {
                 break;
             }
             all.push(top);
-            top = OpenFile::anonymous(next, OpenFlags::RDWR);
+            top = OpenFile::anonymous(next, OpenFlags::RDWR).unwrap();
         }
         // Nor from below.
-        let bottom = OpenFile::anonymous(Epoll::new(), OpenFlags::RDWR);
+        let bottom = OpenFile::anonymous(Epoll::new().unwrap(), OpenFlags::RDWR).unwrap();
         assert_eq!(a.add(1, &bottom, event(Events::IN, 0)), Err(Errno::ELOOP));
     }
 
     #[test]
     fn poll_lists() {
-        let (r, w) = Pipe::pair(OpenFlags::empty());
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
         let mut items = [
             PollItem { file: Some(r.clone()), events: Events::IN, revents: Events::empty() },
             PollItem { file: None, events: Events::IN, revents: Events::empty() },

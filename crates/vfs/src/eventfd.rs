@@ -8,7 +8,7 @@ use crate::file::{File, Io, OpenFile};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, WaitQueue, rank};
+use base::{Errno, Lock, Result, WaitQueue, rank, room};
 use core::any::Any;
 
 /// EFD_SEMAPHORE; EFD_NONBLOCK and EFD_CLOEXEC are the O_ flags.
@@ -21,7 +21,7 @@ pub trait EventConsumer: Send + Sync {
     fn signalled(&self);
 }
 
-type Consumers = Arc<[Arc<dyn EventConsumer>]>;
+type Consumers = Arc<Vec<Arc<dyn EventConsumer>>>;
 
 /// A counter that can be waited for.
 pub struct EventFd {
@@ -38,9 +38,9 @@ struct State {
 
 impl EventFd {
     /// An eventfd.
-    pub fn new(initial: u32, semaphore: bool) -> Arc<EventFd> {
+    pub fn new(initial: u32, semaphore: bool) -> Result<Arc<EventFd>> {
         let state = State { count: u64::from(initial), consumers: None };
-        Arc::new(EventFd {
+        room::try_arc(EventFd {
             semaphore,
             state: Lock::new(rank::INODE, state),
             queue: WaitQueue::new(),
@@ -54,10 +54,8 @@ impl EventFd {
             return Err(Errno::EINVAL);
         }
         let status = OpenFlags::from_bits_retain(flags) & OpenFlags::NONBLOCK;
-        Ok(OpenFile::anonymous(
-            EventFd::new(initial, flags & EFD_SEMAPHORE != 0),
-            status | OpenFlags::RDWR,
-        ))
+        let event = EventFd::new(initial, flags & EFD_SEMAPHORE != 0)?;
+        OpenFile::anonymous(event, status | OpenFlags::RDWR)
     }
 
     /// Signals from within the kernel (ioeventfd, irqfd's resampling): never
@@ -82,11 +80,12 @@ impl EventFd {
     pub fn attach(&self, consumer: Arc<dyn EventConsumer>) -> Result<()> {
         let pending = {
             let mut state = self.state.lock();
+            let before = state.consumers.as_ref().map_or(&[][..], |consumers| &consumers[..]);
             let mut all: Vec<Arc<dyn EventConsumer>> =
-                state.consumers.iter().flat_map(|c| c.iter().cloned()).collect();
-            all.try_reserve_exact(1).map_err(|_| Errno::ENOMEM)?;
+                room::try_vec(before.len().saturating_add(1))?;
+            all.extend_from_slice(before);
             all.push(consumer);
-            state.consumers = Some(all.into());
+            state.consumers = Some(room::try_arc(all)?);
             if state.count > 0 { state.take_for_consumers() } else { None }
         };
         if pending.is_some() {
@@ -97,17 +96,17 @@ impl EventFd {
 
     /// Takes a consumer back. Whether it was there.
     pub fn detach(&self, consumer: &Arc<dyn EventConsumer>) -> bool {
-        let (old, found) = {
+        {
             let mut state = self.state.lock();
-            let Some(old) = state.consumers.take() else { return false };
-            let rest: Vec<_> =
-                old.iter().filter(|other| !Arc::ptr_eq(other, consumer)).cloned().collect();
-            let found = rest.len() < old.len();
-            state.consumers = (!rest.is_empty()).then(|| rest.into());
-            (old, found)
-        };
-        drop(old);
-        found
+            let Some(mut all) = state.consumers.take() else { return false };
+            let before = all.len();
+            // A copy only where somebody walks the list right now.
+            let rest = Arc::make_mut(&mut all);
+            rest.retain(|other| !Arc::ptr_eq(other, consumer));
+            let found = rest.len() < before;
+            state.consumers = (!rest.is_empty()).then_some(all);
+            found
+        }
     }
 
     /// Takes the count; `None` if it is zero.
@@ -216,7 +215,7 @@ mod tests {
 
     #[test]
     fn consumers_take_signals() {
-        let event = EventFd::new(1, false);
+        let event = EventFd::new(1, false).unwrap();
         let irq = Arc::new(Irq::default());
         let consumer: Arc<dyn EventConsumer> = irq.clone();
         event.attach(consumer.clone()).unwrap();

@@ -7,7 +7,7 @@ use crate::file::OpenFile;
 use crate::locks;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, rank};
+use base::{Errno, Lock, Result, Room, rank, room};
 
 /// What RLIMIT_NOFILE can be raised to (`/proc/sys/fs/nr_open`).
 pub const NR_OPEN: u32 = 1 << 20;
@@ -39,8 +39,7 @@ impl FdTable {
     /// The copy that `fork` makes.
     pub fn duplicate(&self) -> Result<FdTable> {
         let slots = self.slots.lock();
-        let mut entries = Vec::new();
-        entries.try_reserve_exact(slots.entries.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut entries = room::try_vec(slots.entries.len())?;
         entries.extend(slots.entries.iter().cloned());
         let copy = Slots { entries, lowest_free: slots.lowest_free };
         Ok(FdTable { slots: Lock::new(rank::FD_TABLE, copy) })
@@ -198,12 +197,13 @@ impl FdTable {
     }
 
     /// All descriptors from `from` on, in order, at most `max`.
-    pub fn list(&self, from: i32, max: usize) -> Vec<(i32, Arc<OpenFile>)> {
+    pub fn list(&self, from: i32, max: usize) -> Result<Vec<(i32, Arc<OpenFile>)>> {
+        let mut some = room::try_vec(max)?;
         let slots = self.slots.lock();
         let open = slots.entries.iter().enumerate().skip(from.max(0) as usize);
-        open.filter_map(|(fd, entry)| Some((fd as i32, entry.as_ref()?.file.clone())))
-            .take(max)
-            .collect()
+        let open = open.filter_map(|(fd, entry)| Some((fd as i32, entry.as_ref()?.file.clone())));
+        some.extend(open.take(max));
+        Ok(some)
     }
 
     /// How many slots there are (`FDSize` in `/proc/<pid>/status`).
@@ -221,7 +221,7 @@ impl Default for FdTable {
 impl Slots {
     fn put(&mut self, index: usize, entry: Entry) -> Result<Option<Entry>> {
         if let Some(more) = index.saturating_add(1).checked_sub(self.entries.len()) {
-            self.entries.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            self.entries.make_room(more)?;
             self.entries.resize_with(index.saturating_add(1), || None);
         }
         let slot = self.entries.get_mut(index).ok_or(Errno::EBADF)?;
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn lowest_first() {
         let table = FdTable::new();
-        let (r, w) = Pipe::pair(OpenFlags::empty());
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
         for fd in 0..5 {
             assert_eq!(table.install(r.clone(), fd == 3, 1024), Ok(fd));
         }
@@ -266,8 +266,8 @@ mod tests {
         copy.exec(1);
         assert_eq!(copy.get(3).err(), Some(Errno::EBADF));
         copy.close_range(0, u32::MAX, 1);
-        assert!(copy.list(0, 10).is_empty());
-        assert_eq!(table.list(0, 3).len(), 3);
+        assert!(copy.list(0, 10).unwrap().is_empty());
+        assert_eq!(table.list(0, 3).unwrap().len(), 3);
         assert_eq!(copy.install(r, false, 10), Ok(0));
     }
 }

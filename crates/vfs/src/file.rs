@@ -15,7 +15,7 @@ use alloc::borrow::Cow;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
-use base::{Errno, Lock, Result, UserMem, WaitQueue, rank};
+use base::{Errno, Lock, Result, Room, UserMem, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::task::Waker;
@@ -190,7 +190,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// Opens something that has no name: a pipe, an eventfd, a VM.
-    pub fn anonymous(file: Arc<dyn File>, flags: OpenFlags) -> Arc<OpenFile> {
+    pub fn anonymous(file: Arc<dyn File>, flags: OpenFlags) -> Result<Arc<OpenFile>> {
         Self::new(file, flags, None)
     }
 
@@ -198,14 +198,14 @@ impl OpenFile {
         file: Arc<dyn File>,
         flags: OpenFlags,
         place: Option<Place>,
-    ) -> Arc<OpenFile> {
+    ) -> Result<Arc<OpenFile>> {
         let drop = OpenFlags::CREAT
             | OpenFlags::EXCL
             | OpenFlags::NOCTTY
             | OpenFlags::TRUNC
             | OpenFlags::CLOEXEC
             | OpenFlags::TMPFILE;
-        Arc::new(OpenFile {
+        room::try_arc(OpenFile {
             file,
             place,
             flags: AtomicU32::new(flags.difference(drop).bits()),
@@ -415,7 +415,7 @@ impl OpenFile {
     pub(crate) fn add_watcher(&self, item: &Arc<epoll::Item>) -> Result<()> {
         let mut watchers = self.watchers.lock();
         watchers.retain(|watcher| watcher.strong_count() > 0);
-        watchers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        watchers.make_room(1)?;
         watchers.push(Arc::downgrade(item));
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::abi::{DevId, SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::file::OpenFile;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, WaitQueue, rank};
+use base::{Errno, Lock, Result, Room, WaitQueue, rank, room};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Shared.
@@ -114,11 +114,15 @@ fn find_conflict(held: &[Range], want: &Range) -> Option<Range> {
 pub fn set(key: Key, want: Range) -> Result<()> {
     {
         let mut table = TABLE.lock();
-        let held = table.entry(key).or_default();
-        if find_conflict(held, &want).is_some() {
+        if table.get(&key).is_some_and(|held| find_conflict(held, &want).is_some()) {
             return Err(Errno::EAGAIN);
         }
-        if held.len() >= MAX_RANGES || held.try_reserve(2).is_err() {
+        if !table.contains_key(&key) {
+            let first = room::try_vec(2).map_err(|_| Errno::ENOLCK)?;
+            room::try_insert(&mut table, key, first).map_err(|_| Errno::ENOLCK)?;
+        }
+        let Some(held) = table.get_mut(&key) else { return Err(Errno::ENOLCK) };
+        if held.len() >= MAX_RANGES || held.make_room(2).is_err() {
             return Err(Errno::ENOLCK);
         }
         carve(held, want.owner, want.start, want.end);
@@ -138,7 +142,7 @@ pub fn unset(key: Key, owner: Owner, start: u64, end: u64) -> Result<()> {
     {
         let mut table = TABLE.lock();
         let Some(held) = table.get_mut(&key) else { return Ok(()) };
-        if held.try_reserve(1).is_err() {
+        if held.make_room(1).is_err() {
             return Err(Errno::ENOLCK);
         }
         carve(held, owner, start, end);

@@ -16,7 +16,7 @@ use crate::path::{
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Errno, Result, room};
 use core::any::Any;
 
 /// `access`: execute.
@@ -153,7 +153,7 @@ impl<'a> Files<'a> {
                 Ok(inode) => {
                     let request = OpenRequest { caller: self.caller, flags };
                     let file = inode.clone().open(&request)?;
-                    return Ok(OpenFile::new(file, flags, Some(dir.child(inode, &name))));
+                    return OpenFile::new(file, flags, Some(dir.child(inode, &name)?));
                 }
                 Err(Errno::EEXIST) if !exclusive => {}
                 // A directory that can't make files (procfs).
@@ -171,7 +171,7 @@ impl<'a> Files<'a> {
             return Err(Errno::ENOTDIR);
         }
         if flags.contains(OpenFlags::PATH) {
-            return Ok(OpenFile::new(Arc::new(PathOnly), flags, Some(place)));
+            return OpenFile::new(room::try_arc(PathOnly)?, flags, Some(place));
         }
         let request = OpenRequest { caller: self.caller, flags };
         let truncate = flags.contains(OpenFlags::TRUNC);
@@ -179,7 +179,7 @@ impl<'a> Files<'a> {
             FileType::Symlink => return Err(Errno::ELOOP),
             FileType::Dir if flags.writable() || truncate => return Err(Errno::EISDIR),
             FileType::Dir => place.inode.clone().open(&request)?,
-            FileType::Fifo => Arc::new(place.inode.fifo().ok_or(Errno::ENXIO)?.open(flags)?),
+            FileType::Fifo => room::try_arc(place.inode.fifo().ok_or(Errno::ENXIO)?.open(flags)?)?,
             FileType::Char | FileType::Block => {
                 if place.mount.flags() & MS_NODEV != 0 {
                     return Err(Errno::EACCES);
@@ -198,7 +198,7 @@ impl<'a> Files<'a> {
                 file
             }
         };
-        Ok(OpenFile::new(file, flags, Some(place)))
+        OpenFile::new(file, flags, Some(place))
     }
 
     /// Opens a program to run it: a regular file with an execute bit.

@@ -14,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, rank};
+use base::{Errno, Lock, Result, Room, rank, room};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -97,23 +97,25 @@ impl Place {
     }
 
     /// A place for something that no directory holds.
-    pub(crate) fn detached(inode: InodeRef) -> Place {
-        let mount = Arc::new(Mount {
+    pub(crate) fn detached(inode: InodeRef) -> Result<Place> {
+        let mount = room::try_arc(Mount {
             id: 0,
-            fs: Arc::new(Anonymous { inode: inode.clone() }),
+            fs: room::try_arc(Anonymous { inode: inode.clone() })?,
             root: inode.clone(),
             source: String::new(),
             flags: AtomicU32::new(0),
             on: Lock::new(rank::OPEN_FILE, None),
             mounted_here: AtomicUsize::new(0),
-        });
-        Place { mount, inode, entry: None }
+        })?;
+        Ok(Place { mount, inode, entry: None })
     }
 
-    pub(crate) fn child(&self, inode: InodeRef, name: &[u8]) -> Place {
-        let entry =
-            (inode.kind() != FileType::Dir).then(|| Arc::new((self.inode.clone(), name.into())));
-        Place { mount: self.mount.clone(), inode, entry }
+    pub(crate) fn child(&self, inode: InodeRef, name: &[u8]) -> Result<Place> {
+        let entry = match inode.kind() {
+            FileType::Dir => None,
+            _ => Some(room::try_arc((self.inode.clone(), room::try_copy(name)?.into()))?),
+        };
+        Ok(Place { mount: self.mount.clone(), inode, entry })
     }
 
     /// Whether both are the same file in the same mount.
@@ -175,7 +177,8 @@ impl Place {
                 if !still.is_ok_and(|inode| inode.ino() == at.inode.ino()) {
                     return Err(Errno::ENOENT);
                 }
-                names.push(name.clone());
+                names.make_room(1)?;
+                names.push(room::try_copy(name)?.into());
                 at = Place { mount: at.mount, inode: dir.clone(), entry: None };
             } else if at.is_mount_root() {
                 let on = at.mount.on.lock().clone();
@@ -188,21 +191,23 @@ impl Place {
                 }
             } else {
                 let (inode, name) = at.inode.parent().ok_or(Errno::ENOENT)?;
+                names.make_room(1)?;
                 names.push(name);
                 at = Place { mount: at.mount, inode, entry: None };
             }
         }
-        let mut path = Vec::new();
+        let mut path = room::Text::new();
         if !reachable {
-            path.extend_from_slice(b"(unreachable)");
+            path.push(b"(unreachable)")?;
         }
         for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
+            path.push(b"/")?;
+            path.push(name)?;
         }
         if names.is_empty() {
-            path.push(b'/');
+            path.push(b"/")?;
         }
+        let path = path.into_bytes();
         if path.len() >= PATH_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -210,24 +215,28 @@ impl Place {
     }
 
     /// The path as `/proc/<pid>/exe` and `fd/N` show it.
-    pub fn path_shown(&self, root: &Place) -> Vec<u8> {
-        match self.path(root) {
-            Ok(path) => path,
-            Err(_) => {
-                let mut path = Vec::from(&b"/"[..]);
-                if let Some(entry) = &self.entry {
-                    let dir =
-                        Place { mount: self.mount.clone(), inode: entry.0.clone(), entry: None };
-                    path = dir.path(root).unwrap_or(path);
-                    if path.last() != Some(&b'/') {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(&entry.1);
-                }
-                path.extend_from_slice(b" (deleted)");
-                path
-            }
+    pub fn path_shown(&self, root: &Place) -> Result<Vec<u8>> {
+        let path = self.path(root);
+        if !matches!(path, Err(errno) if errno != Errno::ENOMEM) {
+            return path;
         }
+        let (mut dir, mut name) = (room::try_copy(b"/")?, &b""[..]);
+        if let Some(entry) = &self.entry {
+            let place = Place { mount: self.mount.clone(), inode: entry.0.clone(), entry: None };
+            dir = match place.path(root) {
+                Err(Errno::ENOMEM) => return Err(Errno::ENOMEM),
+                other => other.unwrap_or(dir),
+            };
+            name = &entry.1;
+        }
+        const DELETED: &[u8] = b" (deleted)";
+        dir.make_room(name.len().saturating_add(DELETED.len()).saturating_add(1))?;
+        if !name.is_empty() && dir.last() != Some(&b'/') {
+            dir.push(b'/');
+        }
+        dir.extend_from_slice(name);
+        dir.extend_from_slice(DELETED);
+        Ok(dir)
     }
 }
 
@@ -411,7 +420,7 @@ impl Namespace {
                 Follow::No => slash,
                 Follow::Parent => false,
             };
-            let child = place.child(inode, name);
+            let child = place.child(inode, name)?;
             if child.inode.kind() == FileType::Symlink && (!is_last || follows) {
                 links = links.saturating_add(1);
                 if links > MAX_LINKS {
@@ -441,7 +450,7 @@ impl Namespace {
                 if target.first() == Some(&b'/') {
                     place = at.root.clone();
                 }
-                target.try_reserve(after.len()).map_err(|_| Errno::ENOMEM)?;
+                target.make_room(after.len())?;
                 target.extend_from_slice(after);
                 owned = target;
                 rest = &owned;
@@ -511,7 +520,7 @@ impl Namespace {
         if on.is_mount_root() && Arc::ptr_eq(&on.mount.fs, &fs) && on.inode.ino() == root.ino() {
             return Err(Errno::EBUSY);
         }
-        let mount = Arc::new(Mount {
+        let mount = room::try_arc(Mount {
             id: self.next_id.fetch_add(1, Relaxed),
             fs,
             root,
@@ -519,13 +528,14 @@ impl Namespace {
             flags: AtomicU32::new(flags & MS_KEPT),
             on: Lock::new(rank::OPEN_FILE, Some(on.clone())),
             mounted_here: AtomicUsize::new(0),
-        });
+        })?;
         let mut mounts = self.mounts.lock();
         if mounts.all.len() >= MAX_MOUNTS {
             return Err(Errno::ENOSPC);
         }
-        mounts.all.push(mount.clone());
-        mounts.on.entry((on.mount.id, on.inode.ino())).or_default().push(mount);
+        mounts.all.make_room(1)?;
+        mounts.put_on(&on, mount.clone())?;
+        mounts.all.push(mount);
         on.mount.mounted_here.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -571,8 +581,9 @@ impl Namespace {
                 }
             }
             let old = from.mount.on.lock().clone().ok_or(Errno::EINVAL)?;
+            mounts.put_on(&on, from.mount.clone())?;
+            // It is there: nobody else moves it meanwhile.
             mounts.take_off(&old, &from.mount)?;
-            mounts.on.entry((on.mount.id, on.inode.ino())).or_default().push(from.mount.clone());
             on.mount.mounted_here.fetch_add(1, Relaxed);
             old.mount.mounted_here.fetch_sub(1, Relaxed);
             from.mount.on.lock().replace(on)
@@ -655,6 +666,19 @@ impl Namespace {
 }
 
 impl Mounts {
+    fn put_on(&mut self, on: &Place, mount: Arc<Mount>) -> Result<()> {
+        let key = (on.mount.id, on.inode.ino());
+        if let Some(stack) = self.on.get_mut(&key) {
+            stack.make_room(1)?;
+            stack.push(mount);
+            return Ok(());
+        }
+        let mut stack = room::try_vec(1)?;
+        stack.push(mount);
+        room::try_insert(&mut self.on, key, stack)?;
+        Ok(())
+    }
+
     fn take_off(&mut self, on: &Place, mount: &Arc<Mount>) -> Result<()> {
         let key = (on.mount.id, on.inode.ino());
         let stack = self.on.get_mut(&key).ok_or(Errno::EINVAL)?;

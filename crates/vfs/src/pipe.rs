@@ -8,7 +8,7 @@ use crate::file::{ANON_DEV, Caller, File, Io, OpenFile};
 use alloc::borrow::Cow;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use base::{Errno, Lock, Result, UserMem, UserMemExt, WaitQueue, rank};
+use base::{Errno, Lock, Result, Room, UserMem, UserMemExt, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -49,7 +49,7 @@ struct State {
 
 impl Pipe {
     /// A pipe that nobody has open.
-    pub fn new() -> Arc<Pipe> {
+    pub fn new() -> Result<Arc<Pipe>> {
         let state = State {
             data: VecDeque::new(),
             size: DEFAULT_SIZE,
@@ -58,7 +58,7 @@ impl Pipe {
             reads_opened: 0,
             writes_opened: 0,
         };
-        Arc::new(Pipe {
+        room::try_arc(Pipe {
             ino: anonymous_ino(),
             state: Lock::new(rank::INODE, state),
             queue: WaitQueue::new(),
@@ -66,15 +66,15 @@ impl Pipe {
     }
 
     /// `pipe2`: the reading and the writing end.
-    pub fn pair(flags: OpenFlags) -> (Arc<OpenFile>, Arc<OpenFile>) {
-        let pipe = Pipe::new();
+    pub fn pair(flags: OpenFlags) -> Result<(Arc<OpenFile>, Arc<OpenFile>)> {
+        let pipe = Pipe::new()?;
         let status = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
         let reader = PipeEnd::new(pipe.clone(), true, false, true);
         let writer = PipeEnd::new(pipe, false, true, true);
-        (
-            OpenFile::anonymous(Arc::new(reader), status),
-            OpenFile::anonymous(Arc::new(writer), status | OpenFlags::WRONLY),
-        )
+        Ok((
+            OpenFile::anonymous(room::try_arc(reader)?, status)?,
+            OpenFile::anonymous(room::try_arc(writer)?, status | OpenFlags::WRONLY)?,
+        ))
     }
 
     /// Opens a FIFO. `ENXIO`: for writing, without waiting, and nobody reads.
@@ -123,7 +123,7 @@ impl Pipe {
                 return Err(Errno::EAGAIN);
             }
             let count = room.min(data.len());
-            state.data.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+            state.data.make_room(count)?;
             state.data.extend(data.get(..count).unwrap_or_default());
             count
         };
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn ends_and_events() {
-        let (r, w) = Pipe::pair(OpenFlags::empty());
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
         let mut buf = [0; 16];
         assert_eq!(r.read(&who(), &mut buf), Err(Errno::EAGAIN));
         assert_eq!(r.poll(), Events::empty());
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(&buf[..3], b"llo");
         assert_eq!(r.read(&who(), &mut buf), Ok(0));
         assert_eq!(r.seek(0, 0), Err(Errno::ESPIPE));
-        let (r, w) = Pipe::pair(OpenFlags::empty());
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
         drop(r);
         assert_eq!(w.write(&who(), b"x"), Err(Errno::EPIPE));
         assert!(w.poll().contains(Events::ERR));
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn small_writes_are_whole() {
-        let (r, w) = Pipe::pair(OpenFlags::empty());
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
         let big = vec![1u8; DEFAULT_SIZE - 100];
         assert_eq!(w.write(&who(), &big), Ok(DEFAULT_SIZE - 100));
         assert_eq!(w.write(&who(), &[2; 101]), Err(Errno::EAGAIN));
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn fifos_wait_for_their_peer() {
-        let pipe = Pipe::new();
+        let pipe = Pipe::new().unwrap();
         assert!(matches!(pipe.open(OpenFlags::WRONLY | OpenFlags::NONBLOCK), Err(Errno::ENXIO)));
         let reader = pipe.open(OpenFlags::empty()).unwrap();
         assert_eq!(reader.open_ready(), Err(Errno::EAGAIN));
@@ -342,7 +342,7 @@ mod tests {
     proptest! {
         #[test]
         fn like_a_queue(ops in proptest::collection::vec((any::<bool>(), 0usize..9000), 1..60)) {
-            let (r, w) = Pipe::pair(OpenFlags::empty());
+            let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
             let mut model: std::collections::VecDeque<u8> = Default::default();
             let mut next = 0u8;
             for (write, count) in ops {

@@ -7,7 +7,7 @@
 use crate::abi::{DevId, FileType, Stat, StatFs};
 use crate::device::DeviceRegistry;
 use crate::fdtable::{FdTable, NR_OPEN};
-use crate::file::{Caller, File, OpenFile};
+use crate::file::{Caller, File, Io, OpenFile, Position};
 use crate::inode::{FileSystem, Inode, InodeRef, OpenRequest};
 use crate::ops::FsContext;
 use crate::path::{Namespace, Place};
@@ -19,7 +19,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{Errno, Nanos, Result};
+use base::{Errno, Nanos, Result, Room, room};
 use core::any::Any;
 use core::fmt::Write;
 
@@ -240,9 +240,11 @@ pub struct SystemInfo {
 /// is no such process (any more).
 pub trait ProcSource: Send + Sync + 'static {
     /// All processes, in order.
-    fn pids(&self) -> Vec<u32>;
+    fn pids(&self) -> Result<Vec<u32>>;
+    /// How many there are.
+    fn processes(&self) -> u32;
     /// A process's threads, in order.
-    fn threads(&self, pid: u32) -> Vec<u32>;
+    fn threads(&self, pid: u32) -> Result<Vec<u32>>;
     /// A process, or one of its threads.
     fn process(&self, pid: u32, tid: Option<u32>) -> Option<ProcessInfo>;
     /// Its arguments, each with a NUL after it; empty for a zombie.
@@ -267,6 +269,10 @@ pub trait ProcSource: Send + Sync + 'static {
     fn oom_score_adj(&self, pid: u32) -> Result<i32>;
     /// Shifts it: `EINVAL` out of -1000 to 1000.
     fn set_oom_score_adj(&self, pid: u32, value: i32) -> Result<()>;
+    /// How many allocations a thread has until one fails: `fail-nth`.
+    fn fail_nth(&self, pid: u32, tid: u32) -> Result<u32>;
+    /// Sets it.
+    fn set_fail_nth(&self, pid: u32, tid: u32, nth: u32) -> Result<()>;
     /// Renames a thread.
     fn set_comm(&self, pid: u32, tid: u32, name: &[u8]) -> Result<()>;
     /// Memory.
@@ -787,24 +793,20 @@ impl Inode for Root {
         FileType::Dir
     }
     fn stat(&self) -> Stat {
-        let processes = self.proc.source.pids().len() as u32;
+        let processes = self.proc.source.processes();
         let stat = self.fixed.stat();
         Stat { nlink: stat.nlink.saturating_add(processes), ..stat }
     }
     fn lookup(&self, caller: &Caller, name: &[u8]) -> Result<InodeRef> {
         if let Some(pid) = number(name) {
             self.proc.source.process(pid, None).ok_or(Errno::ENOENT)?;
-            return Ok(Arc::new(Process {
-                proc: self.proc.clone(),
-                root: self.fixed.clone(),
-                pid,
-                tid: None,
-            }));
+            let (proc, root) = (self.proc.clone(), self.fixed.clone());
+            return Ok(room::try_arc(Process { proc, root, pid, tid: None })?);
         }
         self.fixed.lookup(caller, name)
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::open(self))
+        OpenList::open(self)
     }
 }
 
@@ -812,12 +814,13 @@ impl Lister for Root {
     fn list(&self, caller: &Caller, from: u64) -> Result<Vec<Listed>> {
         // Processes come last, at positions that stay theirs.
         let mut all = if from < FIRST_PID { self.fixed.list(caller, from)? } else { Vec::new() };
-        for pid in self.proc.source.pids() {
+        for pid in self.proc.source.pids()? {
             let at = FIRST_PID.saturating_add(u64::from(pid));
             if at >= from {
+                all.make_room(1)?;
                 all.push((
                     at,
-                    format!("{pid}").into_bytes().into(),
+                    room::try_text(format_args!("{pid}"))?.into(),
                     ino(pid, None, 0),
                     FileType::Dir,
                 ));
@@ -850,7 +853,7 @@ struct Process {
     tid: Option<u32>,
 }
 
-const NAMES: [(&str, FileType); 19] = [
+const NAMES: [(&str, FileType); 20] = [
     ("auxv", FileType::Regular),
     ("cgroup", FileType::Regular),
     ("cmdline", FileType::Regular),
@@ -858,6 +861,7 @@ const NAMES: [(&str, FileType); 19] = [
     ("cwd", FileType::Symlink),
     ("environ", FileType::Regular),
     ("exe", FileType::Symlink),
+    ("fail-nth", FileType::Regular),
     ("fd", FileType::Dir),
     ("fdinfo", FileType::Dir),
     ("limits", FileType::Regular),
@@ -976,7 +980,7 @@ impl Process {
         Link::magic(
             self.proc.look,
             self.ino_of(at),
-            move |caller| Ok(to(&reader)?.path_shown(&reader.proc.root_of(caller)?)),
+            move |caller| to(&reader)?.path_shown(&reader.proc.root_of(caller)?),
             move |_| to(&follower),
         )
     }
@@ -1002,7 +1006,8 @@ impl Inode for Process {
         let (at, name, kind) = found.ok_or(Errno::ENOENT)?;
         Ok(match kind {
             FileType::Symlink => self.link(at, name),
-            FileType::Dir => Arc::new(SubDir { of: self.clone(), at, name }),
+            FileType::Dir => room::try_arc(SubDir { of: self.clone(), at, name })?,
+            _ if name == "fail-nth" => room::try_arc(FailNth { of: self.clone(), at })?,
             _ => self.file(at, name),
         })
     }
@@ -1022,17 +1027,111 @@ impl Inode for Process {
         }
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::open(self))
+        OpenList::open(self)
     }
 }
 
 impl Lister for Process {
     fn list(&self, _caller: &Caller, from: u64) -> Result<Vec<Listed>> {
         self.info().map_err(|_| Errno::ENOENT)?;
-        let entries = self.entries().map(|(at, name, kind)| {
-            ((at as u64).saturating_add(2), name.as_bytes().into(), self.ino_of(at), kind)
-        });
-        Ok(entries.filter(|(at, ..)| *at >= from).collect())
+        let mut listed = room::try_vec(NAMES.len())?;
+        for (at, name, kind) in self.entries() {
+            let position = (at as u64).saturating_add(2);
+            if position >= from {
+                let name = room::try_copy(name.as_bytes())?.into();
+                listed.push((position, name, self.ino_of(at), kind));
+            }
+        }
+        Ok(listed)
+    }
+}
+
+/// `fail-nth`, open or not. To read and to write it allocates nothing: that
+/// would be counted.
+struct FailNth {
+    of: Process,
+    at: usize,
+}
+
+impl FailNth {
+    fn tid(&self) -> u32 {
+        self.of.tid.unwrap_or(self.of.pid)
+    }
+}
+
+impl Inode for FailNth {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn ino(&self) -> u64 {
+        self.of.ino_of(self.at)
+    }
+    fn kind(&self) -> FileType {
+        FileType::Regular
+    }
+    fn stat(&self) -> Stat {
+        self.of.proc.look.stat(Inode::ino(self), FileType::Regular, 0o644)
+    }
+    fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
+        Ok(self)
+    }
+    fn truncate(&self, _size: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl File for FailNth {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, io: &mut Io<'_>, buf: &mut [u8]) -> Result<usize> {
+        let nth = self.of.proc.source.fail_nth(self.of.pid, self.tid())?;
+        let mut text = Short::default();
+        let _ = writeln!(text, "{nth}");
+        let from = usize::try_from(io.offset).unwrap_or(usize::MAX);
+        let rest = text.bytes().get(from..).unwrap_or_default();
+        for (to, from) in buf.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        Ok(rest.len().min(buf.len()))
+    }
+    fn write(&self, _io: &mut Io<'_>, data: &[u8]) -> Result<usize> {
+        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let nth = text.parse().map_err(|_| Errno::EINVAL)?;
+        self.of.proc.source.set_fail_nth(self.of.pid, self.tid(), nth)?;
+        Ok(data.len())
+    }
+    fn position(&self) -> Position {
+        Position::Loose
+    }
+    fn stat(&self) -> Result<Stat> {
+        Ok(Inode::stat(self))
+    }
+    fn truncate(&self, _size: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A line of a number.
+#[derive(Default)]
+struct Short {
+    text: [u8; 16],
+    len: usize,
+}
+
+impl Short {
+    fn bytes(&self) -> &[u8] {
+        self.text.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let end = self.len.saturating_add(text.len());
+        self.text.get_mut(self.len..end).ok_or(core::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
     }
 }
 
@@ -1066,15 +1165,15 @@ impl SubDir {
             move |caller| {
                 let file = reader.fd(fd)?;
                 Ok(match file.place() {
-                    Some(place) => place.path_shown(&reader.of.proc.root_of(caller)?),
-                    None => file.file().describe().as_bytes().to_vec(),
+                    Some(place) => place.path_shown(&reader.of.proc.root_of(caller)?)?,
+                    None => room::try_copy(file.file().describe().as_bytes())?,
                 })
             },
             move |_| {
                 let file = follower.fd(fd)?;
                 match file.place() {
                     Some(place) => Ok(place.clone()),
-                    None => Ok(Place::detached(Arc::new(Nameless { file }))),
+                    None => Place::detached(room::try_arc(Nameless { file })?),
                 }
             },
         )
@@ -1112,7 +1211,7 @@ impl Inode for SubDir {
         let number = number(name).ok_or(Errno::ENOENT)?;
         if self.name == "task" {
             self.of.proc.source.process(self.of.pid, Some(number)).ok_or(Errno::ENOENT)?;
-            return Ok(Arc::new(Process { tid: Some(number), ..self.of.clone() }));
+            return Ok(room::try_arc(Process { tid: Some(number), ..self.of.clone() })?);
         }
         self.fd(number)?;
         Ok(if self.name == "fd" { self.fd_link(number) } else { self.fd_info(number) })
@@ -1121,32 +1220,34 @@ impl Inode for SubDir {
         Some((Arc::new(self.of.clone()), self.name.as_bytes().into()))
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::open(self))
+        OpenList::open(self)
     }
 }
 
 impl Lister for SubDir {
     fn list(&self, _caller: &Caller, from: u64) -> Result<Vec<Listed>> {
         let first = u32::try_from(from.saturating_sub(2)).unwrap_or(u32::MAX);
-        let named = |number: u32, ino: u64, kind: FileType| {
-            (
-                u64::from(number).saturating_add(2),
-                format!("{number}").into_bytes().into(),
-                ino,
-                kind,
-            )
+        let mut listed = Vec::new();
+        let mut add = |number: u32, ino: u64, kind: FileType| -> Result<()> {
+            let name = room::try_text(format_args!("{number}"))?.into();
+            listed.make_room(1)?;
+            listed.push((u64::from(number).saturating_add(2), name, ino, kind));
+            Ok(())
         };
         let source = &self.of.proc.source;
         if self.name == "task" {
-            let tids = source.threads(self.of.pid).into_iter().filter(|tid| *tid >= first);
-            return Ok(tids
-                .map(|tid| named(tid, ino(self.of.pid, Some(tid), 0), FileType::Dir))
-                .collect());
+            for tid in source.threads(self.of.pid)?.into_iter().filter(|tid| *tid >= first) {
+                add(tid, ino(self.of.pid, Some(tid), 0), FileType::Dir)?;
+            }
+            return Ok(listed);
         }
         let kind = if self.name == "fd" { FileType::Symlink } else { FileType::Regular };
         let files = source.files(self.of.pid).ok_or(Errno::ENOENT)?;
-        let open = files.list(i32::try_from(first).unwrap_or(i32::MAX), LIST_CHUNK);
-        Ok(open.iter().map(|(fd, _)| named(*fd as u32, self.fd_ino(*fd as u32), kind)).collect())
+        let open = files.list(i32::try_from(first).unwrap_or(i32::MAX), LIST_CHUNK)?;
+        for (fd, _) in &open {
+            add(*fd as u32, self.fd_ino(*fd as u32), kind)?;
+        }
+        Ok(listed)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::abi::{Events, OpenFlags};
 use crate::file::{File, Io, OpenFile};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
-use base::{Errno, Lock, Result, WaitQueue, rank};
+use base::{Errno, Lock, Result, WaitQueue, rank, room};
 use core::any::Any;
 
 /// `struct signalfd_siginfo`'s size.
@@ -42,7 +42,7 @@ impl SignalFd {
         }
         let status = OpenFlags::from_bits_retain(flags) & OpenFlags::NONBLOCK;
         let file = SignalFd { mask: Lock::new(rank::INODE, mask & !NEVER), source };
-        Ok(OpenFile::anonymous(Arc::new(file), status | OpenFlags::RDWR))
+        OpenFile::anonymous(room::try_arc(file)?, status | OpenFlags::RDWR)
     }
 
     /// `signalfd4` with a descriptor: changes the mask.

@@ -14,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, rank};
+use base::{Errno, Lock, Result, Room, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -30,7 +30,7 @@ const STORE_MAX: usize = 4096;
 /// up to four times as long, and some numbers.
 pub(crate) fn make_room(text: &mut Vec<u8>, names: usize) -> Result<()> {
     let most = names.saturating_mul(4).saturating_add(256);
-    text.try_reserve(most).map_err(|_| Errno::ENOMEM)
+    text.make_room(most)
 }
 
 /// Attributes that all nodes of a tree share.
@@ -79,8 +79,8 @@ pub struct OpenList<D> {
 
 impl<D: Lister> OpenList<D> {
     /// Opens one.
-    pub fn open(dir: Arc<D>) -> Arc<dyn File> {
-        Arc::new(OpenList { dir })
+    pub fn open(dir: Arc<D>) -> Result<Arc<dyn File>> {
+        Ok(room::try_arc(OpenList { dir })?)
     }
 }
 
@@ -293,7 +293,7 @@ impl Inode for Dir {
         Some((up.upgrade()?, name.clone()))
     }
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
-        Ok(OpenList::open(self))
+        OpenList::open(self)
     }
 }
 
@@ -302,9 +302,11 @@ impl Lister for Dir {
         let children = self.children.lock();
         let skip = from.saturating_sub(2);
         let entries = children.iter().zip(2u64..).skip(usize::try_from(skip).unwrap_or(usize::MAX));
-        Ok(entries
-            .map(|((name, child), at)| (at, name.clone(), child.ino(), child.kind()))
-            .collect())
+        let mut listed = room::try_vec(children.len())?;
+        for ((name, child), at) in entries {
+            listed.push((at, room::try_copy(name)?.into(), child.ino(), child.kind()));
+        }
+        Ok(listed)
     }
 }
 
@@ -347,7 +349,7 @@ impl Inode for Text {
         if request.flags.writable() && self.store.is_none() {
             return Err(Errno::EACCES);
         }
-        Ok(Arc::new(OpenText { node: self, text: Lock::new(rank::INODE, None) }))
+        Ok(room::try_arc(OpenText { node: self, text: Lock::new(rank::INODE, None) })?)
     }
     fn set_attr(&self, attr: &SetAttr) -> Result<()> {
         // Times may be "set": `touch` and `cp -a` try.
@@ -377,7 +379,7 @@ impl File for OpenText {
         let text = match have {
             Some(text) => text,
             None => {
-                let text = Arc::new((self.node.generate)(io.caller)?);
+                let text = room::try_arc((self.node.generate)(io.caller)?)?;
                 let old = self.text.lock().replace(text.clone());
                 drop(old);
                 text

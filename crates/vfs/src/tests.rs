@@ -39,10 +39,11 @@ impl World {
             "rootfs",
             TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(4096) },
             clock.clone(),
-        );
+        )
+        .unwrap();
         let ns = Namespace::new(root, "rootfs", devices, clock.clone());
         ns.register_fs("tmpfs", move |data| {
-            Ok(Tmpfs::new("tmpfs", TmpfsOptions::new(4096).parse(data)?, clock.clone()))
+            Ok(Tmpfs::new("tmpfs", TmpfsOptions::new(4096).parse(data)?, clock.clone()).unwrap())
         });
         let context = FsContext::new(&ns);
         World { ns, context, caller: Caller { pid: 1, tid: 1, pgid: 1, sid: 1 }, _ram: ram }
@@ -350,9 +351,9 @@ fn deleted_files_stay_open() {
     let w = World::new();
     w.write("/f", b"kept");
     let file = w.open("/f", OpenFlags::RDWR | OpenFlags::APPEND).unwrap();
-    assert_eq!(file.place().unwrap().path_shown(w.f().root), b"/f");
+    assert_eq!(file.place().unwrap().path_shown(w.f().root).unwrap(), b"/f");
     w.f().unlink(b"/f", 0).unwrap();
-    assert_eq!(file.place().unwrap().path_shown(w.f().root), b"/f (deleted)");
+    assert_eq!(file.place().unwrap().path_shown(w.f().root).unwrap(), b"/f (deleted)");
     assert_eq!(file.write(&w.caller, b"+"), Ok(1));
     let mut buf = [0; 8];
     assert_eq!(file.read_at(&w.caller, 0, &mut buf), Ok(5));
@@ -403,8 +404,8 @@ fn frames_come_back() {
 #[test]
 fn memfds_and_seals() {
     let _ram = frame::sim::ram(16);
-    let memfd = MemFd::new(b"guest", true, 100, Arc::new(Noon));
-    let file = OpenFile::anonymous(memfd.clone(), OpenFlags::RDWR);
+    let memfd = MemFd::new(b"guest", true, 100, Arc::new(Noon)).unwrap();
+    let file = OpenFile::anonymous(memfd.clone(), OpenFlags::RDWR).unwrap();
     file.truncate(8192).unwrap();
     assert_eq!(file.stat().unwrap().size, 8192);
     memfd.add_seals(seal::SHRINK | seal::SEAL, false).unwrap();
@@ -418,7 +419,7 @@ fn memfds_and_seals() {
     assert_eq!(file.fallocate(3, 0, 4096), Ok(()));
     assert_eq!(file.seek(0, SEEK_DATA), Ok(4096));
     assert_eq!(file.seek(4096, SEEK_HOLE), Ok(8192));
-    let null = OpenFile::anonymous(Arc::new(device::Null), OpenFlags::RDWR);
+    let null = OpenFile::anonymous(Arc::new(device::Null), OpenFlags::RDWR).unwrap();
     file.seek(4096, SEEK_SET).unwrap();
     let mut chunk = [0; 512];
     assert_eq!(crate::file::copy_chunk(&who, &file, None, &null, None, &mut chunk), Ok(512));
@@ -470,8 +471,8 @@ fn sockets_by_name() {
     let w = World::new();
     let f = w.f();
     let path = Address::Path(b"/sock"[..].into());
-    let server = Socket::new(SocketType::Stream, &w.caller);
-    let client = Socket::new(SocketType::Stream, &w.caller);
+    let server = Socket::new(SocketType::Stream, &w.caller).unwrap();
+    let client = Socket::new(SocketType::Stream, &w.caller).unwrap();
     assert_eq!(client.connect(&path, &f, &w.caller), Err(Errno::ENOENT));
     assert_eq!(server.listen(1), Err(Errno::EINVAL));
     server.bind(path.clone(), &f).unwrap();
@@ -488,7 +489,8 @@ fn sockets_by_name() {
     let mut buf = [0; 8];
     assert_eq!(end.receive(&mut buf, 0).unwrap().count, 5);
     assert_eq!((end.name(), client.peer_name()), (path.clone(), Ok(path.clone())));
-    let others: Vec<_> = (0..3).map(|_| Socket::new(SocketType::Stream, &w.caller)).collect();
+    let others: Vec<_> =
+        (0..3).map(|_| Socket::new(SocketType::Stream, &w.caller).unwrap()).collect();
     let results: Vec<_> = others.iter().map(|other| other.connect(&path, &f, &w.caller)).collect();
     assert_eq!(results, [Ok(()), Ok(()), Err(Errno::EAGAIN)]);
     drop(server);
@@ -496,8 +498,8 @@ fn sockets_by_name() {
     assert_eq!(others[2].connect(&path, &f, &w.caller), Err(Errno::ECONNREFUSED));
     // Datagrams, by an abstract name.
     let (a, b) = (
-        Socket::new(SocketType::Datagram, &w.caller),
-        Socket::new(SocketType::Datagram, &w.caller),
+        Socket::new(SocketType::Datagram, &w.caller).unwrap(),
+        Socket::new(SocketType::Datagram, &w.caller).unwrap(),
     );
     let name = Address::Abstract(b"box"[..].into());
     a.bind(name.clone(), &f).unwrap();
@@ -519,11 +521,14 @@ struct Facts {
 }
 
 impl crate::proc::ProcSource for Facts {
-    fn pids(&self) -> Vec<u32> {
-        vec![1, 5]
+    fn pids(&self) -> base::Result<Vec<u32>> {
+        Ok(vec![1, 5])
     }
-    fn threads(&self, pid: u32) -> Vec<u32> {
-        if pid == 1 { vec![1, 3] } else { vec![pid] }
+    fn processes(&self) -> u32 {
+        2
+    }
+    fn threads(&self, pid: u32) -> base::Result<Vec<u32>> {
+        Ok(if pid == 1 { vec![1, 3] } else { vec![pid] })
     }
     fn process(&self, pid: u32, tid: Option<u32>) -> Option<crate::proc::ProcessInfo> {
         let known =
@@ -569,6 +574,12 @@ impl crate::proc::ProcSource for Facts {
     }
     fn set_oom_score_adj(&self, _: u32, _: i32) -> base::Result<()> {
         Err(Errno::EINVAL)
+    }
+    fn fail_nth(&self, _pid: u32, _tid: u32) -> base::Result<u32> {
+        Ok(7)
+    }
+    fn set_fail_nth(&self, _pid: u32, _tid: u32, nth: u32) -> base::Result<()> {
+        if nth == 3 { Ok(()) } else { Err(Errno::ESRCH) }
     }
     fn set_comm(&self, _pid: u32, _tid: u32, name: &[u8]) -> Result<(), Errno> {
         *self.name.lock().unwrap() = name.to_vec();
@@ -630,7 +641,7 @@ fn proc_sys_and_dev() {
         exe: w.f().find(b"/prog", 0).ok(),
         name: std::sync::Mutex::new(b"init".to_vec()),
     };
-    crate::types::register(&w.ns, 1000, Arc::new(facts), Arc::new(Cpus));
+    crate::types::register(&w.ns, 1000, Arc::new(facts), Arc::new(Cpus)).unwrap();
     for (name, dir) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         w.f().mount(name.as_bytes(), dir.as_bytes(), name.as_bytes(), 0, b"").unwrap();
     }
@@ -690,7 +701,7 @@ fn proc_sys_and_dev() {
         }
     }
     // Descriptors.
-    let (r, wr) = crate::pipe::Pipe::pair(OpenFlags::empty());
+    let (r, wr) = crate::pipe::Pipe::pair(OpenFlags::empty()).unwrap();
     wr.write(&w.caller, b"through").unwrap();
     files.install(r, false, 10).unwrap();
     files.install(w.open("/prog", OpenFlags::RDWR).unwrap(), false, 10).unwrap();
@@ -716,8 +727,8 @@ proptest! {
     #[test]
     fn contents_like_a_vec(ops in proptest::collection::vec((0u8..5, 0u64..40_000, 0usize..9000), 1..40)) {
         let _ram = frame::sim::ram(16);
-        let memfd = MemFd::new(b"m", true, 1000, Arc::new(Noon));
-        let file = OpenFile::anonymous(memfd, OpenFlags::RDWR);
+        let memfd = MemFd::new(b"m", true, 1000, Arc::new(Noon)).unwrap();
+        let file = OpenFile::anonymous(memfd, OpenFlags::RDWR).unwrap();
         let who = Caller::default();
         let mut model: Vec<u8> = Vec::new();
         for (step, (op, at, len)) in ops.into_iter().enumerate() {

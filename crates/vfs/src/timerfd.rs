@@ -9,7 +9,7 @@ use crate::file::{File, Io, OpenFile};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::task::Wake;
-use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
+use base::{Errno, Lock, Nanos, Result, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::task::Waker;
@@ -116,12 +116,12 @@ impl Setting {
 
 impl TimerFd {
     /// A disarmed timer.
-    pub fn new(clock: ClockId, timers: Arc<dyn Timers>) -> Arc<TimerFd> {
-        Arc::new(TimerFd {
+    pub fn new(clock: ClockId, timers: Arc<dyn Timers>) -> Result<Arc<TimerFd>> {
+        room::try_arc(TimerFd {
             clock,
             timers,
             state: Lock::new(rank::INODE, Setting::default()),
-            queue: Arc::new(Alarm { queue: WaitQueue::new(), rang: AtomicBool::new(false) }),
+            queue: room::try_arc(Alarm { queue: WaitQueue::new(), rang: AtomicBool::new(false) })?,
         })
     }
 
@@ -132,10 +132,8 @@ impl TimerFd {
             return Err(Errno::EINVAL);
         }
         let status = OpenFlags::from_bits_retain(flags) & OpenFlags::NONBLOCK;
-        Ok(OpenFile::anonymous(
-            TimerFd::new(ClockId::from_arg(clock)?, timers),
-            status | OpenFlags::RDWR,
-        ))
+        let timer = TimerFd::new(ClockId::from_arg(clock)?, timers)?;
+        OpenFile::anonymous(timer, status | OpenFlags::RDWR)
     }
 
     /// `timerfd_settime`: the old setting.
@@ -161,7 +159,11 @@ impl TimerFd {
         if let Some(armed) = armed {
             self.timers.cancel(armed);
         }
-        self.arm()?;
+        if let Err(errno) = self.arm() {
+            // Nothing would ring: it says so.
+            *self.state.lock() = Setting::default();
+            return Err(errno);
+        }
         Ok(old)
     }
 

@@ -17,7 +17,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{Errno, Lock, PAGE_SIZE, Result, WaitQueue, rank};
+use base::{Errno, Lock, PAGE_SIZE, Result, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use frame::{Fill, Frame, Size, Use};
@@ -68,6 +68,10 @@ impl Quota {
         let limit = self.inode_limit.load(Relaxed);
         let more = |used: u64| (used < limit).then(|| used.wrapping_add(1));
         self.inodes.fetch_update(Relaxed, Relaxed, more).map(drop).map_err(|_| Errno::ENOSPC)
+    }
+
+    fn give_inode(&self) {
+        self.inodes.fetch_sub(1, Relaxed);
     }
 }
 
@@ -210,6 +214,13 @@ impl Dir {
         }
     }
 
+    /// Asks for what [`Dir::insert`] takes, which then doesn't fail: names are
+    /// short.
+    fn room(&self) -> Result<()> {
+        room::room_in(&self.ages)?;
+        room::room_in(&self.names)
+    }
+
     fn insert(&mut self, name: &[u8], node: Arc<Node>) {
         let name: Arc<[u8]> = name.into();
         let age = self.next_age;
@@ -261,20 +272,24 @@ enum Body {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.quota.inodes.fetch_sub(1, Relaxed);
+        self.quota.give_inode();
     }
 }
 
 impl Tmpfs {
     /// An empty tree that calls itself `name` in `/proc/mounts`.
-    pub fn new(name: &'static str, options: TmpfsOptions, clock: Arc<dyn Clock>) -> Arc<Tmpfs> {
-        let quota = Arc::new(Quota {
+    pub fn new(
+        name: &'static str,
+        options: TmpfsOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Tmpfs>> {
+        let quota = room::try_arc(Quota {
             pages: AtomicU64::new(0),
             limit: AtomicU64::new(options.pages),
             inodes: AtomicU64::new(1),
             inode_limit: AtomicU64::new(options.inodes),
-        });
-        let fs = Arc::new(Tmpfs {
+        })?;
+        let fs = room::try_arc(Tmpfs {
             name,
             dev: new_dev(),
             clock,
@@ -283,22 +298,22 @@ impl Tmpfs {
             next_ino: AtomicU64::new(2),
             tree: Lock::new(rank::NAMESPACE, Tree { dirs: BTreeMap::new() }),
             root: Lock::new(rank::INODE, None),
-        });
-        let root = fs.node_numbered(1, options.mode, Body::Dir);
+        })?;
+        let root = fs.node_numbered(1, options.mode, Body::Dir)?;
         {
             let mut attr = root.attr.lock();
             attr.uid = options.uid;
             attr.gid = options.gid;
         }
-        fs.tree.lock().dirs.insert(1, Dir::new(&root, None));
+        room::try_insert(&mut fs.tree.lock().dirs, 1, Dir::new(&root, None))?;
         *fs.root.lock() = Some(root);
-        fs
+        Ok(fs)
     }
 
-    fn node_numbered(self: &Arc<Self>, ino: u64, mode: u32, body: Body) -> Arc<Node> {
+    fn node_numbered(self: &Arc<Self>, ino: u64, mode: u32, body: Body) -> Result<Arc<Node>> {
         let now = self.clock.realtime();
         let nlink = if matches!(body, Body::Dir) { 2 } else { 1 };
-        Arc::new_cyclic(|this| Node {
+        room::try_arc_cyclic(|this| Node {
             this: this.clone(),
             fs: Arc::downgrade(self),
             dev: self.dev,
@@ -326,14 +341,18 @@ impl Tmpfs {
         let ino = self.next_ino.fetch_add(1, Relaxed);
         let body = match new.kind {
             FileType::Dir => Body::Dir,
-            FileType::Regular => Body::File(Pages::new(self.quota.clone(), (self.dev, ino))),
-            FileType::Symlink => Body::Symlink(new.target.into()),
-            FileType::Fifo => Body::Fifo(Pipe::new()),
+            FileType::Regular => Body::File(Pages::new(self.quota.clone(), (self.dev, ino))?),
+            FileType::Symlink => Body::Symlink(room::try_copy(new.target)?.into()),
+            FileType::Fifo => Body::Fifo(Pipe::new()?),
             FileType::Socket => Body::Socket,
             kind @ (FileType::Char | FileType::Block) => Body::Device(kind, new.rdev),
         };
         self.quota.take_inode()?;
-        Ok(self.node_numbered(ino, new.mode & 0o7777, body))
+        let node = self.node_numbered(ino, new.mode & 0o7777, body);
+        if node.is_err() {
+            self.quota.give_inode();
+        }
+        node
     }
 }
 
@@ -562,8 +581,10 @@ impl Inode for Node {
             if tree.get(self.ino, name)?.is_some() {
                 return Err(Errno::EEXIST);
             }
+            tree.dir(self.ino)?.room()?;
             if node.is_dir() {
-                tree.dirs.insert(node.ino, Dir::new(&node, Some((self.ino, name.into()))));
+                let up = (self.ino, room::try_copy(name)?.into());
+                room::try_insert(&mut tree.dirs, node.ino, Dir::new(&node, Some(up)))?;
             }
             tree.dir(self.ino)?.insert(name, node.clone());
         }
@@ -592,7 +613,9 @@ impl Inode for Node {
             if tree.get(self.ino, name)?.is_some() {
                 return Err(Errno::EEXIST);
             }
-            tree.dir(self.ino)?.insert(name, node);
+            let dir = tree.dir(self.ino)?;
+            dir.room()?;
+            dir.insert(name, node);
         }
         source.add_links(1);
         self.touch();
@@ -675,6 +698,8 @@ impl Inode for Node {
                 }
                 None => {}
             }
+            tree.dir(self.ino)?.room()?;
+            tree.dir(to.ino)?.room()?;
             tree.dir(self.ino)?.remove(name);
             if let Some(other) = &other {
                 tree.dir(to.ino)?.remove(to_name);
@@ -715,15 +740,15 @@ impl Inode for Node {
 
     fn readlink(&self, _caller: &Caller) -> Result<Vec<u8>> {
         match &self.body {
-            Body::Symlink(target) => Ok(target.to_vec()),
+            Body::Symlink(target) => room::try_copy(target),
             _ => Err(Errno::EINVAL),
         }
     }
 
     fn open(self: Arc<Self>, _request: &OpenRequest<'_>) -> Result<Arc<dyn File>> {
         match &self.body {
-            Body::Dir => Ok(Arc::new(OpenDir { node: self })),
-            Body::File(pages) => Ok(Arc::new(OpenPages { pages: pages.clone(), node: self })),
+            Body::Dir => Ok(room::try_arc(OpenDir { node: self })?),
+            Body::File(pages) => Ok(room::try_arc(OpenPages { pages: pages.clone(), node: self })?),
             Body::Symlink(_) => Err(Errno::ELOOP),
             Body::Device(..) | Body::Fifo(_) | Body::Socket => Err(Errno::ENXIO),
         }
@@ -846,10 +871,10 @@ struct PagesState {
 }
 
 impl Pages {
-    fn new(quota: Arc<Quota>, id: (DevId, u64)) -> Arc<Pages> {
+    fn new(quota: Arc<Quota>, id: (DevId, u64)) -> Result<Arc<Pages>> {
         let state = PagesState { frames: BTreeMap::new(), size: 0, seals: 0 };
         let mapped = AtomicBool::new(false);
-        Arc::new(Pages { state: Lock::new(rank::INODE, state), quota, id, mapped })
+        room::try_arc(Pages { state: Lock::new(rank::INODE, state), quota, id, mapped })
     }
 
     fn map(self: &Arc<Self>) -> Arc<dyn VmObject> {
@@ -1060,11 +1085,16 @@ impl Pages {
 impl PagesState {
     fn page(&mut self, index: u64, fill: Fill, quota: &Quota) -> Result<&Frame> {
         use alloc::collections::btree_map::Entry;
+        let room = match self.frames.contains_key(&index) {
+            true => Ok(()),
+            false => room::room_in(&self.frames),
+        };
         match self.frames.entry(index) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 quota.take_page()?;
-                match Frame::alloc_as(Use::Shared, Size::Page, fill) {
+                let frame = room.and_then(|()| Frame::alloc_as(Use::Shared, Size::Page, fill));
+                match frame {
                     Ok(frame) => Ok(entry.insert(frame)),
                     Err(_) => {
                         quota.give_pages(1);
@@ -1216,19 +1246,19 @@ impl MemFd {
         allow_sealing: bool,
         max_pages: u64,
         clock: Arc<dyn Clock>,
-    ) -> Arc<MemFd> {
-        let quota = Arc::new(Quota {
+    ) -> Result<Arc<MemFd>> {
+        let quota = room::try_arc(Quota {
             pages: AtomicU64::new(0),
             limit: AtomicU64::new(max_pages),
             inodes: AtomicU64::new(1),
             inode_limit: AtomicU64::new(1),
-        });
+        })?;
         let ino = NEXT_MEMFD.fetch_add(1, Relaxed);
-        let pages = Pages::new(quota, (MEMFD_DEV, ino));
+        let pages = Pages::new(quota, (MEMFD_DEV, ino))?;
         if !allow_sealing {
             pages.state.lock().seals = seal::SEAL;
         }
-        Arc::new(MemFd {
+        room::try_arc(MemFd {
             pages,
             name: String::from_utf8_lossy(name).into(),
             ino,

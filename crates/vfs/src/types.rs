@@ -6,6 +6,7 @@ use crate::proc::{Proc, ProcSource};
 use crate::sysfs::{self, SysSource};
 use crate::tmpfs::{Tmpfs, TmpfsOptions};
 use alloc::sync::Arc;
+use base::Result;
 
 /// Makes sysfs, proc, devtmpfs, tmpfs and ramfs mountable. There is one
 /// instance of the first three, whoever mounts them.
@@ -14,21 +15,23 @@ pub fn register(
     ram_pages: u64,
     proc: Arc<dyn ProcSource>,
     sys: Arc<dyn SysSource>,
-) {
+) -> Result<()> {
     let sysfs = sysfs::new(sys, ns.devices(), &**ns.clock());
     ns.register_fs("sysfs", move |_| Ok(sysfs.clone()));
     let clock = ns.clock().clone();
     ns.register_fs("tmpfs", move |data| {
-        Ok(Tmpfs::new("tmpfs", TmpfsOptions::new(ram_pages).parse(data)?, clock.clone()))
+        let options = TmpfsOptions::new(ram_pages).parse(data)?;
+        Ok(Tmpfs::new("tmpfs", options, clock.clone())?)
     });
     let (proc, _) = Proc::build(proc, ns);
     ns.register_fs("proc", move |_| Ok(proc.clone()));
-    register_devtmpfs(ns, ram_pages);
+    register_devtmpfs(ns, ram_pages)?;
     let clock = ns.clock().clone();
     ns.register_fs("ramfs", move |_| {
         // Without limits.
         let options =
             TmpfsOptions { pages: u64::MAX, inodes: u64::MAX, mode: 0o755, ..TmpfsOptions::new(0) };
-        Ok(Tmpfs::new("ramfs", options, clock.clone()))
+        Ok(Tmpfs::new("ramfs", options, clock.clone())?)
     });
+    Ok(())
 }

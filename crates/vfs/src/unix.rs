@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, LinkedList, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, UserMem, UserMemExt, WaitQueue, rank};
+use base::{Errno, Lock, Result, Room, UserMem, UserMemExt, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -308,9 +308,9 @@ fn lookup(key: &Key) -> Result<Arc<Socket>> {
 
 impl Socket {
     /// A socket without a name or a peer.
-    pub fn new(kind: SocketType, caller: &Caller) -> Arc<Socket> {
+    pub fn new(kind: SocketType, caller: &Caller) -> Result<Arc<Socket>> {
         let credentials = Credentials { pid: caller.pid, uid: 0, gid: 0 };
-        Arc::new_cyclic(|this| Socket {
+        room::try_arc_cyclic(|this| Socket {
             this: this.clone(),
             kind,
             ino: anonymous_ino(),
@@ -322,20 +322,20 @@ impl Socket {
     }
 
     /// An open file for a socket; `flags`: O_NONBLOCK.
-    pub fn open(self: &Arc<Self>, flags: OpenFlags) -> Arc<OpenFile> {
+    pub fn open(self: &Arc<Self>, flags: OpenFlags) -> Result<Arc<OpenFile>> {
         OpenFile::anonymous(self.clone(), OpenFlags::RDWR | (flags & OpenFlags::NONBLOCK))
     }
 
     /// `socketpair`.
-    pub fn pair(kind: SocketType, caller: &Caller) -> (Arc<Socket>, Arc<Socket>) {
-        let (a, b) = (Socket::new(kind, caller), Socket::new(kind, caller));
+    pub fn pair(kind: SocketType, caller: &Caller) -> Result<(Arc<Socket>, Arc<Socket>)> {
+        let (a, b) = (Socket::new(kind, caller)?, Socket::new(kind, caller)?);
         for (one, other) in [(&a, &b), (&b, &a)] {
             let mut state = one.state.lock();
             state.peer = Some(Arc::downgrade(other));
             state.connected = true;
             state.peer_credentials = Credentials { pid: caller.pid, uid: 0, gid: 0 };
         }
-        (a, b)
+        Ok((a, b))
     }
 
     /// SO_TYPE.
@@ -416,7 +416,7 @@ impl Socket {
             if names.contains_key(&key) {
                 return Err(Errno::EADDRINUSE);
             }
-            names.insert(key, self.this.clone());
+            room::try_insert(&mut names, key, self.this.clone())?;
         }
         self.state.lock().name = address;
         Ok(())
@@ -469,7 +469,7 @@ impl Socket {
             state.name.clone()
         };
         // The accepted end, made now and picked up by `accept`.
-        let end = Socket::new(self.kind, caller);
+        let end = Socket::new(self.kind, caller)?;
         {
             let mut state = end.state.lock();
             state.peer = Some(Arc::downgrade(&this));
@@ -496,10 +496,10 @@ impl Socket {
                 None => Err(Errno::ECONNREFUSED),
                 Some(_) if state.read_shut => Err(Errno::ECONNREFUSED),
                 Some(room) if state.waiting.len() > room => Err(Errno::EAGAIN),
-                Some(_) => {
+                Some(_) => state.waiting.make_room(1).map(|()| {
                     state.waiting.push_back(end.clone());
-                    Ok(state.credentials)
-                }
+                    state.credentials
+                }),
             }
         };
         drop(passing);
@@ -592,7 +592,7 @@ impl Socket {
         // are files that aren't sent.
         let mut seen = Vec::new();
         let passing = if rights.iter().any(|file| file.downcast::<Socket>().is_some()) {
-            seen.try_reserve_exact(MAX_SEARCH).map_err(|_| Errno::ENOMEM)?;
+            seen.make_room(MAX_SEARCH)?;
             let mut passing = PASSING.lock();
             *passing = passing.wrapping_add(1);
             let mut search = Search { number: *passing, target: &peer, looks: MAX_LOOKS };
@@ -632,10 +632,10 @@ impl Socket {
                 if state.rights.len() >= MAX_QUEUED {
                     return Err(Errno::EAGAIN);
                 }
-                state.rights.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                state.rights.make_room(1)?;
             }
             let count = room.min(data.len());
-            state.bytes.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+            state.bytes.make_room(count)?;
             if !rights.is_empty() {
                 let at = state.received.saturating_add(state.bytes.len() as u64);
                 state.rights.push_back((at, core::mem::take(rights)));
@@ -651,7 +651,7 @@ impl Socket {
         if self.kind == SocketType::Datagram {
             let blocked = &mut receiver.blocked;
             blocked.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&self.this));
-            blocked.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            blocked.make_room(1)?;
             blocked.push(self.this.clone());
         }
         Ok(())
@@ -666,8 +666,7 @@ impl Socket {
         if data.len() > BUFFER {
             return Err(Errno::EMSGSIZE);
         }
-        let mut copy = Vec::new();
-        copy.try_reserve_exact(data.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut copy = room::try_vec(data.len())?;
         copy.extend_from_slice(data);
         let mut message = Message { data: copy.into(), from: self.name(), rights: Vec::new() };
         {
@@ -685,7 +684,7 @@ impl Socket {
                 self.wait_for_room(&mut state)?;
                 return Err(Errno::EAGAIN);
             }
-            state.messages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            state.messages.make_room(1)?;
             message.rights = core::mem::take(rights);
             state.messages.push_back(message);
             state.message_bytes = bytes;
@@ -921,8 +920,8 @@ mod tests {
 
     #[test]
     fn stream_pairs() {
-        let (a, b) = Socket::pair(SocketType::Stream, &who());
-        let (fa, fb) = (a.open(OpenFlags::empty()), b.open(OpenFlags::empty()));
+        let (a, b) = Socket::pair(SocketType::Stream, &who()).unwrap();
+        let (fa, fb) = (a.open(OpenFlags::empty()).unwrap(), b.open(OpenFlags::empty()).unwrap());
         drop((a, b));
         let mut buf = [0; 8];
         assert_eq!(fb.read(&who(), &mut buf), Err(Errno::EAGAIN));
@@ -940,7 +939,7 @@ mod tests {
         assert!(fb.poll().contains(Events::HUP | Events::READ | Events::RDHUP));
         assert_eq!(fb.read(&who(), &mut buf), Ok(4));
         assert_eq!(fb.read(&who(), &mut buf), Ok(0));
-        let (a, b) = Socket::pair(SocketType::Stream, &who());
+        let (a, b) = Socket::pair(SocketType::Stream, &who()).unwrap();
         a.send(&vec![1; BUFFER], None, vec![]).unwrap();
         assert_eq!(a.send(&[1], None, vec![]), Err(Errno::EAGAIN));
         assert!(!a.poll().contains(Events::OUT));
@@ -952,8 +951,8 @@ mod tests {
 
     #[test]
     fn rights_travel_with_their_bytes() {
-        let (a, b) = Socket::pair(SocketType::Stream, &who());
-        let file = a.open(OpenFlags::empty());
+        let (a, b) = Socket::pair(SocketType::Stream, &who()).unwrap();
+        let file = a.open(OpenFlags::empty()).unwrap();
         a.send(b"one", None, vec![]).unwrap();
         a.send(b"two", None, vec![file.clone()]).unwrap();
         let mut buf = [0; 8];
@@ -966,8 +965,9 @@ mod tests {
 
     #[test]
     fn rights_wait_for_room() {
-        let (a, b) = Socket::pair(SocketType::Stream, &who());
-        let file = Socket::new(SocketType::Stream, &who()).open(OpenFlags::empty());
+        let (a, b) = Socket::pair(SocketType::Stream, &who()).unwrap();
+        let file =
+            Socket::new(SocketType::Stream, &who()).unwrap().open(OpenFlags::empty()).unwrap();
         for _ in 0..MAX_QUEUED {
             a.send(b"x", None, vec![file.clone()]).unwrap();
         }
@@ -982,13 +982,13 @@ mod tests {
     #[test]
     fn nested_sockets_end_on_a_small_stack() {
         let ends = || {
-            let (mut sender, b) = Socket::pair(SocketType::Stream, &who());
-            let (bottom, mut last) = (b.open(OpenFlags::empty()), Arc::downgrade(&b));
+            let (mut sender, b) = Socket::pair(SocketType::Stream, &who()).unwrap();
+            let (bottom, mut last) = (b.open(OpenFlags::empty()).unwrap(), Arc::downgrade(&b));
             drop(b);
             for _ in 0..10_000 {
-                let (a, b) = Socket::pair(SocketType::Stream, &who());
+                let (a, b) = Socket::pair(SocketType::Stream, &who()).unwrap();
                 last = Arc::downgrade(&b);
-                sender.send(b"x", None, vec![b.open(OpenFlags::empty())]).unwrap();
+                sender.send(b"x", None, vec![b.open(OpenFlags::empty()).unwrap()]).unwrap();
                 sender = a;
             }
             assert!(last.strong_count() > 0);
@@ -1009,7 +1009,7 @@ mod tests {
         }
         let count = Arc::new(Count(0.into()));
         let woken = || count.0.swap(0, core::sync::atomic::Ordering::Relaxed) > 0;
-        let new = || Socket::new(SocketType::Datagram, &who());
+        let new = || Socket::new(SocketType::Datagram, &who()).unwrap();
         let (sender, receiver, another) = (new(), new(), new());
         // Connected one way only.
         sender.state.lock().peer = Some(Arc::downgrade(&receiver));
@@ -1044,8 +1044,8 @@ mod tests {
     #[test]
     fn rings_are_refused() {
         for kind in [SocketType::Stream, SocketType::SeqPacket, SocketType::Datagram] {
-            let pair = || Socket::pair(kind, &who());
-            let open = |socket: &Arc<Socket>| socket.open(OpenFlags::empty());
+            let pair = || Socket::pair(kind, &who()).unwrap();
+            let open = |socket: &Arc<Socket>| socket.open(OpenFlags::empty()).unwrap();
             let ((a, b), (c, d)) = (pair(), pair());
             let refused = Err(Errno::ETOOMANYREFS);
             // Its own peer; through one queue; not once that was read.
@@ -1056,7 +1056,7 @@ mod tests {
             drop(b.receive(&mut [0; 8], 0).unwrap());
             assert_eq!(c.send(b"x", None, vec![open(&b)]), Ok(1));
             // Through a connection that waits.
-            let (listener, (e, f)) = (Socket::new(kind, &who()), pair());
+            let (listener, (e, f)) = (Socket::new(kind, &who()).unwrap(), pair());
             listener.state.lock().waiting.push_back(f);
             assert_eq!(e.send(b"x", None, vec![open(&listener)]), refused);
             // Too far to tell.
@@ -1073,7 +1073,7 @@ mod tests {
 
     #[test]
     fn messages_keep_their_borders() {
-        let (a, b) = Socket::pair(SocketType::SeqPacket, &who());
+        let (a, b) = Socket::pair(SocketType::SeqPacket, &who()).unwrap();
         a.send(b"hello", None, vec![]).unwrap();
         a.send(b"", None, vec![]).unwrap();
         a.send(b"x", None, vec![]).unwrap();

@@ -3,7 +3,7 @@
 
 use crate::vgic::{Region, Setup, Version};
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Errno, Result, Room, room};
 use core::sync::atomic::Ordering;
 
 /// GICv3: the distributor's frame, and the alignment of all of them.
@@ -77,8 +77,7 @@ impl Regions {
     }
 
     pub fn try_clone(&self) -> Result<Regions> {
-        let mut redists = Vec::new();
-        redists.try_reserve_exact(self.redists.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut redists = room::try_vec(self.redists.len())?;
         redists.extend_from_slice(&self.redists);
         Ok(Regions {
             version: self.version,
@@ -142,7 +141,7 @@ impl Regions {
             return Err(Errno::EINVAL);
         }
         check_range(base, len, FRAME, ipa_bits)?;
-        self.redists.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.redists.make_room(1)?;
         self.redists.push(region);
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::regions::Regions;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Lock, LockGuard, Result, rank};
+use base::{Errno, Lock, LockGuard, Result, Room, rank, room};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
@@ -351,7 +351,7 @@ impl Vgic {
         if at >= self.config.max_vcpus() {
             return Err(Errno::EINVAL);
         }
-        setup.cpus.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        setup.cpus.make_room(1)?;
         let index = at as u16;
         setup.cpus.push(Arc::new(Cpu {
             index,
@@ -395,11 +395,9 @@ impl Vgic {
             return Err(Errno::ENODEV);
         }
         let nr_irqs = if setup.nr_irqs == 0 { DEFAULT_NR_IRQS } else { setup.nr_irqs };
-        let mut cpus = Vec::new();
-        cpus.try_reserve_exact(setup.cpus.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut cpus = room::try_vec(setup.cpus.len())?;
         cpus.extend(setup.cpus.iter().cloned());
-        let mut by_affinity = Vec::new();
-        by_affinity.try_reserve_exact(cpus.len()).map_err(|_| Errno::ENOMEM)?;
+        let mut by_affinity = room::try_vec(cpus.len())?;
         by_affinity.extend(cpus.iter().map(|cpu| (cpu.affinity(), cpu.index)));
         by_affinity.sort_unstable();
         // Where two claim the same affinity the first has it.
@@ -408,8 +406,7 @@ impl Vgic {
         let first =
             by_affinity.first().map_or(0, |&(affinity, cpu)| if affinity == 0 { cpu } else { 0 });
         let spi_banks = (nr_irqs >> 5).saturating_sub(1) as usize;
-        let mut spis = Vec::new();
-        spis.try_reserve_exact(spi_banks).map_err(|_| Errno::ENOMEM)?;
+        let mut spis = room::try_vec(spi_banks)?;
         spis.resize_with(spi_banks, || Lock::new(rank::VGIC, Bank::shared(first, v2)));
 
         setup.nr_irqs = nr_irqs;

@@ -7,7 +7,7 @@ use crate::boot::BootPlan;
 use crate::{clock, memory, random, time, timer, tty};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use base::{Lock, Nanos, Result, rank};
+use base::{Lock, Nanos, Result, rank, room};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Waker;
 use spin::Once;
@@ -26,7 +26,7 @@ impl Clock for WallClock {
 }
 
 /// Makes the root, unpacks the initramfs into it, and lists the devices.
-pub fn init(plan: &BootPlan) -> Arc<Namespace> {
+pub fn init(plan: &BootPlan) -> Result<Arc<Namespace>> {
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
     let devices = DeviceRegistry::new();
     devices.register_memory(random::fill);
@@ -35,20 +35,20 @@ pub fn init(plan: &BootPlan) -> Arc<Namespace> {
     crate::kvm::init(plan, &devices);
     let pages = frame::stats().total / base::PAGE_SIZE;
     let options = TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(pages) };
-    let root = Tmpfs::new("rootfs", options, clock.clone());
+    let root = Tmpfs::new("rootfs", options, clock.clone())?;
     let namespace = Namespace::new(root, "rootfs", devices.clone(), clock.clone());
     for name in ["tmpfs", "ramfs"] {
         let clock = clock.clone();
         namespace.register_fs(name, move |data| {
             let options = TmpfsOptions::new(pages).parse(data)?;
-            Ok(Tmpfs::new(name, options, clock.clone()))
+            Ok(Tmpfs::new(name, options, clock.clone())?)
         });
     }
-    vfs::device::register_devtmpfs(&namespace, pages);
+    vfs::device::register_devtmpfs(&namespace, pages)?;
     proc::register(&namespace);
     unpack(&namespace);
     vfs::tmpfs::set_breathe(crate::sched::breathe);
-    namespace
+    Ok(namespace)
 }
 
 fn unpack(namespace: &Namespace) {
@@ -92,8 +92,11 @@ impl Timers for KernelTimers {
 
     fn arm(&self, deadline: Nanos, waker: Waker) -> Result<u64> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let timer = timer::arm(deadline, waker);
-        self.armed.lock().insert(number, timer);
+        let timer = timer::try_arm(deadline, waker)?;
+        if let Err(errno) = room::try_insert(&mut self.armed.lock(), number, timer) {
+            timer::cancel(timer);
+            return Err(errno);
+        }
         Ok(number)
     }
 

@@ -4,13 +4,13 @@ use crate::process::cputime::CpuTime;
 use crate::process::{self, Process, exec, space::Mm, table};
 use crate::syscall::system;
 use crate::task::{Task, state};
-use crate::{clock, cpu, heap, log, memory, sched, time, tty};
+use crate::{clock, cpu, fail, heap, log, memory, sched, time, tty};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::census::Kind;
-use base::{Errno, Nanos, PAGE_SIZE, Result};
+use base::{Errno, Nanos, PAGE_SIZE, Result, Room, room};
 use core::fmt::Write;
 use core::sync::atomic::Ordering::Relaxed;
 use frame::Use;
@@ -29,7 +29,10 @@ pub fn register(namespace: &Arc<Namespace>) {
 
 fn unmap((dev, ino): (DevId, u64), first: u64, end: u64) {
     let id = mm::ObjectId { dev: dev.encode(), ino };
-    for process in table::all() {
+    let mut last = 0;
+    // One by one: a list would want memory.
+    while let Some(process) = table::after(last) {
+        last = process.pid;
         if let Ok(mm) = process.mm() {
             // Out of memory for splitting a block: the pages stay with the
             // mapping, which counts them.
@@ -46,9 +49,7 @@ const TEXT_MAX: usize = 2 << 20;
 
 /// Copies from another address space.
 fn read_memory(mm: &Mm, start: u64, len: usize) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    text.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-    text.resize(len, 0);
+    let mut text = room::try_zeros(len)?;
     let mut at = start;
     for piece in pieces(start, &mut text) {
         let backing = mm.get_frame(at, false).map_err(|_| Errno::EIO)?;
@@ -90,22 +91,34 @@ fn state_of(process: &Process, task: Option<&Arc<Task>>) -> u8 {
     }
 }
 
+/// That thread of that process.
+fn thread_of(pid: u32, tid: u32) -> Result<Arc<Task>> {
+    let task = table::thread(tid)?;
+    let is_its = task.thread.get().is_some_and(|thread| thread.process.pid == pid);
+    if is_its { Ok(task) } else { Err(Errno::ESRCH) }
+}
+
 fn cpus_in(affinity: u64) -> Vec<u32> {
     let online = cpu::online().map(|cpu| cpu.index.load(Relaxed));
     online.filter(|cpu| affinity.wrapping_shr(*cpu) & 1 != 0).collect()
 }
 
 impl ProcSource for Facts {
-    fn pids(&self) -> Vec<u32> {
-        table::all().iter().map(|process| process.pid).collect()
+    fn pids(&self) -> Result<Vec<u32>> {
+        table::pids()
     }
 
-    fn threads(&self, pid: u32) -> Vec<u32> {
-        let Ok(process) = table::process(pid) else { return Vec::new() };
-        let threads = process.threads();
-        let mut ids: Vec<u32> = threads.iter().filter_map(|task| Some(task.thread.get()?.tid())).collect();
+    fn processes(&self) -> u32 {
+        table::process_count() as u32
+    }
+
+    fn threads(&self, pid: u32) -> Result<Vec<u32>> {
+        let Ok(process) = table::process(pid) else { return Ok(Vec::new()) };
+        let threads = process.try_threads()?;
+        let mut ids: Vec<u32> = room::try_vec(threads.len())?;
+        ids.extend(threads.iter().filter_map(|task| Some(task.thread.get()?.tid())));
         ids.sort_unstable();
-        ids
+        Ok(ids)
     }
 
     fn process(&self, pid: u32, tid: Option<u32>) -> Option<ProcessInfo> {
@@ -208,6 +221,7 @@ impl ProcSource for Facts {
         for index in 0..MOST {
             let at = stack.auxv.saturating_add(index.saturating_mul(ENTRY) as u64);
             let entry = read_memory(&mm, at, ENTRY)?;
+            all.make_room(ENTRY)?;
             all.extend_from_slice(&entry);
             // AT_NULL
             if entry.first_chunk::<8>().is_some_and(|kind| *kind == [0; 8]) {
@@ -223,7 +237,7 @@ impl ProcSource for Facts {
         let mut maps = Vec::new();
         let mut at = 0;
         while let Some(area) = mm.area_above(at) {
-            maps.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            maps.make_room(1)?;
             at = area.end;
             let id = area.id.unwrap_or_default();
             maps.push(MapInfo {
@@ -276,10 +290,18 @@ impl ProcSource for Facts {
         process::oom::set_adjustment(&*table::process(pid)?, value)
     }
 
+    fn fail_nth(&self, pid: u32, tid: u32) -> Result<u32> {
+        Ok(fail::get(&*thread_of(pid, tid)?))
+    }
+
+    fn set_fail_nth(&self, pid: u32, tid: u32, nth: u32) -> Result<()> {
+        fail::set(&*thread_of(pid, tid)?, nth);
+        Ok(())
+    }
+
     fn set_comm(&self, pid: u32, tid: u32, name: &[u8]) -> Result<()> {
-        let task = table::thread(tid)?;
-        let thread = task.thread.get().filter(|thread| thread.process.pid == pid).ok_or(Errno::ESRCH)?;
-        thread.set_comm(name);
+        let task = thread_of(pid, tid)?;
+        task.thread.get().ok_or(Errno::ESRCH)?.set_comm(name);
         Ok(())
     }
 

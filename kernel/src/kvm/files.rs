@@ -5,7 +5,7 @@ use crate::user::CurrentUser;
 use crate::{process, sched, vcpu};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
-use base::{Errno, Result, UserMemExt};
+use base::{Errno, Result, UserMemExt, room};
 use core::any::Any;
 use core::task::Waker;
 use frame::Frame;
@@ -153,13 +153,13 @@ fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
 }
 
 fn finish(done: Done) -> SysResult {
-    let open = |file: Arc<dyn File>| install(OpenFile::anonymous(file, OpenFlags::RDWR), true);
+    let open = |file: Arc<dyn File>| install(OpenFile::anonymous(file, OpenFlags::RDWR)?, true);
     match done {
         Done::Value(value) => Ok(value),
-        Done::Vm(vm) => open(Arc::new(VmFile(vm))),
-        Done::Vcpu(vcpu) => open(Arc::new(VcpuFile(vcpu))),
+        Done::Vm(vm) => open(room::try_arc(VmFile(vm))?),
+        Done::Vcpu(vcpu) => open(room::try_arc(VcpuFile(vcpu))?),
         Done::Device { device, fd_at } => {
-            let fd = open(Arc::new(DeviceFile(device)))?;
+            let fd = open(room::try_arc(DeviceFile(device))?)?;
             CurrentUser.write_obj(fd_at, &(fd as u32))?;
             Ok(0)
         }

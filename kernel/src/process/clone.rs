@@ -8,7 +8,7 @@ use crate::user::CurrentUser;
 use crate::{sched, wait};
 use alloc::sync::Arc;
 use arch::trap::TrapFrame;
-use base::{Errno, Lock, Result, UserMemExt, WaitQueue};
+use base::{Errno, Lock, Result, UserMemExt, WaitQueue, Room, room};
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use signal::{Restart, Signal};
 use vfs::FdTable;
@@ -115,7 +115,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
     }
     let process = match has(flag::THREAD) {
         true => parent.process.clone(),
-        false => Arc::new(copy_process(&parent.process, tid, flags)?),
+        false => room::try_arc(copy_process(&parent.process, tid, flags)?)?,
     };
     if has(flag::CHILD_SETTID) {
         // Where it isn't mapped, the child alone would notice.
@@ -148,8 +148,16 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
         let altstack = parent.signals.lock().altstack;
         thread.signals.lock().altstack = altstack;
     }
-    let vfork = has(flag::VFORK)
-        .then(|| Arc::new(Vfork { done: AtomicBool::new(false), queue: WaitQueue::new() }));
+    let vfork = match has(flag::VFORK) {
+        true => {
+            let queue = WaitQueue::new();
+            // The parent must not go on beside a child that has its stack.
+            queue.reserve()?;
+            Some(room::try_arc(Vfork { done: AtomicBool::new(false), queue })?)
+        }
+        false => None,
+    };
+    table::ask_for_thread()?;
     *thread.vfork.lock() = vfork.clone();
     task.thread.call_once(|| thread);
 
@@ -158,11 +166,18 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
             true => table::parent(parent.process.pid)?,
             false => parent.process.pid,
         };
-        process.threads.lock().push(task.clone());
-        if table::add_process(&process, ancestor, exit_signal).is_err() {
+        {
+            let mut threads = process.threads.lock();
+            threads.make_room(1)?;
+            threads.push(task.clone());
+        }
+        if let Err(errno) = table::add_process(&process, ancestor, exit_signal) {
             // Each holds the other.
             process.threads.lock().clear();
-            return Err(Failure::Restart(Restart::Always));
+            return Err(match errno {
+                Errno::EINTR => Failure::Restart(Restart::Always),
+                errno => errno.into(),
+            });
         }
     } else {
         let mut threads = process.threads.lock();
@@ -177,6 +192,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
             thread.attention.store(true, Release);
         }
         drop(signals);
+        threads.make_room(1)?;
         threads.push(task.clone());
     }
     table::add_thread(tid, &task);
@@ -209,15 +225,16 @@ fn run() {
 fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> {
     let has = |wanted: u64| flags & wanted != 0;
     let mm = parent.mm()?;
-    let mm = if has(flag::VM) { mm } else { Arc::new(mm.fork()?) };
+    let mm = if has(flag::VM) { mm } else { room::try_arc(mm.fork()?)? };
     let files = parent.files()?;
-    let files: Arc<FdTable> = if has(flag::FILES) { files } else { Arc::new(files.duplicate()?) };
+    let files: Arc<FdTable> =
+        if has(flag::FILES) { files } else { room::try_arc(files.duplicate()?)? };
     let fs = parent.fs()?;
     let fs = match has(flag::FS) {
         true => fs,
         false => {
             let copy = fs.lock().clone();
-            Arc::new(Lock::new(super::LEAF, copy))
+            room::try_arc(Lock::new(super::LEAF, copy))?
         }
     };
     let parts = {
@@ -232,6 +249,7 @@ fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> 
             credentials: parts.credentials.clone(),
         }
     };
+    room::ask_for::<signal::Actions>()?;
     let mut actions = parent.signals.lock().actions.clone();
     if has(flag::CLEAR_SIGHAND) {
         actions.clear_handlers();

@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::trap::TrapFrame;
-use base::{Errno, Lock, PAGE_SIZE, Result, UserMem};
+use base::{Errno, Lock, PAGE_SIZE, Result, UserMem, room};
 use core::sync::atomic::Ordering::*;
 use elf::{
     Args, AuxValues, Header, Image, LoadStep, MAX_SCRIPT_DEPTH, Protection,
@@ -46,8 +46,8 @@ fn load(
     limits: &Limits,
 ) -> Result<Program> {
     let caller = super::caller();
-    let comm = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path).to_vec();
-    let mut program = path.to_vec();
+    let comm = room::try_copy(path.rsplit(|&byte| byte == b'/').next().unwrap_or(path))?;
+    let mut program = room::try_copy(path)?;
     let mut file = match first {
         Some(file) => file,
         None => open(path)?,
@@ -61,7 +61,7 @@ fn load(
         };
         let script = script?;
         args.prepend_script(&script, &program)?;
-        program = script.interpreter.to_vec();
+        program = room::try_copy(script.interpreter)?;
         file = open(&program)?;
     }
     Err(Errno::ELOOP)
@@ -82,9 +82,7 @@ fn read_some(file: &OpenFile, caller: &Caller, offset: u64, out: &mut [u8]) -> R
 }
 
 fn read_exactly(file: &OpenFile, caller: &Caller, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-    bytes.resize(len, 0);
+    let mut bytes = room::try_zeros(len)?;
     match read_some(file, caller, offset, &mut bytes)? == len {
         true => Ok(bytes),
         false => Err(Errno::ENOEXEC),
@@ -227,12 +225,12 @@ impl FileObject {
         let stat = file.stat()?;
         let name = match (file.place(), super::namespace()) {
             (Some(place), Ok(namespace)) => {
-                alloc::string::String::from_utf8_lossy(&place.path_shown(&namespace.root())).into()
+                alloc::string::String::from_utf8_lossy(&place.path_shown(&namespace.root())?).into()
             }
             _ => file.file().describe().into(),
         };
         let id = ObjectId { dev: stat.dev.encode(), ino: stat.ino };
-        Ok(Arc::new(FileObject { object, id, name }))
+        Ok(room::try_arc(FileObject { object, id, name })?)
     }
 }
 
@@ -307,6 +305,7 @@ pub fn exec(
     let thread = task.thread.get().ok_or(Errno::ESRCH)?;
     let limits = thread.process.limits();
     let program = load(path, first, open, args, &limits)?;
+    thread.process.unshare_files()?;
     become_only_thread(&task, thread)?;
     // Nothing fails from here on.
     *frame = switch(thread, program);
@@ -369,12 +368,8 @@ fn switch(thread: &Thread, program: Program) -> TrapFrame {
 
     let files = process.parts.lock().files.clone();
     if let Some(files) = files {
-        // Two references: the process's and ours.
-        let shared = Arc::strong_count(&files) > 2;
-        let own = if shared { files.duplicate().map(Arc::new).unwrap_or(files) } else { files };
-        own.exec(pid);
-        let replaced = process.parts.lock().files.replace(own);
-        drop(replaced);
+        // Its own since `exec`, which could still fail.
+        files.exec(pid);
     }
     process.signals.lock().actions.reset_for_exec();
     thread.signals.lock().reset_for_exec();

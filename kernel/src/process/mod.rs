@@ -30,7 +30,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::trap::TrapFrame;
-use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
+use base::{Errno, Lock, Nanos, Result, WaitQueue, rank, room};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 use cputime::CpuTime;
 use credentials::{Credentials, Limits};
@@ -196,7 +196,7 @@ impl Process {
         let shared = self.files()?;
         // Two: the process's and this one.
         if Arc::strong_count(&shared) > 2 {
-            let own = Arc::new(shared.duplicate()?);
+            let own = room::try_arc(shared.duplicate()?)?;
             self.parts.lock().files = Some(own);
         }
         Ok(())
@@ -236,6 +236,11 @@ impl Process {
     /// Its threads.
     pub fn threads(&self) -> Vec<Arc<Task>> {
         self.threads.lock().clone()
+    }
+
+    /// Its threads, or `ENOMEM`.
+    pub fn try_threads(&self) -> Result<Vec<Arc<Task>>> {
+        room::try_copy(&self.threads.lock())
     }
 
     /// CPU time used, by threads that ended, too.

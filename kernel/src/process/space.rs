@@ -4,7 +4,7 @@
 use crate::cpu::{self, MAX_CPUS};
 use crate::{memory, sched};
 use alloc::sync::Arc;
-use base::{Lock, Result, rank};
+use base::{Lock, Result, rank, room};
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use frame::Frame;
@@ -67,22 +67,23 @@ impl Deref for Mm {
 impl Mm {
     /// An empty one.
     pub fn new(layout: Layout) -> Result<Mm> {
-        let env = Arc::new(Env { asid: Id::new() });
+        let env = room::try_arc(Env { asid: Id::new() })?;
         let space = AddressSpace::new(env.clone(), layout)?;
-        Ok(Self::with(space, env, 0))
+        Self::with(space, env, 0)
     }
 
     /// A copy for a child.
     pub fn fork(&self) -> Result<Mm> {
-        let env = Arc::new(Env { asid: Id::new() });
+        let env = room::try_arc(Env { asid: Id::new() })?;
         let space = self.space.fork(env.clone())?;
-        Ok(Self::with(space, env, self.trampoline.load(Relaxed)))
+        Self::with(space, env, self.trampoline.load(Relaxed))
     }
 
-    fn with(space: AddressSpace, env: Arc<Env>, trampoline: u64) -> Mm {
+    fn with(space: AddressSpace, env: Arc<Env>, trampoline: u64) -> Result<Mm> {
         let root = space.root().get();
         let trampoline = AtomicU64::new(trampoline);
-        Mm { space: Arc::new(space), env, root, trampoline, users: AtomicUsize::new(0) }
+        let space = room::try_arc(space)?;
+        Ok(Mm { space, env, root, trampoline, users: AtomicUsize::new(0) })
     }
 }
 

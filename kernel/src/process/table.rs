@@ -7,7 +7,7 @@ use crate::task::Task;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, IdSet, Lock, Result, rank};
+use base::{Errno, IdSet, Lock, Result, rank, room};
 
 /// /proc/sys/kernel/pid_max
 pub const PID_MAX: u32 = 32768;
@@ -130,6 +130,9 @@ pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) -> Resu
             return Err(Errno::EINTR);
         }
         let pid = process.pid;
+        // First all that may fail: a node for it here, and one in its parent.
+        room::room_in(&table.processes)?;
+        room::room_in(&BTreeMap::<u32, ()>::new())?;
         let (group, session) = match table.processes.get_mut(&parent) {
             Some(parent) => {
                 parent.children.insert(pid);
@@ -158,7 +161,12 @@ pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) -> Resu
     })
 }
 
-/// Enters a thread.
+/// `ENOMEM` if there is no memory to enter one more thread.
+pub fn ask_for_thread() -> Result<()> {
+    with(|table| room::room_in(&table.threads))
+}
+
+/// Enters a thread, which can't be refused any more.
 pub fn add_thread(tid: u32, task: &Arc<Task>) {
     with(|table| table.threads.insert(tid, task.clone()));
 }
@@ -179,9 +187,19 @@ pub fn process(pid: u32) -> Result<Arc<Process>> {
     with(|table| table.entry(pid).map(|entry| entry.process.clone()))
 }
 
+/// The IDs of all processes, in order.
+pub fn pids() -> Result<Vec<u32>> {
+    with(|table| room::try_collect(table.processes.keys().copied()))
+}
+
+/// How many processes there are, zombies too.
+pub fn process_count() -> usize {
+    with(|table| table.processes.len())
+}
+
 /// All processes, in the order of their IDs.
-pub fn all() -> Vec<Arc<Process>> {
-    with(|table| table.processes.values().map(|entry| entry.process.clone()).collect())
+pub fn all() -> Result<Vec<Arc<Process>>> {
+    with(|table| room::try_collect(table.processes.values().map(|entry| entry.process.clone())))
 }
 
 /// The first process whose ID is above `pid`.
@@ -190,11 +208,20 @@ pub fn after(pid: u32) -> Option<Arc<Process>> {
 }
 
 /// Those of a process group that live.
-pub fn group_members(group: u32) -> Vec<Arc<Process>> {
+pub fn group_members(group: u32) -> Result<Vec<Arc<Process>>> {
     with(|table| {
         let members = table.processes.values();
         let members = members.filter(|entry| entry.group == group && entry.zombie.is_none());
-        members.map(|entry| entry.process.clone()).collect()
+        room::try_collect(members.map(|entry| entry.process.clone()))
+    })
+}
+
+/// The session of a process group, if anybody lives in it.
+pub fn session_of_group(group: u32) -> Option<u32> {
+    with(|table| {
+        let mut members = table.processes.values();
+        let member = members.find(|entry| entry.group == group && entry.zombie.is_none())?;
+        Some(member.session)
     })
 }
 

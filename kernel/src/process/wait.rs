@@ -82,7 +82,10 @@ fn look(
 ) -> Result<(Found, Option<table::Entry>)> {
     let mut any = false;
     let mut news = None;
-    for &child in &table.entry(pid)?.children.clone() {
+    let mut last = 0;
+    // One by one: a copy of the list might find no memory.
+    while let Some(&child) = table.entry(pid)?.children.range(last..).next() {
+        last = child.saturating_add(1);
         let Ok(entry) = table.entry(child) else { continue };
         let meant = match which {
             Which::Any => true,

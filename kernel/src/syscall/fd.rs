@@ -256,7 +256,7 @@ fn pipe2(to: u64, flags: u32) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let cloexec = flags & general::O_CLOEXEC != 0;
-    let (reader, writer) = Pipe::pair(OpenFlags::from_bits_retain(flags & !general::O_CLOEXEC));
+    let (reader, writer) = Pipe::pair(OpenFlags::from_bits_retain(flags & !general::O_CLOEXEC))?;
     let process = process::current()?;
     let files = process.files()?;
     let limit = process.limit(general::RLIMIT_NOFILE as usize);
@@ -289,8 +289,8 @@ fn memfd_create(name: u64, flags: u32) -> SysResult {
     })?;
     let clock = process::namespace()?.clock().clone();
     let pages = frame::stats().total / base::PAGE_SIZE;
-    let file = MemFd::new(&name, flags & ALLOW_SEALING != 0, pages, clock);
-    install(OpenFile::anonymous(file, OpenFlags::RDWR), flags & CLOEXEC != 0)
+    let file = MemFd::new(&name, flags & ALLOW_SEALING != 0, pages, clock)?;
+    install(OpenFile::anonymous(file, OpenFlags::RDWR)?, flags & CLOEXEC != 0)
 }
 
 fn timerfd_settime(fd: u64, flags: u32, new: u64, old: u64) -> SysResult {

@@ -10,7 +10,7 @@ use crate::user::CurrentUser;
 use crate::wait;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, PAGE_SIZE, Result, UserMem, UserMemExt, WaitQueue};
+use base::{Errno, PAGE_SIZE, Result, UserMem, UserMemExt, WaitQueue, room};
 use syscalls::nr;
 use signal::{Restart, SigInfo, Signal};
 use vfs::{Caller, OpenFile, OpenFlags, Position};
@@ -89,12 +89,32 @@ pub fn blocking<T>(
     }
 }
 
-fn buffer(len: u64) -> Result<Vec<u8>> {
-    let len = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-    buffer.resize(len, 0);
-    Ok(buffer)
+/// The kernel's side of a transfer.
+struct Buffer {
+    /// Short ones, such as eventfd's and fail-nth's, need no heap.
+    short: [u8; SHORT],
+    long: Vec<u8>,
+    len: usize,
+}
+
+const SHORT: usize = 128;
+
+impl Buffer {
+    fn new(len: u64) -> Result<Buffer> {
+        let len = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
+        let long = if len > SHORT { room::try_zeros(len)? } else { Vec::new() };
+        Ok(Buffer { short: [0; SHORT], long, len })
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Its first `len` bytes.
+    fn first(&mut self, len: usize) -> &mut [u8] {
+        let all = if self.len > SHORT { &mut self.long[..] } else { &mut self.short[..] };
+        all.get_mut(..len).unwrap_or_default()
+    }
 }
 
 /// What was done counts, even if what follows fails.
@@ -113,7 +133,7 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
             // Even an empty read says whether it could be.
             return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
         }
-        let mut chunk = buffer(left)?;
+        let mut chunk = Buffer::new(left)?;
         while left > 0 {
             let mut want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
             if is_stream {
@@ -122,7 +142,7 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
                     Err(errno) => return partial(done, errno.into()),
                 };
             }
-            let part = chunk.get_mut(..want).unwrap_or_default();
+            let part = chunk.first(want);
             // Only the first piece waits.
             let nonblocking = file.nonblocking() || done > 0;
             let got = blocking(&file, nonblocking, || match at {
@@ -133,7 +153,7 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
                 Ok(got) => got,
                 Err(failure) => return partial(done, failure),
             };
-            if let Err(errno) = CurrentUser.write(base, chunk.get(..got).unwrap_or_default()) {
+            if let Err(errno) = CurrentUser.write(base, chunk.first(got)) {
                 return partial(done, errno.into());
             }
             done = done.saturating_add(got as u64);
@@ -177,10 +197,10 @@ fn write(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
         if left == 0 && iov.len() == 1 {
             return file.write(&caller, &[]).map(|n| n as i64).map_err(Into::into);
         }
-        let mut chunk = buffer(left)?;
+        let mut chunk = Buffer::new(left)?;
         while left > 0 {
             let want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
-            let part = chunk.get_mut(..want).unwrap_or_default();
+            let part = chunk.first(want);
             if let Err(errno) = CurrentUser.read(base, part) {
                 return partial(done, errno.into());
             }
@@ -300,12 +320,12 @@ fn copy(
 ) -> Result<(u64, Option<i64>, Option<i64>), Failure> {
     let caller = process::caller();
     let count = count.min(MAX);
-    let mut chunk = buffer(count.max(1))?;
+    let mut chunk = Buffer::new(count.max(1))?;
     let mut done = 0u64;
     let mut ended = Ok(());
     while done < count {
         let want = chunk.len().min(usize::try_from(count.saturating_sub(done)).unwrap_or(CHUNK));
-        let part = chunk.get_mut(..want).unwrap_or_default();
+        let part = chunk.first(want);
         let nonblocking = from.nonblocking() || done > 0;
         let got = blocking(from, nonblocking, || match from_at {
             None => from.read(&caller, part),
@@ -322,7 +342,7 @@ fn copy(
         let mut put = 0u64;
         let base = to_at;
         let result =
-            write_all(to, &caller, chunk.get(..got).unwrap_or_default(), base, &mut put);
+            write_all(to, &caller, chunk.first(got), base, &mut put);
         done = done.saturating_add(put);
         from_at = from_at.map(|at| at.saturating_add(put as i64));
         to_at = to_at.map(|at| at.saturating_add(put as i64));

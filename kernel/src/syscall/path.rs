@@ -5,7 +5,7 @@ use crate::process;
 use crate::user::CurrentUser;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt};
+use base::{Errno, Result, UserMem, UserMemExt, Room};
 use linux_raw_sys::general;
 use syscalls::nr;
 use vfs::abi::{
@@ -271,7 +271,7 @@ fn getdents64(fd: u64, to: u64, size: u64) -> SysResult {
     let file = process::current()?.files()?.get(fd_of(fd))?;
     let mut buffer = Vec::new();
     let size = (size as usize).min(32 << 10);
-    buffer.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
+    buffer.make_room(size)?;
     buffer.resize(size, 0);
     let caller: Caller = process::caller();
     let used = file.getdents(&caller, &mut buffer)?;

@@ -6,7 +6,7 @@ use crate::user::CurrentUser;
 use crate::{process, sched, time, wait};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Nanos, Result, UserMem, UserMemExt};
+use base::{Errno, Nanos, Result, UserMem, UserMemExt, Room, room};
 use core::task::Waker;
 use linux_raw_sys::general;
 use syscalls::nr;
@@ -106,8 +106,7 @@ fn ppoll(fds: u64, count: u64, timeout: u64, mask: u64, mask_size: u64) -> SysRe
     let mut list: Vec<PollFd> = CurrentUser.read_vec(fds, count as usize)?;
     let deadline = deadline_at(timeout)?;
     let files = process.files()?;
-    let mut items = Vec::new();
-    items.try_reserve_exact(list.len()).map_err(|_| Errno::ENOMEM)?;
+    let mut items = room::try_vec(list.len())?;
     let mut bad = 0usize;
     for entry in &mut list {
         entry.revents = 0;
@@ -181,8 +180,8 @@ fn pselect6(a: Args) -> SysResult {
             }
             // From here on it holds what is ready.
             let mut wanted = core::mem::take(word);
-            items.try_reserve(wanted.count_ones() as usize).map_err(|_| Errno::ENOMEM)?;
-            whose.try_reserve(wanted.count_ones() as usize).map_err(|_| Errno::ENOMEM)?;
+            items.make_room(wanted.count_ones() as usize)?;
+            whose.make_room(wanted.count_ones() as usize)?;
             while wanted != 0 {
                 let fd = first.saturating_add(wanted.trailing_zeros() as usize);
                 wanted &= wanted.wrapping_sub(1);
@@ -217,7 +216,7 @@ fn epoll_create1(flags: u32) -> SysResult {
     if flags & !general::EPOLL_CLOEXEC != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let file = OpenFile::anonymous(Epoll::new(), OpenFlags::RDWR);
+    let file = OpenFile::anonymous(Epoll::new()?, OpenFlags::RDWR)?;
     install(file, flags & general::EPOLL_CLOEXEC != 0)
 }
 
@@ -265,8 +264,7 @@ fn epoll_wait(
     let files = process::current()?.files()?;
     let file = set_of(&files, set)?;
     drop(files);
-    let mut events = Vec::new();
-    events.try_reserve_exact(count.min(EVENTS) as usize).map_err(|_| Errno::ENOMEM)?;
+    let mut events = room::try_vec(count.min(EVENTS) as usize)?;
     events.resize(count.min(EVENTS) as usize, EpollEvent::default());
     with_mask(mask, size, || {
         let set = file.downcast::<Epoll>().ok_or(Errno::EINVAL)?;

@@ -8,7 +8,7 @@ use crate::{cpu, sched};
 use ::sched::Class;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt};
+use base::{Errno, Result, UserMem, UserMemExt, Room, room};
 use core::sync::atomic::Ordering::Relaxed;
 
 pub fn sched_yield() -> SysResult {
@@ -101,12 +101,18 @@ pub fn rr_get_interval(tid: u32, out: u64) -> SysResult {
 /// everybody of a user, which is everybody.
 fn whom(which: u32, who: u32) -> Result<Vec<Arc<Task>>> {
     let group = if who == 0 { caller().pgid } else { who };
-    let tasks: Vec<Arc<Task>> = match which {
-        0 => alloc::vec![thread(who)?],
-        1 => table::group_members(group).iter().flat_map(|process| process.threads()).collect(),
-        2 => table::all().iter().flat_map(|process| process.threads()).collect(),
+    let processes = match which {
+        0 => return room::try_collect([thread(who)?]),
+        1 => table::group_members(group)?,
+        2 => table::all()?,
         _ => return Err(Errno::EINVAL),
     };
+    let mut tasks: Vec<Arc<Task>> = Vec::new();
+    for process in processes {
+        let threads = process.try_threads()?;
+        tasks.make_room(threads.len())?;
+        tasks.extend(threads);
+    }
     if tasks.is_empty() { Err(Errno::ESRCH) } else { Ok(tasks) }
 }
 

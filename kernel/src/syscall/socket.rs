@@ -7,7 +7,7 @@ use crate::process::{self, caller, current, with_thread};
 use crate::user::CurrentUser;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
+use base::{Errno, Result, UserMem, UserMemExt, WaitQueue, Room, room};
 use signal::{SigInfo, SigSet, Signal, code};
 use syscalls::nr;
 use vfs::ops::Files;
@@ -69,16 +69,17 @@ fn status(kind: u32) -> OpenFlags {
 }
 
 fn socket(family: u32, kind: u32, protocol: u32) -> SysResult {
-    let socket = Socket::new(kind_of(family, kind, protocol)?, &caller());
-    install(socket.open(status(kind)), kind & SOCK_CLOEXEC != 0)
+    let socket = Socket::new(kind_of(family, kind, protocol)?, &caller())?;
+    install(socket.open(status(kind))?, kind & SOCK_CLOEXEC != 0)
 }
 
 fn socketpair(family: u32, kind: u32, protocol: u32, out: u64) -> SysResult {
-    let (a, b) = Socket::pair(kind_of(family, kind, protocol)?, &caller());
+    let (a, b) = Socket::pair(kind_of(family, kind, protocol)?, &caller())?;
     let cloexec = kind & SOCK_CLOEXEC != 0;
-    let first = install(a.open(status(kind)), cloexec)?;
+    let (a, b) = (a.open(status(kind))?, b.open(status(kind))?);
+    let first = install(a, cloexec)?;
     let close = |fd: i64| current()?.files()?.close(fd as i32, caller().pid);
-    let second = install(b.open(status(kind)), cloexec).inspect_err(|_| {
+    let second = install(b, cloexec).inspect_err(|_| {
         let _ = close(first);
     })?;
     if let Err(errno) = CurrentUser.write_obj(out, &[first as i32, second as i32]) {
@@ -150,7 +151,7 @@ fn accept(fd: u64, address: u64, len: u64, flags: u32) -> SysResult {
     let file = open_socket(fd)?;
     let end = blocking(&file, file.nonblocking(), || socket_of(&file)?.accept())?;
     write_address(&end.peer_name().unwrap_or_default(), address, len)?;
-    install(end.open(status(flags)), flags & SOCK_CLOEXEC != 0)
+    install(end.open(status(flags))?, flags & SOCK_CLOEXEC != 0)
 }
 
 fn connect(fd: u64, address: u64, len: u64) -> SysResult {
@@ -162,7 +163,7 @@ fn connect(fd: u64, address: u64, len: u64) -> SysResult {
         Err(Errno::EAGAIN) if !file.nonblocking() => {
             // The other's backlog is full: it tells when it has accepted one.
             let other = with_files(|files| socket_of(&file)?.connect_queue(&address, files))?;
-            blocking(&other.open(OpenFlags::empty()), false, attempt)?;
+            blocking(&*other.open(OpenFlags::empty())?, false, attempt)?;
         }
         result => result?,
     }
@@ -200,8 +201,7 @@ fn send(
     if socket.kind() != SocketType::Stream && total > CHUNK {
         return Err(Errno::EMSGSIZE.into());
     }
-    let mut data: Vec<u8> = Vec::new();
-    data.try_reserve_exact(total.min(CHUNK) as usize).map_err(|_| Errno::ENOMEM)?;
+    let mut data: Vec<u8> = room::try_vec(total.min(CHUNK) as usize)?;
     for (at, len) in ranges {
         let take = CHUNK.saturating_sub(data.len() as u64).min(*len);
         data.extend_from_slice(&CurrentUser.read_vec::<u8>(*at, take as usize)?);
@@ -248,7 +248,7 @@ fn receive(file: &OpenFile, room: u64, flags: u32) -> Result<(Received, Vec<u8>)
     let socket = socket_of(file)?;
     let mut buffer = Vec::new();
     let room = room.min(CHUNK) as usize;
-    buffer.try_reserve_exact(room).map_err(|_| Errno::ENOMEM)?;
+    buffer.make_room(room)?;
     buffer.resize(room, 0);
     let received = blocking(file, nonblocking(file, flags), || {
         socket.receive(&mut buffer, flags & MSG_PEEK)

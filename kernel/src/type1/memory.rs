@@ -4,7 +4,7 @@
 use crate::memory::phys_to_virt;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{BLOCK_SIZE, Errno, Result};
+use base::{BLOCK_SIZE, Errno, Result, room};
 use domain::{Domain, Region, layout};
 use frame::{Fill, Frame, Size};
 use kvm::{AddressSpace, HostFrame, MmuNotifier};
@@ -27,9 +27,8 @@ impl GuestMemory {
         let size = domain.memory.checked_next_multiple_of(BLOCK_SIZE).ok_or(Errno::ENOMEM)?;
         let mut banks = Vec::new();
         for guest in layout::banks(size) {
-            let mut blocks = Vec::new();
             let count = (guest.size / BLOCK_SIZE) as usize;
-            blocks.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+            let mut blocks = room::try_vec(count)?;
             for _ in 0..count {
                 blocks.push(Frame::alloc(Size::Block, Fill::Stale)?);
             }
