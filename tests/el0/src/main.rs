@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod events;
+mod fail;
 mod files;
 mod fpsimd;
 mod futex;
@@ -38,6 +39,7 @@ fn main() {
         sched::CASES,
         misc::CASES,
         oom::CASES,
+        fail::CASES,
     ];
     let cases: Vec<el0_tests::Case> = groups.into_iter().flatten().copied().collect();
     std::process::exit(el0_tests::main_of(&cases));
