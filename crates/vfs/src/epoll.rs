@@ -25,6 +25,9 @@ const MAX_NESTS: u32 = 5;
 const MAX_PARENTS: usize = 8;
 /// How many sets a check for cycles looks at.
 const MAX_GRAPH: usize = 1000;
+/// How many sets a set may hold: checks for cycles walk these, and nothing else
+/// that is in it.
+const MAX_SETS: usize = 32;
 /// How many events one `epoll_wait` gives at most.
 pub const MAX_EVENTS: usize = i32::MAX as usize / size_of::<EpollEvent>();
 
@@ -36,9 +39,14 @@ pub struct Epoll {
     this: Weak<Epoll>,
     items: Lock<BTreeMap<(i32, u64), Arc<Item>>>,
     ready: Arc<Ready>,
+    /// The sets among them, some of them gone by now. Changed under `GRAPH`.
+    sets: Lock<Vec<Member>>,
     /// The sets that this one was put into.
     parents: Lock<Vec<Weak<Epoll>>>,
 }
+
+/// A set in a set: its key there, and the set.
+type Member = ((i32, u64), Weak<OpenFile>);
 
 /// What wakers touch. It is apart from the set because a waker may be the last
 /// to let go of it, under a member's queue, where the set's end could not run.
@@ -164,6 +172,7 @@ impl Epoll {
             this: this.clone(),
             items: Lock::new(rank::EPOLL, BTreeMap::new()),
             ready,
+            sets: Lock::new(rank::EPOLL, Vec::new()),
             parents: Lock::new(rank::EPOLL, Vec::new()),
         })
     }
@@ -177,6 +186,7 @@ impl Epoll {
         {
             return Err(Errno::EINVAL);
         }
+        let key = (fd, file.id());
         let _graph = match file.downcast::<Epoll>() {
             Some(inner) => {
                 let guard = GRAPH.lock();
@@ -195,11 +205,19 @@ impl Epoll {
                 weak.extend(parents.iter().map(Arc::downgrade));
                 weak.push(self.this.clone());
                 *inner.parents.lock() = weak;
+                let mut sets = self.members()?;
+                if sets.iter().all(|(other, _)| *other != key) {
+                    if sets.len() >= MAX_SETS {
+                        return Err(Errno::ENOSPC);
+                    }
+                    sets.make_room(1)?;
+                    sets.push((key, Arc::downgrade(file)));
+                }
+                *self.sets.lock() = sets;
                 Some(guard)
             }
             None => None,
         };
-        let key = (fd, file.id());
         let item = room::try_arc(Item {
             set: self.this.clone(),
             ready: self.ready.clone(),
@@ -268,7 +286,7 @@ impl Epoll {
         *budget = budget.checked_sub(1).ok_or(Errno::ELOOP)?;
         let members = self.members()?;
         let mut deepest = 0u32;
-        for file in members.iter().filter_map(Weak::upgrade) {
+        for file in members.iter().filter_map(|(_, file)| file.upgrade()) {
             if let Some(inner) = file.downcast::<Epoll>() {
                 deepest = deepest.max(inner.depth(target, budget)?);
             }
@@ -286,9 +304,12 @@ impl Epoll {
         Ok(above.saturating_add(1))
     }
 
-    /// The files in it.
-    fn members(&self) -> Result<Vec<Weak<OpenFile>>> {
-        room::try_collect(self.items.lock().values().map(|item| item.file.clone()))
+    /// The sets in it.
+    fn members(&self) -> Result<Vec<Member>> {
+        let mut sets = room::try_copy(&self.sets.lock())?;
+        let items = self.items.lock();
+        sets.retain(|(key, _)| items.contains_key(key));
+        Ok(sets)
     }
 
     /// The sets that this one is in now.
@@ -298,7 +319,7 @@ impl Epoll {
         let mut live = room::try_vec(parents.len())?;
         for parent in parents {
             let files = parent.members()?;
-            let mut files = files.iter().filter_map(Weak::upgrade);
+            let mut files = files.iter().filter_map(|(_, file)| file.upgrade());
             let is_self = |set: &Epoll| core::ptr::eq(set, self);
             if files.any(|file| file.downcast::<Epoll>().is_some_and(is_self)) {
                 live.push(parent);
@@ -532,6 +553,25 @@ mod tests {
         // Nor from below.
         let bottom = OpenFile::anonymous(Epoll::new().unwrap(), OpenFlags::RDWR).unwrap();
         assert_eq!(a.add(1, &bottom, event(Events::IN, 0)), Err(Errno::ELOOP));
+    }
+
+    /// What checks for cycles look at is bounded, however much else is in a set.
+    #[test]
+    fn few_sets_in_a_set() {
+        let outer = Epoll::new().unwrap();
+        let (r, _w) = Pipe::pair(OpenFlags::empty()).unwrap();
+        for fd in 1000..2000 {
+            outer.add(fd, &r, event(Events::IN, 0)).unwrap();
+        }
+        let open = || OpenFile::anonymous(Epoll::new().unwrap(), OpenFlags::RDWR).unwrap();
+        let inner: Vec<_> = (0..=MAX_SETS).map(|_| open()).collect();
+        for (fd, set) in (0..).zip(&inner[..MAX_SETS]) {
+            outer.add(fd, set, event(Events::IN, 0)).unwrap();
+        }
+        assert_eq!(outer.members().unwrap().len(), MAX_SETS);
+        assert_eq!(outer.add(99, &inner[MAX_SETS], event(Events::IN, 0)), Err(Errno::ENOSPC));
+        outer.remove(0, &inner[0]).unwrap();
+        outer.add(99, &inner[MAX_SETS], event(Events::IN, 0)).unwrap();
     }
 
     #[test]
