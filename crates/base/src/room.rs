@@ -121,7 +121,7 @@ pub fn try_arc<T>(value: T) -> Result<Arc<T>> {
 
 /// What an `Arc<T>` takes: two counts, too.
 const fn arc_size<T>() -> usize {
-    size_of::<T>().saturating_add(2 * size_of::<usize>())
+    size_of::<T>().saturating_add(size_of::<[usize; 2]>())
 }
 
 /// `Arc::new_cyclic`, or `ENOMEM`.
@@ -141,7 +141,7 @@ pub fn try_insert<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Resu
 pub fn room_in<K, V>(_: &BTreeMap<K, V>) -> Result<()> {
     // B = 6: eleven keys and values, twelve edges, a parent, two counts.
     let entries = size_of::<K>().saturating_add(size_of::<V>()).saturating_mul(11);
-    ask_for_size(entries.saturating_add(14 * size_of::<usize>()))
+    ask_for_size(entries.saturating_add(size_of::<[usize; 14]>()))
 }
 
 /// Stable Rust can't make these and be told no. So the same size is taken and
