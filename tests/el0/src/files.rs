@@ -607,6 +607,8 @@ fn copy_range() -> Outcome {
     let (r, w) = pipe(0)?;
     let mut off = 9i64;
     check_eq!(sys!(libc::SYS_sendfile, w, f.as_raw_fd(), &raw mut off, 100), Ok(100));
+    // Not from one: what the output doesn't take would be lost.
+    check_eq!(sys!(libc::SYS_sendfile, w, r, 0, 1), Err(Errno(libc::EINVAL)));
     let mut b = [0; 100];
     check_eq!((read(r, &mut b), off), (Ok(100), 109));
     check!(b[..] == data[9..109]);
