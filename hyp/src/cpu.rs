@@ -1,5 +1,6 @@
 //! What each CPU has of its own.
 
+use arch::mitigation::{Entry, PerCpu};
 use core::cell::UnsafeCell;
 use core::mem::{MaybeUninit, offset_of};
 use hyp_abi::{Failure, INVALID, Init, MAX_CPUS, MAX_RAM, Range, Run, SUCCESS, VERSION, layout};
@@ -9,6 +10,8 @@ use world_switch::nvhe::HostState;
 /// One CPU's data; TPIDR_EL2 points to it.
 #[repr(C)]
 pub struct Cpu {
+    /// What the vectors for guests read.
+    mitigation: PerCpu,
     /// The stub's vectors, physical. entry.s knows its place, and the next.
     stub_vectors: u64,
     /// The identity-mapped page.
@@ -55,6 +58,7 @@ core::arch::global_asm!(
     SOFT_RESTART = const hyp_abi::stub::SOFT_RESTART,
     INIT_STACK = const offset_of!(Init, stack),
     INIT_VERSION = const offset_of!(Init, version),
+    CPU_STUB = const offset_of!(Cpu, stub_vectors),
     CPU_FAILURE = const offset_of!(Cpu, failure),
     CPU_STACK = const offset_of!(Cpu, stack),
 );
@@ -62,7 +66,8 @@ core::arch::global_asm!(
 // What entry.s relies on.
 const _: () = {
     assert!(offset_of!(Init, mair) == 0 && offset_of!(Init, ttbr0) == 16);
-    assert!(offset_of!(Cpu, stub_vectors) == 0 && offset_of!(Cpu, idmap) == 8);
+    assert!(offset_of!(Cpu, mitigation) == 0);
+    assert!(offset_of!(Cpu, idmap) == offset_of!(Cpu, stub_vectors) + 8);
     assert!(offset_of!(Failure, sp) == 248 && offset_of!(Failure, vector) == 296);
     assert!(layout::IMAGE == 0xc000_0000_0000);
 };
@@ -80,10 +85,15 @@ extern "C" fn hyp_init(init: u64, idmap: u64) -> u64 {
     // SAFETY: the host's word at boot; see above. Any bytes make an `Init`.
     let init = unsafe { core::ptr::with_exposed_provenance::<Init>(address).read_volatile() };
     let Some(slot) = CPUS.get(init.cpu as usize) else { return INVALID };
+    let Some(entry) = entry(init.entry) else { return INVALID };
+    if matches!(entry, Entry::Loop) && init.loops == 0 {
+        return INVALID;
+    }
     let run = hyp_abi::ram_at(&init.ram, init.run, size_of::<Run>() as u64, 64);
     let Some(run) = run else { return INVALID };
     let run: *mut Run = core::ptr::with_exposed_provenance_mut(run as usize);
     let cpu = Cpu {
+        mitigation: PerCpu { loops: init.loops, function: init.function },
         stub_vectors: init.stub_vectors,
         idmap,
         // SAFETY: the place of a field, within `Run`.
@@ -93,7 +103,7 @@ extern "C" fn hyp_init(init: u64, idmap: u64) -> u64 {
         host_panic: init.host_panic,
         failed: false,
         in_guest: false,
-        host: HostState::new(__hyp_vectors as *const () as u64),
+        host: HostState::new(__hyp_vectors as *const () as u64, entry),
         gic: crate::gic::Shape::of_this_cpu(init.gicv3 != 0),
         policy: Policy::new(),
         generation: 0,
@@ -107,6 +117,16 @@ extern "C" fn hyp_init(init: u64, idmap: u64) -> u64 {
         core::arch::asm!("msr tpidr_el2, {}", in(reg) place, options(nostack, preserves_flags));
     }
     SUCCESS
+}
+
+fn entry(number: u64) -> Option<Entry> {
+    Some(match number {
+        hyp_abi::entry::PLAIN => Entry::Plain,
+        hyp_abi::entry::LOOP => Entry::Loop,
+        hyp_abi::entry::INSTRUCTION => Entry::Instruction,
+        hyp_abi::entry::FIRMWARE => Entry::Firmware,
+        _ => return None,
+    })
 }
 
 /// This CPU's data.

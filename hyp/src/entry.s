@@ -144,7 +144,7 @@ __stub_call:
     cmp     x0, #{SOFT_RESTART}
     b.lo    1f
     mrs     x2, tpidr_el2
-    ldp     x1, x2, [x2]                // the stub's vectors; __idmap_vectors
+    ldp     x1, x2, [x2, #{CPU_STUB}]   // the stub's vectors; __idmap_vectors
     msr     tpidr_el2, x1
     mov     x1, #(__idmap_reset - __idmap_vectors)
     b.hi    3f

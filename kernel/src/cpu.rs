@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "the per-CPU pointer")]
 
 use crate::task::Task;
+use arch::mitigation::PerCpu;
+use arch::trap::EMERGENCY_STACK;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// The most CPUs this kernel drives.
@@ -14,9 +16,21 @@ pub const NONE_TAKEN: u32 = u32::MAX;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Cpu {
+    /// Vectors find these two by TPIDR: an `arch::mitigation::PerCpu`.
+    pub loops: AtomicU64,
+    /// The call of firmware that forgets the branch predictor.
+    pub function: AtomicU64,
     /// Top of the stack on which an overflow of all others is told: vectors.s
-    /// reads it, so it comes first.
+    /// reads it, too.
     pub emergency_stack: AtomicU64,
+    /// An `arch::mitigation::Entry`: how exits from guests begin.
+    pub guest_entry: AtomicU32,
+    /// The call is to be made between processes, too.
+    pub hardens: AtomicBool,
+    /// VBAR_EL2 while a guest runs, where kernel and hypervisor are one.
+    pub guest_vectors: AtomicU64,
+    /// VBAR while the host does.
+    pub host_vectors: AtomicU64,
     /// Its index, from 0, the boot CPU.
     pub index: AtomicU32,
     /// MPIDR affinity.
@@ -43,9 +57,21 @@ pub struct Cpu {
     pub fp_allowed: AtomicBool,
 }
 
+const _: () = {
+    assert!(core::mem::offset_of!(Cpu, loops) == core::mem::offset_of!(PerCpu, loops));
+    assert!(core::mem::offset_of!(Cpu, function) == core::mem::offset_of!(PerCpu, function));
+    assert!(core::mem::offset_of!(Cpu, emergency_stack) == EMERGENCY_STACK);
+};
+
 static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
+        loops: AtomicU64::new(0),
+        function: AtomicU64::new(0),
         emergency_stack: AtomicU64::new(0),
+        guest_entry: AtomicU32::new(0),
+        hardens: AtomicBool::new(false),
+        guest_vectors: AtomicU64::new(0),
+        host_vectors: AtomicU64::new(0),
         index: AtomicU32::new(0),
         hardware_id: AtomicU64::new(0),
         online: AtomicBool::new(false),

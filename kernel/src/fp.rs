@@ -119,7 +119,13 @@ impl GuestFp {
     /// Whether the guest's registers are in the hardware.
     #[inline]
     pub fn is_loaded() -> bool {
-        cpu::this().fp_owner.load(Relaxed) == GUEST
+        Self::is_loaded_on(cpu::this())
+    }
+
+    /// The same of this CPU, where it is known which that is.
+    #[inline]
+    pub fn is_loaded_on(this: &cpu::Cpu) -> bool {
+        this.fp_owner.load(Relaxed) == GUEST
     }
 
     /// At EL2, `hyp` loaded them, and saved what was there.

@@ -7,6 +7,7 @@ use crate::fp::GuestFp;
 use crate::machine::Machine;
 use crate::{cpu, memory, panic, sched, vcpu};
 use arch::map::Mapper;
+use arch::mitigation;
 use arch::regime::{Attributes, MAIR, Regime};
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 use frame::{Fill, KernelPages, Use};
@@ -31,7 +32,13 @@ struct Shared {
     run: Run,
 }
 
-const _: () = assert!(cpu::MAX_CPUS <= MAX_CPUS);
+const _: () = {
+    assert!(cpu::MAX_CPUS <= MAX_CPUS);
+    assert!(mitigation::Entry::Plain as u64 == hyp_abi::entry::PLAIN);
+    assert!(mitigation::Entry::Loop as u64 == hyp_abi::entry::LOOP);
+    assert!(mitigation::Entry::Instruction as u64 == hyp_abi::entry::INSTRUCTION);
+    assert!(mitigation::Entry::Firmware as u64 == hyp_abi::entry::FIRMWARE);
+};
 
 /// Where it lies, once it is made.
 struct Place {
@@ -82,7 +89,7 @@ pub fn prepare(plan: &BootPlan, machine: &Machine) -> Result<(), &'static str> {
             return Err("there is RAM above 64 TiB");
         }
     }
-    if let Some(erratum) = world_switch::errata::speculative_at(arch::sysreg::midr_el1()) {
+    if let Some(erratum) = cpuid::errata::speculative_at(arch::sysreg::midr_el1()) {
         log::info!("hyp: erratum {} of {}: worked around", erratum.number, erratum.cpu);
     }
     place(plan, &header, ram, machine.cpus.len().min(MAX_CPUS)).map(|place| {
@@ -160,6 +167,9 @@ pub fn enter_cpu() {
         host_panic: hypha_hyp_failed as *const () as u64,
         stub_vectors: stub_vectors(),
         gicv3: u64::from(crate::gic::is_v3()),
+        entry: u64::from(cpu::this().guest_entry.load(Relaxed)),
+        loops: cpu::this().loops.load(Relaxed),
+        function: cpu::this().function.load(Relaxed),
         ram: place.ram,
     };
     // SAFETY: this CPU's part, which is nobody else's until the calls below;

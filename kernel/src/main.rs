@@ -14,8 +14,8 @@ macro_rules! modules {
 
 modules! {
     boot clock console cpu crash fail fp fs gic gich heap hyp init kvm lock_order log machine memory
-    panic power process random sched smp stack symbols syscall task time timer trap tty type1 user vcpu
-    vdso wait
+    panic power process random sched smp speculation stack symbols syscall task time timer trap tty
+    type1 user vcpu vdso wait
 }
 
 /// The boot CPU, with everything but tasks in place.

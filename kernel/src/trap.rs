@@ -2,15 +2,19 @@
 #![expect(unsafe_code, reason = "called from assembly")]
 
 use crate::process::{self, Fault, FaultKind, cputime};
-use crate::{console, cpu, fail, gic, panic, power, sched, syscall, task, timer, vcpu};
+use crate::{
+    console, cpu, fail, gic, panic, power, sched, speculation, syscall, task, timer, vcpu,
+};
 use arch::trap::TrapFrame;
 use arch::uaccess;
 use core::sync::atomic::Ordering;
 
 /// Points this CPU at the vectors.
 pub fn init() {
+    speculation::init_cpu();
+    let vectors = cpu::this().host_vectors.load(Ordering::Relaxed);
     // SAFETY: the vectors of arch::trap, which call the functions below.
-    unsafe { arch::host::set_vbar(arch::trap::vectors()) };
+    unsafe { arch::host::set_vbar(vectors) };
     arch::sysreg::reset_debug();
     arch::timer::allow_el0();
     arch::barrier::isb();

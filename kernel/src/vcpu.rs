@@ -25,7 +25,7 @@ use paging::{Contexts, Id};
 use regime::HostRegime;
 use spin::Once;
 use vcpu_context::GuestContext;
-use world_switch::{Handlers, Together, e2h0, gic as ich, vhe};
+use world_switch::{Handlers, Together, Vectors, e2h0, gic as ich, vhe};
 
 /// The virtual timer's interrupt; the GIC's maintenance interrupt.
 pub const VTIMER_INTID: u32 = 27;
@@ -94,7 +94,12 @@ pub fn enter<A: Together>(
     }
     wake_gic(state);
     state.context.legalize();
-    let fp = GuestFp::is_loaded();
+    let this = cpu::this();
+    let fp = GuestFp::is_loaded_on(this);
+    let vectors = Vectors {
+        guest: this.guest_vectors.load(Relaxed),
+        host: this.host_vectors.load(Relaxed),
+    };
     let state: *mut VcpuState = state;
     let mut guest = Guest { entry, state };
     // SAFETY: the context is loaded and `state` is locked by the caller;
@@ -102,13 +107,13 @@ pub fn enter<A: Together>(
     // expect, which outlives the run, and use its state alone; nothing between
     // enter and leave needs the host's regime.
     let (why, state) = unsafe {
-        let world = A::enter(regime, &(*state).context, fp);
+        let world = A::enter(regime, &(*state).context, fp, vectors);
         let handlers = Handlers { sync: fast_exit::<A>, irq: fast_interrupt };
         let why = A::run(&raw mut (*state).context, handlers, (&raw mut guest).cast());
         A::leave(world, &mut (*state).context);
         (why, &mut *state)
     };
-    cpu::this().fp_allowed.store(false, Relaxed);
+    this.fp_allowed.store(false, Relaxed);
     match why {
         vhe::EXIT_IRQ => Exit::Interrupt,
         vhe::EXIT_SERROR => Exit::SError(state.context.esr_el2),

@@ -24,6 +24,7 @@ pub mod guest_facts;
 pub mod host;
 pub mod irq;
 pub mod map;
+pub mod mitigation;
 pub mod mmio;
 pub mod regime;
 pub mod switch;

@@ -7,10 +7,24 @@
 //! `hypha_stack_overflow(frame, esr, far)` and
 //! `hypha_bad_exception(frame, esr, far, which)`.
 //! The kernel's stacks are such that bit 15 of the address of a frame on one is
-//! set; the first word of a CPU's data (`host::per_cpu`) is the top of another
-//! stack, on which `hypha_stack_overflow` is called for a frame without that.
+//! set; the word at [`EMERGENCY_STACK`] of a CPU's data (`host::per_cpu`) is the top
+//! of another stack, on which `hypha_stack_overflow` is called for a frame without that.
 
-core::arch::global_asm!(include_str!("asm/vectors.s"));
+use crate::mitigation::{Entry, PerCpu};
+
+core::arch::global_asm!(
+    include_str!("asm/mitigate.s"),
+    include_str!("asm/vectors.s"),
+    // world-switch defines it again, maybe in the same object.
+    ".purgem mitigate",
+    ".purgem mitigate_loop",
+    ".purgem mitigate_percpu",
+    EMERGENCY_STACK = const EMERGENCY_STACK,
+);
+
+/// Where a CPU's data have the top of the stack for overflows of the others:
+/// after a [`PerCpu`].
+pub const EMERGENCY_STACK: usize = size_of::<PerCpu>();
 
 /// What EL0 (or interrupted kernel code) had in its registers.
 #[repr(C)]
@@ -34,12 +48,22 @@ const _: () = assert!(size_of::<TrapFrame>() == 288);
 
 unsafe extern "C" {
     fn __vectors();
+    fn __vectors_loop();
+    fn __vectors_instruction();
+    fn __vectors_firmware();
     fn __return_to_el0(frame: *mut TrapFrame) -> !;
 }
 
-/// Address of the host's vectors, for VBAR.
-pub fn vectors() -> u64 {
-    __vectors as *const () as u64
+/// Address of the host's vectors, for VBAR, on a CPU that `entry` is for. The
+/// CPU's TPIDR points to a [`PerCpu`].
+pub fn vectors(entry: Entry) -> u64 {
+    let vectors = match entry {
+        Entry::Plain => __vectors,
+        Entry::Loop => __vectors_loop,
+        Entry::Instruction => __vectors_instruction,
+        Entry::Firmware => __vectors_firmware,
+    };
+    vectors as unsafe extern "C" fn() as *const () as u64
 }
 
 /// Leaves for EL0 with the registers in `frame`; the kernel stack is left with

@@ -24,7 +24,7 @@ pub use ram::{MAX_RAM, Range, ram_at};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Of everything here. Both sides compare.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// SMCCC's answer to a function that isn't there.
 pub const NOT_SUPPORTED: u64 = -1i64 as u64;
@@ -99,6 +99,18 @@ pub mod exit {
     pub const SERROR: u64 = 2 << 32;
 }
 
+/// [`Init::entry`].
+pub mod entry {
+    /// At once.
+    pub const PLAIN: u64 = 0;
+    /// With [`super::Init::loops`] taken branches.
+    pub const LOOP: u64 = 1;
+    /// With CLRBHB.
+    pub const INSTRUCTION: u64 = 2;
+    /// With firmware's [`super::Init::function`], then the branches.
+    pub const FIRMWARE: u64 = 3;
+}
+
 /// What a CPU needs to enter `hyp`, read with the MMU off.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,6 +137,12 @@ pub struct Init {
     pub stub_vectors: u64,
     /// 1: there is a GICv3.
     pub gicv3: u64,
+    /// What exits from guests begin with on this CPU: an [`entry`].
+    pub entry: u64,
+    /// Taken branches that fill its branch history.
+    pub loops: u64,
+    /// Firmware's call that forgets the branch predictor.
+    pub function: u64,
     /// All RAM: what the host's pointers may point to.
     pub ram: [Range; MAX_RAM],
 }

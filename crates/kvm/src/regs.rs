@@ -387,7 +387,7 @@ impl Vcpu {
                     .ok_or(Errno::EINVAL)?;
             }
             reg::SMCCC_ARCH_WORKAROUND_1 => lower(&mut new.workaround_1, id, value)?,
-            reg::SMCCC_ARCH_WORKAROUND_2 => lower(&mut new.workaround_2, id, value)?,
+            reg::SMCCC_ARCH_WORKAROUND_2 => return check_store_bypass(current.workaround_2, value),
             reg::SMCCC_ARCH_WORKAROUND_3 => lower(&mut new.workaround_3, id, value)?,
             reg::STD_BMAP if value & !Policy::STD == 0 => new.std = value,
             reg::STD_HYP_BMAP if value & !Policy::STD_HYP == 0 => new.std_hyp = value,
@@ -418,6 +418,25 @@ fn level(workaround: Workaround, id: u64) -> u64 {
         Workaround::NotRequired if second => 3,
         Workaround::NotRequired => 2,
     }
+}
+
+/// What other hosts may have said of speculative store bypass must not be
+/// better than what is true here; nothing changes.
+fn check_store_bypass(ours: Workaround, value: u64) -> Result<()> {
+    const AVAILABLE: u64 = 2;
+    /// KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_2_ENABLED.
+    const ENABLED: u64 = 1 << 4;
+    let needs = match value & !ENABLED {
+        // Not available, unknown.
+        0 | 1 => false,
+        AVAILABLE | 3 => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    let misplaced = value & ENABLED != 0 && value & !ENABLED != AVAILABLE;
+    if misplaced || (needs && ours != Workaround::NotRequired) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
 }
 
 /// Guests may be told less than is true, never more.

@@ -186,6 +186,8 @@ pub const fn answer(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
         f::SMCCC_ARCH_FEATURES => Some(arch_features(policy, arg1 as u32)),
         f::PSCI_FEATURES => Some(psci_features(policy, arg1 as u32)),
         f::PSCI_MIGRATE_INFO_TYPE => Some(2),
+        // Done by the exit itself, on CPUs that need it.
+        f::ARCH_WORKAROUND_1 | f::ARCH_WORKAROUND_2 | f::ARCH_WORKAROUND_3 => Some(SUCCESS),
         f::CPU_SUSPEND
         | f::CPU_SUSPEND_64
         | f::CPU_OFF

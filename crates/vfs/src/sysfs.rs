@@ -19,6 +19,10 @@ pub trait SysSource: Send + Sync + 'static {
     fn online_cpus(&self) -> Vec<u32>;
     /// A CPU's MIDR_EL1 and MPIDR_EL1.
     fn cpu_identity(&self, cpu: u32) -> (u64, u64);
+    /// The files of `devices/system/cpu/vulnerabilities`, and what they say.
+    fn vulnerabilities(&self) -> Vec<(&'static str, &'static str)> {
+        Vec::new()
+    }
     /// The terminal that /dev/console is, if there is one.
     fn console(&self) -> Option<&'static str> {
         None
@@ -130,6 +134,14 @@ fn cpus(root: &Arc<Dir>, source: &Arc<dyn SysSource>) {
         Ok(format!("{}\n", ranges(&down)).into_bytes())
     });
     root.fixed(&format!("{CPU}/isolated"), "\n");
+    for (name, _) in source.vulnerabilities() {
+        let source = source.clone();
+        root.file(&format!("{CPU}/vulnerabilities/{name}"), move |_| {
+            let all = source.vulnerabilities();
+            let text = all.iter().find(|(of, _)| *of == name).map_or("", |(_, text)| *text);
+            Ok(format!("{text}\n").into_bytes())
+        });
+    }
     for cpu in all {
         let path = format!("{CPU}/cpu{cpu}");
         let online = source.clone();

@@ -9,7 +9,8 @@
 use crate::access::{read, write};
 use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
 use crate::nvhe::{CPTR_HOST, EL1PCTEN, TCR_EPD, allow_guest_fp, switch};
-use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, Together};
+use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, Together, Vectors};
+use arch::mitigation::Entry;
 use regime::HostRegime;
 use vcpu_context::{El1, GuestContext};
 
@@ -24,26 +25,46 @@ unsafe extern "C" {
         irq: Fast,
     ) -> u64;
     fn __e2h0_guest_vectors();
+    fn __e2h0_guest_vectors_loop();
+    fn __e2h0_guest_vectors_instruction();
+    fn __e2h0_guest_vectors_firmware();
 }
 
 /// The arrangement.
 pub struct E2h0;
 
 impl Together for E2h0 {
-    type World = ();
+    /// The host's vectors.
+    type World = u64;
 
-    #[inline]
-    unsafe fn enter(_regime: &mut HostRegime, context: &GuestContext, fp: bool) {
-        allow_guest_fp(fp);
-        // SAFETY: the caller's promise. ERET synchronises.
-        unsafe {
-            write!("vbar_el2", __e2h0_guest_vectors as *const () as u64);
-            write!("hcr_el2", context.hcr_el2);
-        }
+    fn guest_vectors(entry: Entry) -> u64 {
+        let vectors = match entry {
+            Entry::Plain => __e2h0_guest_vectors,
+            Entry::Loop => __e2h0_guest_vectors_loop,
+            Entry::Instruction => __e2h0_guest_vectors_instruction,
+            Entry::Firmware => __e2h0_guest_vectors_firmware,
+        };
+        vectors as unsafe extern "C" fn() as *const () as u64
     }
 
     #[inline]
-    unsafe fn leave(_world: (), context: &mut GuestContext) {
+    unsafe fn enter(
+        _regime: &mut HostRegime,
+        context: &GuestContext,
+        fp: bool,
+        vectors: Vectors,
+    ) -> u64 {
+        allow_guest_fp(fp);
+        // SAFETY: the caller's promise. ERET synchronises.
+        unsafe {
+            write!("vbar_el2", vectors.guest);
+            write!("hcr_el2", context.hcr_el2);
+        }
+        vectors.host
+    }
+
+    #[inline]
+    unsafe fn leave(host_vectors: u64, context: &mut GuestContext) {
         // SAFETY: the host's own values.
         unsafe {
             if context.hcr_el2 & HCR_VSE != 0 {
@@ -51,7 +72,7 @@ impl Together for E2h0 {
                 context.hcr_el2 = read!("hcr_el2");
             }
             write!("cptr_el2", CPTR_HOST);
-            write!("vbar_el2", arch::trap::vectors());
+            write!("vbar_el2", host_vectors);
         }
         arch::barrier::isb();
     }
@@ -75,7 +96,7 @@ impl Together for E2h0 {
 /// other. VTTBR and VTCR describe tables that live until [`put`].
 pub unsafe fn load(context: &GuestContext, vtcr_el2: u64) {
     // SAFETY: see above; none of this acts on EL2. In the order of the errata in
-    // `errata::SPECULATIVE_AT`, which costs CPUs without them little here: walks
+    // `cpuid::errata`, which costs CPUs without them little here: walks
     // are off since `put` or reset, and come on last.
     unsafe {
         write!("tcr_el1", read!("tcr_el1") | TCR_EPD);

@@ -48,8 +48,9 @@
     b       __\prefix\()_resume
 .endm
 
-.macro guest_vector label
+.macro guest_vector kind, label
     .balign 0x80
+    mitigate \kind, tpidr_el2, none
     b       \label
 .endm
 
@@ -130,9 +131,17 @@ __\prefix\()_leave:
     ret
 
 .section .text.guest_vectors_\prefix, "ax"
+guest_table \prefix, \vectors, __\prefix\()_vectors, plain
+guest_table \prefix, \vectors, __\prefix\()_vectors_loop, loop
+guest_table \prefix, \vectors, __\prefix\()_vectors_instruction, instruction
+guest_table \prefix, \vectors, __\prefix\()_vectors_firmware, firmware
+.endm
+
+// kind: what each exit begins with, see arch's mitigate.s.
+.macro guest_table prefix, vectors, name, kind
 .balign 0x800
-.global __\prefix\()_vectors
-__\prefix\()_vectors:
+.global \name
+\name:
     host_vector \vectors, 0x000
     host_vector \vectors, 0x080
     host_vector \vectors, 0x100
@@ -141,13 +150,13 @@ __\prefix\()_vectors:
     host_vector \vectors, 0x280
     host_vector \vectors, 0x300
     host_vector \vectors, 0x380
-    guest_vector __\prefix\()_sync
-    guest_vector __\prefix\()_irq
-    guest_vector __\prefix\()_irq
-    guest_vector __\prefix\()_serror
+    guest_vector \kind, __\prefix\()_sync
+    guest_vector \kind, __\prefix\()_irq
+    guest_vector \kind, __\prefix\()_irq
+    guest_vector \kind, __\prefix\()_serror
     // AArch32 at EL1 is never on offer (HCR_EL2.RW), at EL0 it may be.
-    guest_vector __\prefix\()_sync
-    guest_vector __\prefix\()_irq
-    guest_vector __\prefix\()_irq
-    guest_vector __\prefix\()_serror
+    guest_vector \kind, __\prefix\()_sync
+    guest_vector \kind, __\prefix\()_irq
+    guest_vector \kind, __\prefix\()_irq
+    guest_vector \kind, __\prefix\()_serror
 .endm

@@ -30,8 +30,6 @@
 //! | FP/SIMD | trapped unless EL0's own |
 #![no_std]
 
-pub mod errata;
-
 #[cfg(target_arch = "aarch64")]
 mod access;
 #[cfg(target_arch = "aarch64")]
@@ -58,6 +56,15 @@ pub struct Handlers {
     pub irq: Fast,
 }
 
+/// The vectors of a CPU, for VBAR_EL2.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vectors {
+    /// While a guest runs.
+    pub guest: u64,
+    /// While the host does.
+    pub host: u64,
+}
+
 /// Kernel and hypervisor are one program: how it goes to the guest's world and
 /// back.
 #[cfg(target_arch = "aarch64")]
@@ -65,8 +72,13 @@ pub trait Together {
     /// What is put aside while this CPU is in a guest's world.
     type World;
 
+    /// The vectors for guests on a CPU that `entry` is for. Its TPIDR_EL2 points
+    /// to a [`PerCpu`](arch::mitigation::PerCpu).
+    fn guest_vectors(entry: arch::mitigation::Entry) -> u64;
+
     /// From the host's world to the guest's. `fp` says whether the guest's FP
-    /// registers are in the hardware; if not, their use traps.
+    /// registers are in the hardware; if not, their use traps. `vectors` are this
+    /// CPU's.
     ///
     /// # Safety
     /// `context` is loaded and stays valid; interrupts are masked; until
@@ -76,6 +88,7 @@ pub trait Together {
         regime: &mut regime::HostRegime,
         context: &vcpu_context::GuestContext,
         fp: bool,
+        vectors: Vectors,
     ) -> Self::World;
 
     /// Back to the host's world. EL0's FP is trapped afterwards.
@@ -118,11 +131,15 @@ const MDCR_TRAPS: u64 = 1 << 9 | 1 << 10 | 1 << 11 | 1 << 6 | 1 << 5 | 1 << 14 |
 
 #[cfg(target_arch = "aarch64")]
 core::arch::global_asm!(
+    include_str!("../../arch/src/asm/mitigate.s"),
     include_str!("guest.s"),
     // Whoever doesn't use one of the two doesn't link it.
     "guest_switch guest, 0, 0, __vectors",
     "guest_switch hyp_guest, 1, 1, __hyp_vectors",
     "guest_switch e2h0_guest, 1, 0, __vectors",
+    ".purgem mitigate",
+    ".purgem mitigate_loop",
+    ".purgem mitigate_percpu",
     PC_X30 = const vcpu_context::offset::REGS + 240,
     PSTATE = const vcpu_context::offset::PSTATE,
 );

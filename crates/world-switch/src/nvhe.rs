@@ -10,6 +10,7 @@
 
 use crate::access::{read, write};
 use crate::{EXIT_IRQ, EXIT_SERROR, Fast, HCR_VSE, MDCR_TRAPS};
+use arch::mitigation::Entry;
 use core::arch::asm;
 use vcpu_context::{El1, GuestContext};
 
@@ -22,6 +23,21 @@ const _: () = assert!(EXIT_IRQ != EXIT_SERROR);
 unsafe extern "C" {
     fn __hyp_guest_run(context: *mut GuestContext, fast: Fast, argument: *mut ()) -> u64;
     fn __hyp_guest_vectors();
+    fn __hyp_guest_vectors_loop();
+    fn __hyp_guest_vectors_instruction();
+    fn __hyp_guest_vectors_firmware();
+}
+
+/// The vectors for guests on a CPU that `entry` is for. Its TPIDR_EL2 points to
+/// a [`PerCpu`](arch::mitigation::PerCpu).
+fn guest_vectors(entry: Entry) -> u64 {
+    let vectors = match entry {
+        Entry::Plain => __hyp_guest_vectors,
+        Entry::Loop => __hyp_guest_vectors_loop,
+        Entry::Instruction => __hyp_guest_vectors_instruction,
+        Entry::Firmware => __hyp_guest_vectors_firmware,
+    };
+    vectors as unsafe extern "C" fn() as *const () as u64
 }
 
 /// HCR_EL2 for the host: RW; API and APK, or EL0's PACGA, which nothing at EL1
@@ -61,6 +77,8 @@ pub struct HostState {
     ras: bool,
     /// Vectors while the host runs.
     vbar_el2: u64,
+    /// Vectors while a guest does.
+    guest_vectors: u64,
 }
 
 macro_rules! el1_read {
@@ -129,17 +147,19 @@ pub(crate) mod switch {
 }
 
 impl HostState {
-    /// For this CPU, whose vectors for the host are at `vbar_el2`.
-    pub fn new(vbar_el2: u64) -> HostState {
+    /// For this CPU, whose vectors for the host are at `vbar_el2`; exits from
+    /// guests begin with `entry`.
+    pub fn new(vbar_el2: u64, entry: Entry) -> HostState {
         // SAFETY: reads.
         let (midr, mdcr_el2) = unsafe { (read!("midr_el1"), read!("mdcr_el2")) };
         HostState {
             el1: [0; vcpu_context::EL1_COUNT],
             sp_el0: 0,
             mdcr_el2,
-            speculative_at: crate::errata::speculative_at(midr).is_some(),
+            speculative_at: cpuid::errata::speculative_at(midr).is_some(),
             ras: has_ras(),
             vbar_el2,
+            guest_vectors: guest_vectors(entry),
         }
     }
 
@@ -179,7 +199,7 @@ impl HostState {
             write!("cntv_ctl_el0", context.timer.cntv_ctl);
             allow_guest_fp(fp);
             write!("mdcr_el2", self.mdcr_el2 | MDCR_TRAPS);
-            write!("vbar_el2", __hyp_guest_vectors as *const () as u64);
+            write!("vbar_el2", self.guest_vectors);
             write!("hcr_el2", context.hcr_el2 & !HCR_NEVER | HCR_GUEST);
             if self.speculative_at {
                 arch::barrier::isb();

@@ -1,6 +1,7 @@
 //! Under VHE: the kernel is the hypervisor.
 
 use crate::access::{read, write};
+use arch::mitigation::Entry;
 use core::arch::asm;
 use regime::HostRegime;
 use vcpu_context::{El1, GuestContext};
@@ -11,18 +12,22 @@ pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 pub use crate::gic;
 use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
 pub use crate::guest::{flush_all_guests_local, read_abort};
-use crate::{HCR_VSE, Handlers, MDCR_TRAPS, Together};
+use crate::{HCR_VSE, Handlers, MDCR_TRAPS, Together, Vectors};
 
 pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
 
 unsafe extern "C" {
     fn __guest_run(context: *mut GuestContext, sync: Fast, argument: *mut (), irq: Fast) -> u64;
     fn __guest_vectors();
+    fn __guest_vectors_loop();
+    fn __guest_vectors_instruction();
+    fn __guest_vectors_firmware();
 }
 
 /// The host's world, put aside while this CPU is in a guest's.
 pub struct World {
     tpidr_el0: u64,
+    host_vectors: u64,
 }
 
 /// The arrangement.
@@ -31,17 +36,32 @@ pub struct Vhe;
 impl Together for Vhe {
     type World = World;
 
+    fn guest_vectors(entry: Entry) -> u64 {
+        let vectors = match entry {
+            Entry::Plain => __guest_vectors,
+            Entry::Loop => __guest_vectors_loop,
+            Entry::Instruction => __guest_vectors_instruction,
+            Entry::Firmware => __guest_vectors_firmware,
+        };
+        vectors as unsafe extern "C" fn() as *const () as u64
+    }
+
     /// HCR_EL2, vectors, and what EL0 shares with the guest.
     #[inline]
-    unsafe fn enter(_regime: &mut HostRegime, context: &GuestContext, fp: bool) -> World {
+    unsafe fn enter(
+        _regime: &mut HostRegime,
+        context: &GuestContext,
+        fp: bool,
+        vectors: Vectors,
+    ) -> World {
         // SAFETY: see above. PSTATE legality was checked when it was set.
         unsafe {
-            let world = World { tpidr_el0: read!("tpidr_el0") };
+            let world = World { tpidr_el0: read!("tpidr_el0"), host_vectors: vectors.host };
             write!("tpidr_el0", context.el1(El1::TPIDR_EL0));
             write!("tpidrro_el0", context.el1(El1::TPIDRRO_EL0));
             write!("sp_el0", context.sp_el0);
             allow_guest_fp(fp);
-            write!("vbar_el2", __guest_vectors as *const () as u64);
+            write!("vbar_el2", vectors.guest);
             write!("hcr_el2", context.hcr_el2);
             // VBAR and HCR before the first instruction that relies on them:
             // ERET synchronises.
@@ -58,7 +78,7 @@ impl Together for Vhe {
                 context.hcr_el2 = read!("hcr_el2");
             }
             write!("hcr_el2", HCR_HOST);
-            write!("vbar_el2", arch::trap::vectors());
+            write!("vbar_el2", world.host_vectors);
             arch::barrier::isb();
             context.sp_el0 = read!("sp_el0");
             context.set_el1(El1::TPIDR_EL0, read!("tpidr_el0"));

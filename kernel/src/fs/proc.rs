@@ -423,6 +423,10 @@ impl SysSource for Facts {
         (arch::sysreg::midr_el1(), id)
     }
 
+    fn vulnerabilities(&self) -> Vec<(&'static str, &'static str)> {
+        cpuid::spectre::vulnerabilities(&crate::speculation::states()).collect()
+    }
+
     fn console(&self) -> Option<&'static str> {
         tty::console_name()
     }

@@ -8,6 +8,7 @@ use arch::sysreg;
 use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
 use core::fmt::Arguments;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use cpuid::spectre::State;
 use frame::Frame;
 use kvm::{AddressSpace, Entry, EventFd, Exit, Facts, Host, HostFrame, VcpuCore, VcpuState};
 use paging::{GuestDevice, Id};
@@ -49,22 +50,22 @@ pub fn facts() -> Result<Facts, &'static str> {
     let pfr0 = sysreg::id_aa64pfr0_el1();
     let fwb = arch::cpu::field(sysreg::id_aa64mmfr2_el1(), 40) != 0;
     let ras = arch::cpu::field(pfr0, 28) != 0;
+    let states = crate::speculation::states();
     let features = GuestFeatures {
         trap_cache_ids: false,
-        csv2_unaffected: false,
-        csv3_unaffected: false,
+        csv2_unaffected: states.spectre_v2 == State::NotAffected,
+        csv3_unaffected: states.meltdown == State::NotAffected,
         gicv3: gicv.is_none(),
     };
-    // CSV2, CSV3: what the ID registers say is all that is asked of them here.
-    let spectre_v2 = if arch::cpu::field(pfr0, 56) != 0 {
-        Workaround::NotRequired
-    } else {
-        Workaround::NotAvailable
+    let workaround = |state| match state {
+        State::NotAffected => Workaround::NotRequired,
+        State::Mitigated => Workaround::Available,
+        State::Vulnerable => Workaround::NotAvailable,
     };
-    let ssbs = if arch::cpu::field(sysreg::id_aa64pfr1_el1(), 4) != 0 {
-        Workaround::NotRequired
-    } else {
-        Workaround::NotAvailable
+    // With FEAT_SSBS guests help themselves, and need not know more.
+    let spectre_v4 = match workaround(states.spectre_v4) {
+        Workaround::Available => Workaround::NotAvailable,
+        other => other,
     };
     Ok(Facts {
         id: IdRegs::new(id_registers()),
@@ -86,7 +87,11 @@ pub fn facts() -> Result<Facts, &'static str> {
             | (if split || arch::host::is_e2h0() { 0 } else { HCR_E2H })
             | (if fwb { HCR_FWB } else { 0 }) | (if ras { HCR_RAS } else { 0 }),
         stage2_fwb: fwb,
-        workarounds: [spectre_v2, ssbs, Workaround::NotAvailable],
+        workarounds: [
+            workaround(states.spectre_v2),
+            spectre_v4,
+            workaround(states.spectre_bhb),
+        ],
     })
 }
 

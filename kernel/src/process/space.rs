@@ -152,6 +152,7 @@ pub fn activate(mm: Option<&Mm>) {
             mm.root | u64::from(switch.id) << 48
         }
     };
+    crate::speculation::address_space_changes();
     // SAFETY: the kernel runs from TTBR1; the table is empty or that of a
     // living address space, which `Process` keeps while a CPU runs it.
     unsafe { arch::host::set_ttbr0(value) };

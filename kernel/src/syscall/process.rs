@@ -225,6 +225,48 @@ mod pr {
     pub const SET_NO_NEW_PRIVS: u32 = 38;
     pub const GET_NO_NEW_PRIVS: u32 = 39;
     pub const GET_TID_ADDRESS: u32 = 40;
+    pub const GET_SPECULATION_CTRL: u32 = 52;
+    pub const SET_SPECULATION_CTRL: u32 = 53;
+}
+
+/// PR_SPEC_STORE_BYPASS, for threads: as on Linux with `ssbd=force-on`. EL0
+/// starts with PSTATE.SSBS clear, and may set it by itself where it exists.
+mod store_bypass {
+    use base::Errno;
+    use cpuid::spectre::State;
+
+    const PR_SPEC_STORE_BYPASS: u64 = 0;
+    const PR_SPEC_NOT_AFFECTED: i64 = 0;
+    const PR_SPEC_ENABLE: u64 = 1 << 1;
+    const PR_SPEC_DISABLE: u64 = 1 << 2;
+    const PR_SPEC_FORCE_DISABLE: u64 = 1 << 3;
+    const PR_SPEC_DISABLE_NOEXEC: u64 = 1 << 4;
+
+    pub fn get(which: u64) -> super::SysResult {
+        if which != PR_SPEC_STORE_BYPASS {
+            return Err(Errno::ENODEV.into());
+        }
+        Ok(match crate::speculation::states().spectre_v4 {
+            State::NotAffected => PR_SPEC_NOT_AFFECTED,
+            State::Mitigated => PR_SPEC_DISABLE as i64,
+            State::Vulnerable => PR_SPEC_ENABLE as i64,
+        })
+    }
+
+    pub fn set(which: u64, how: u64) -> super::SysResult {
+        if which != PR_SPEC_STORE_BYPASS {
+            return Err(Errno::ENODEV.into());
+        }
+        let mitigated = crate::speculation::states().spectre_v4 == State::Mitigated;
+        match how {
+            PR_SPEC_ENABLE if mitigated => Err(Errno::EPERM.into()),
+            PR_SPEC_DISABLE | PR_SPEC_FORCE_DISABLE | PR_SPEC_DISABLE_NOEXEC if mitigated => Ok(0),
+            PR_SPEC_ENABLE | PR_SPEC_DISABLE | PR_SPEC_FORCE_DISABLE | PR_SPEC_DISABLE_NOEXEC => {
+                Err(Errno::ENXIO.into())
+            }
+            _ => Err(Errno::ERANGE.into()),
+        }
+    }
 }
 
 /// The last capability: CAP_CHECKPOINT_RESTORE.
@@ -250,6 +292,8 @@ pub fn prctl(operation: u32, a1: u64, a2: u64) -> SysResult {
             CurrentUser.write(a1, &name)?;
             Ok(0)
         }
+        pr::GET_SPECULATION_CTRL => store_bypass::get(a1),
+        pr::SET_SPECULATION_CTRL => store_bypass::set(a1, a2),
         pr::SET_PDEATHSIG if a1 <= 64 => {
             current()?.parent_death_signal.store(a1 as u32, Relaxed);
             Ok(0)

@@ -2,6 +2,7 @@
 
 mod boot;
 mod corner;
+mod cpus;
 mod guest;
 mod linux;
 mod programs;
@@ -58,6 +59,7 @@ const GROUPS: &[&[SystemTest]] = &[
     programs::TESTS,
     guest::TESTS,
     type1::TESTS,
+    cpus::TESTS,
     vmm::TESTS,
     linux::TESTS,
 ];

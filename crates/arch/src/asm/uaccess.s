@@ -8,6 +8,7 @@ __uaccess_start:
 .global __copy_from_user
 .balign 16
 __copy_from_user:
+    and     x1, x1, #0xffffffffffff     // EL0's half, in speculation, too
 1:  subs    x3, x2, #32
     b.lo    2f
     ldtr    x4, [x1]
@@ -40,6 +41,7 @@ __copy_from_user:
 .global __copy_to_user
 .balign 16
 __copy_to_user:
+    and     x0, x0, #0xffffffffffff
 1:  subs    x3, x2, #32
     b.lo    2f
     ldp     x4, x5, [x1]

@@ -94,6 +94,12 @@
     b       \label
 .endm
 
+.macro el0_vector kind, label
+    .balign 0x80
+    mitigate \kind, tpidr_el1, .hostpatch.el2
+    b       \label
+.endm
+
 .macro bad_vector which
     .balign 0x80
     save_frame 0
@@ -101,10 +107,11 @@
     b       __bad_exception
 .endm
 
-.section .text.vectors, "ax"
+// kind: what an exception from EL0 begins with, see mitigate.s.
+.macro vector_table name, kind
 .balign 0x800
-.global __vectors
-__vectors:
+.global \name
+\name:
     bad_vector 0                    // current EL with SP_EL0
     bad_vector 1
     bad_vector 2
@@ -113,14 +120,21 @@ __vectors:
     vector  __el1_irq
     bad_vector 6
     bad_vector 7
-    vector  __el0_sync              // lower EL, AArch64
-    vector  __el0_irq
+    el0_vector \kind, __el0_sync   // lower EL, AArch64
+    el0_vector \kind, __el0_irq
     bad_vector 10
     bad_vector 11
     bad_vector 12                   // lower EL, AArch32
     bad_vector 13
     bad_vector 14
     bad_vector 15
+.endm
+
+.section .text.vectors, "ax"
+vector_table __vectors, plain
+vector_table __vectors_loop, loop
+vector_table __vectors_instruction, instruction
+vector_table __vectors_firmware, firmware
 
 __el0_sync:
     save_frame 1
@@ -165,8 +179,7 @@ __el1_sync:
     add     sp, sp, #16
     restore_frame 0
 
-// Goes on with this CPU's emergency stack, which the first word of its data
-// tells. Nothing goes back to EL0 or a guest from here: their registers are free.
+// Goes on with this CPU's emergency stack, which a word of its data tells. Nothing goes back to EL0 or a guest from here: their registers are free.
 __el1_overflow:
     msr     sp_el0, x0
     sub     x0, sp, x0
@@ -176,7 +189,7 @@ __el1_overflow:
     .long   661b - .
     mrs     x0, tpidr_el2
 .popsection
-    ldr     x0, [x0]
+    ldr     x0, [x0, #{EMERGENCY_STACK}]
     mov     sp, x0
     mrs     x0, tpidrro_el0
     save_frame 0

@@ -63,7 +63,7 @@ pub fn facts() -> Facts {
         vtimer_intid: 27,
         hcr_el2: 0x8000_0001,
         stage2_fwb: false,
-        workarounds: [Workaround::NotRequired, Workaround::Available, Workaround::NotAvailable],
+        workarounds: [Workaround::NotRequired, Workaround::NotAvailable, Workaround::Available],
     }
 }
 
