@@ -133,6 +133,14 @@ pub struct Choice {
 
 const _: () = assert!(size_of::<Facts>() == 8 && size_of::<Choice>() == 4);
 
+/// Whether HCR_EL2.E2H is RES1, after zero was written to it: `id_aa64mmfr4_el1`
+/// may say so (E2H0 is negative); `hcr_el2` may read as one, but need not; a
+/// write to FAR_EL1 that went to FAR_EL2 instead shows that it works as one.
+pub fn e2h_is_res1(id_aa64mmfr4_el1: u64, hcr_el2: u64, far_el1_is_far_el2: bool) -> bool {
+    let negative = id_aa64mmfr4_el1 & 1 << 27 != 0;
+    negative || hcr_el2 & 1 << 34 != 0 || far_el1_is_far_el2
+}
+
 /// Decides. Never fails: what can't be honoured falls to what can, and the
 /// reason says so.
 pub fn choose(facts: &Facts) -> Choice {
@@ -218,6 +226,17 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_sign_of_res1_counts() {
+        assert!(!e2h_is_res1(0, 1 << 31, false));
+        // E2H0 is 0b1111 and 0b1110 where E2H is RES1, 0 where it isn't.
+        assert!(e2h_is_res1(0xf << 24, 1 << 31, false));
+        assert!(e2h_is_res1(0xe << 24, 1 << 31, false));
+        assert!(!e2h_is_res1(0xf << 28 | 0xf << 20, 1 << 31, false));
+        assert!(e2h_is_res1(0, 1 << 31 | 1 << 34, false));
+        assert!(e2h_is_res1(0, 1 << 31, true));
+    }
 
     const REQUESTS: [Requested; 8] = [
         Requested::Absent,

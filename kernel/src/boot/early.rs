@@ -158,19 +158,22 @@ fn patch(regime: Regime) {
     }
 }
 
-/// Whether HCR_EL2.E2H reads as one after writing zero (ID_AA64MMFR4_EL1.E2H0
-/// is negative on such CPUs). At EL2, MMU off: harmless.
+/// Whether HCR_EL2.E2H can't be cleared: tries, and looks at what that did. At
+/// EL2, MMU off: harmless.
 fn e2h_is_res1() -> bool {
-    let hcr: u64;
+    let (hcr, far): (u64, u64);
+    let mark = 0x5a5a_0000u64;
     // SAFETY: boot writes HCR_EL2 for good afterwards; with the MMU off, the
-    // regime makes no difference to this code.
+    // regime makes no difference to this code, and nobody needs the two FARs.
     unsafe {
         core::arch::asm!(
-            "msr hcr_el2, {rw}", "isb", "mrs {out}, hcr_el2",
-            rw = in(reg) 1u64 << 31, out = out(reg) hcr, options(nostack)
+            "msr hcr_el2, {rw}", "isb", "mrs {hcr}, hcr_el2",
+            "msr far_el2, {mark}", "msr far_el1, xzr", "isb", "mrs {far}, far_el2",
+            rw = in(reg) 1u64 << 31, mark = in(reg) mark, hcr = out(reg) hcr, far = out(reg) far,
+            options(nostack)
         );
     }
-    hcr & (1 << 34) != 0
+    mode::e2h_is_res1(arch::sysreg::id_aa64mmfr4_el1(), hcr, far != mark)
 }
 
 fn requested(arguments: &Bytes) -> Requested {
