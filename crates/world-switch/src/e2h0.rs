@@ -8,8 +8,8 @@
 
 use crate::access::{read, write};
 use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
-use crate::nvhe::{CPTR_HOST, EL1PCTEN, TCR_EPD, allow_guest_fp, switch};
-use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, Together, Vectors};
+use crate::nvhe::{CPTR_HOST, EL1PCTEN, allow_guest_fp, switch};
+use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, TCR_EPD, Together, Vectors};
 use arch::mitigation::Entry;
 use regime::HostRegime;
 use vcpu_context::{El1, GuestContext};

@@ -123,6 +123,13 @@ pub const EXIT_SERROR: u64 = 2 << 32;
 #[cfg(target_arch = "aarch64")]
 const HCR_VSE: u64 = 1 << 8;
 
+/// TCR_EL1.EPD0 and EPD1: no table walks.
+#[cfg(target_arch = "aarch64")]
+const TCR_EPD: u64 = 1 << 7 | 1 << 23;
+/// SCTLR_EL1.M.
+#[cfg(target_arch = "aarch64")]
+const SCTLR_M: u64 = 1;
+
 /// MDCR_EL2 bits for a guest: TDE is clear (its debug exceptions are its own),
 /// TDA, TDOSA, TDRA: its debug registers trap; TPM, TPMCR: so does the PMU;
 /// TPMS, TTRF: so do statistical profiling and trace filters.

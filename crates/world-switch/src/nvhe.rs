@@ -9,7 +9,7 @@
 //! | list registers and active priorities; ICH_HCR_EL2 is 0 | another vCPU is loaded |
 
 use crate::access::{read, write};
-use crate::{EXIT_IRQ, EXIT_SERROR, Fast, HCR_VSE, MDCR_TRAPS};
+use crate::{EXIT_IRQ, EXIT_SERROR, Fast, HCR_VSE, MDCR_TRAPS, SCTLR_M, TCR_EPD};
 use arch::mitigation::Entry;
 use core::arch::asm;
 use vcpu_context::{El1, GuestContext};
@@ -47,11 +47,6 @@ pub const HCR_HOST: u64 = 1 << 31 | 3 << 40;
 const HCR_GUEST: u64 = 1 | 7 << 3 | 1 << 19 | 1 << 31;
 /// HCR_EL2 bits that nobody may set: TGE, HCD, E2H, NV, NV1, NV2.
 const HCR_NEVER: u64 = 1 << 27 | 1 << 29 | 1 << 34 | 1 << 42 | 1 << 43 | 1 << 45;
-
-/// TCR_EL1.EPD0 and EPD1: no table walks.
-pub(crate) const TCR_EPD: u64 = 1 << 7 | 1 << 23;
-/// SCTLR_EL1.M.
-const SCTLR_M: u64 = 1;
 
 /// CPTR_EL2 at E2H=0: RES1 bits, with SVE and SME trapped, FP not.
 pub(crate) const CPTR_HOST: u64 = 0x33ff;

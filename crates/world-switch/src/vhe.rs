@@ -12,7 +12,7 @@ pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 pub use crate::gic;
 use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
 pub use crate::guest::{flush_all_guests_local, read_abort};
-use crate::{HCR_VSE, Handlers, MDCR_TRAPS, Together, Vectors};
+use crate::{HCR_VSE, Handlers, MDCR_TRAPS, SCTLR_M, TCR_EPD, Together, Vectors};
 
 pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
 
@@ -262,16 +262,40 @@ pub unsafe fn read_timer(context: &mut GuestContext) {
 /// what VTTBR_EL2 holds now.
 pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, last_level: bool) {
     // SAFETY: forgetting translations is always sound. With TGE clear, nothing
-    // but these instructions runs before it is set again.
+    // but these instructions runs before it is set again. EL1's TCR and SCTLR
+    // are the guest's: under TGE=1 they mean nothing, and they come back.
     unsafe {
+        // A speculative AT would walk the loaded guest's stage 1, or the last
+        // one's, by another's stage 2: no walks, no stage 1 that is off.
+        let speculative_at = cpuid::errata::speculative_at(read!("midr_el1")).is_some();
+        let mut saved = (0, 0);
+        if speculative_at {
+            let (tcr, sctlr) = (vhe_read!("tcr_el12"), vhe_read!("sctlr_el12"));
+            saved = (tcr, sctlr);
+            vhe_write!("tcr_el12", tcr | TCR_EPD);
+            vhe_write!("sctlr_el12", sctlr | SCTLR_M);
+        }
         arch::barrier::dsb_ishst();
         write!("vttbr_el2", vttbr_el2);
+        if speculative_at {
+            // All of the above before TGE changes.
+            arch::barrier::isb();
+        }
         write!("hcr_el2", HCR_HOST & !(1 << 27));
         arch::barrier::isb();
         forget(start, len, last_level);
         write!("hcr_el2", HCR_HOST);
+        if speculative_at {
+            arch::barrier::isb();
+        }
         write!("vttbr_el2", restore);
         arch::barrier::isb();
+        if speculative_at {
+            let (tcr, sctlr) = saved;
+            vhe_write!("sctlr_el12", sctlr);
+            vhe_write!("tcr_el12", tcr);
+            arch::barrier::isb();
+        }
     }
 }
 
