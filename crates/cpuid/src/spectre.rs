@@ -271,15 +271,13 @@ const NOT_AFFECTED: &str = "Not affected";
 /// The files of /sys/devices/system/cpu/vulnerabilities, and what is in them.
 pub fn vulnerabilities(states: &States) -> impl Iterator<Item = (&'static str, &'static str)> {
     // What only CPUs of other architectures have.
-    const ELSEWHERE: [&str; 15] = [
+    const ELSEWHERE: [&str; 13] = [
         "gather_data_sampling",
-        "ghostwrite",
         "indirect_target_selection",
         "itlb_multihit",
         "l1tf",
         "mds",
         "mmio_stale_data",
-        "old_microcode",
         "reg_file_data_sampling",
         "retbleed",
         "spec_rstack_overflow",
