@@ -67,7 +67,7 @@ core::arch::global_asm!(
 const _: () = {
     assert!(offset_of!(Init, mair) == 0 && offset_of!(Init, ttbr0) == 16);
     assert!(offset_of!(Cpu, mitigation) == 0);
-    assert!(offset_of!(Cpu, idmap) == offset_of!(Cpu, stub_vectors) + 8);
+    assert!(offset_of!(Cpu, idmap).wrapping_sub(offset_of!(Cpu, stub_vectors)) == 8);
     assert!(offset_of!(Failure, sp) == 248 && offset_of!(Failure, vector) == 296);
     assert!(layout::IMAGE == 0xc000_0000_0000);
 };
