@@ -41,6 +41,9 @@ pub struct Cpu {
     pub taken: AtomicU32,
     /// Timer interrupts taken, for /proc/interrupts and the boot log.
     pub ticks: AtomicU64,
+    /// When it last said that it lives, and when others last said it does not.
+    pub alive: AtomicU64,
+    pub reported: AtomicU64,
     /// The current task; the run queue holds the reference.
     pub current: AtomicPtr<Task>,
     /// The current task should give the CPU up.
@@ -77,6 +80,8 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         online: AtomicBool::new(false),
         taken: AtomicU32::new(NONE_TAKEN),
         ticks: AtomicU64::new(0),
+        alive: AtomicU64::new(0),
+        reported: AtomicU64::new(0),
         current: AtomicPtr::new(core::ptr::null_mut()),
         need_resched: AtomicBool::new(false),
         idle_since: AtomicU64::new(u64::MAX),

@@ -15,7 +15,7 @@ macro_rules! modules {
 modules! {
     boot clock console cpu crash fail fp fs gic gich heap hyp init kvm lock_order log machine memory
     panic power process random sched smp speculation stack symbols syscall task time timer trap tty
-    type1 user vcpu vdso wait
+    type1 user vcpu vdso wait watchdog
 }
 
 /// The boot CPU, with everything but tasks in place.
@@ -27,6 +27,7 @@ fn kernel_main(plan: &'static boot::BootPlan) -> ! {
         power::hang();
     }
     sched::adopt();
+    watchdog::init_cpu();
     crash::boot();
     match plan.choice.hypervisor {
         mode::Hypervisor::Type1 => type1::start(plan),
@@ -39,5 +40,6 @@ fn kernel_main(plan: &'static boot::BootPlan) -> ! {
 #[cfg(target_os = "none")]
 fn secondary_main() -> ! {
     sched::adopt();
+    watchdog::init_cpu();
     sched::idle()
 }

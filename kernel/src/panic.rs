@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "walking the stack")]
 
 use crate::{console, cpu, gic, memory, power, sched, stack, time};
+use crate::task::Task;
 use arch::trap::TrapFrame;
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
@@ -140,6 +141,36 @@ impl Calls {
             self.repeats = 0;
         }
     }
+}
+
+/// What a task was called from that runs on another CPU: its registers are out of
+/// reach, so return addresses come from the frame records on its stack. What was
+/// called last and has returned can show up first.
+pub fn trace_of(task: &Task) {
+    log::error!("Backtrace from the stack of that task (the first may have returned):");
+    let [start, text_end, ..] = memory::image();
+    let (bottom, top) = task.stack();
+    let mut calls = Calls::default();
+    let mut expected = 0;
+    for at in (bottom.saturating_add(16)..top.saturating_sub(16)).step_by(16) {
+        // SAFETY: two words of a stack that the caller's reference keeps; its
+        // owner may be writing them, and they may be anything.
+        let (next, lr) = unsafe {
+            let record = at as *const u64;
+            (record.read_volatile(), record.add(1).read_volatile())
+        };
+        let is_record = (next > at && next < top || next == 0) && (start..text_end).contains(&lr);
+        if !is_record || at < expected {
+            continue;
+        }
+        if calls.lines >= LINES {
+            break;
+        }
+        // From here on, the chain. The return address is after the call.
+        expected = if next == 0 { top } else { next };
+        calls.show(lr.wrapping_sub(4));
+    }
+    calls.end_repeats();
 }
 
 fn end() -> ! {

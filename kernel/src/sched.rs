@@ -149,6 +149,12 @@ pub fn current() -> Arc<Task> {
     current_ref().arc()
 }
 
+/// What another CPU runs, unless its run queue is locked.
+pub fn try_current_of(cpu: usize) -> Option<Arc<Task>> {
+    let queue = QUEUES.get(cpu)?.try_lock()?;
+    queue.tasks.current().or(queue.idle.as_ref()).cloned()
+}
+
 /// Room in all queues for all tasks, the one that is being made and counted
 /// already among them: to wake one can't fail.
 pub fn make_room() -> base::Result<()> {

@@ -120,6 +120,11 @@ impl Task {
         })
     }
 
+    /// The kernel stack, lowest and highest address.
+    pub fn stack(&self) -> (u64, u64) {
+        self.stack.range()
+    }
+
     /// Where the suspended context is kept, for the switch.
     pub(crate) fn context(&self) -> *mut Context {
         self.context.get()

@@ -70,6 +70,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.panic(),
     },
     SystemTest {
+        name: "boot: a CPU stuck in the kernel is found by the others",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| bench.stuck(),
+    },
+    SystemTest {
         name: "boot: a failure at EL2 reaches the log, with registers",
         needs: Needs::UserSpace,
         long: false,
@@ -171,6 +177,25 @@ impl Bench<'_> {
         })?;
         says(&log, "Kernel panic: no init found")?;
         says(&log, "rebooting")
+    }
+
+    /// A task keeps its CPU for 30 s; the other CPU says so, with the task's stack.
+    fn stuck(&self) -> Result<()> {
+        let args =
+            run::Args { append: "hypha.crash=stuck".into(), exit_after_boot: false, ..shell() };
+        let machine = run::machine(&args, self.built)?;
+        let log = self.watched(&machine, Keyboard::Test, |console| {
+            match console.wait_for("never printed", Duration::from_secs(90)) {
+                Wait::Trouble => Ok(()),
+                other => bail!("nobody complained: {other:?}"),
+            }
+        })?;
+        says(&log, "watchdog: BUG: soft lockup - CPU#")?;
+        let trace = log.lines().skip_while(|line| !line.contains("soft lockup")).take(8);
+        if !trace.into_iter().any(|line| line.contains("task::first")) {
+            bail!("the backtrace doesn't lead to the task's start");
+        }
+        Ok(())
     }
 
     /// What `hypha.crash=` asks for fails: the host says so, and reboots.
