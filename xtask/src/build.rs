@@ -107,15 +107,21 @@ fn kernel(toolchain: &Toolchain, package: &Package, args: &Args, hyp: &Path) -> 
             command.arg("--features").arg(kept.join(","));
         }
     }
+    // With other features, elsewhere: neither build undoes the other.
+    let (target, out) = match args.no_vhe {
+        true => (paths::target().join("no-vhe"), paths::hypha().join("no-vhe")),
+        false => (paths::target(), paths::hypha()),
+    };
+    command.arg("--target-dir").arg(&target);
     proc::run(&mut command)?;
-    let elf_file = paths::target().join(BARE).join("release").join(KERNEL);
+    let elf_file = target.join(BARE).join("release").join(KERNEL);
     let mut elf = std::fs::read(&elf_file)
         .with_context(|| format!("cargo left no {}", elf_file.display()))?;
     ksyms::fill(&mut elf)?;
     let flat = image::flatten(&elf)?;
     image::check_header(&flat)?;
-    let image_file = paths::hypha().join("Image");
-    proc::write_if_changed(&paths::hypha().join("Image.elf"), &elf)?;
+    let image_file = out.join("Image");
+    proc::write_if_changed(&out.join("Image.elf"), &elf)?;
     proc::write_if_changed(&image_file, &flat)?;
     image::report(&elf, &flat)?;
     Ok(image_file)

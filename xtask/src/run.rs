@@ -146,7 +146,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     ui::step(format!("Booting: {}", proc::show(&machine.command())));
     if args.gdb {
-        let elf = paths::hypha().join("Image.elf");
+        let elf = built.image.as_deref().unwrap_or(&machine.kernel).with_extension("elf");
         ui::note(format!(
             // Linked at 0, it runs in the linear map, where QEMU loads it.
             "waiting for: gdb-multiarch -ex 'add-symbol-file {} -o 0xffff000040200000' \
@@ -226,6 +226,7 @@ fn initrd(args: &Args, built: &build::Built) -> Result<PathBuf> {
             read(args.kernel.as_ref().unwrap_or(&built.guest_image))?,
             read(args.initrd.as_ref().unwrap_or(&built.guest_initramfs))?,
         )),
+        files: Vec::new(),
     };
     ui::step("Packing the host's initramfs with this guest");
     let file = paths::hypha().join("run/initramfs.cpio.gz");

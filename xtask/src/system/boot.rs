@@ -2,7 +2,7 @@
 
 use super::{Bench, Needs, SystemTest, gicv2, nvhe, options, says};
 use crate::console::Keyboard;
-use crate::{run, ui};
+use crate::{build, run, ui};
 use anyhow::{Context, Result, bail};
 
 pub const TESTS: &[SystemTest] = &[
@@ -10,19 +10,19 @@ pub const TESTS: &[SystemTest] = &[
         name: "boot: guest on max",
         needs: Needs::Kvm,
         long: false,
-        run: |bench| bench.boot(&options()),
+        run: |bench| bench.together(&options()),
     },
     SystemTest {
         name: "boot: guest on neoverse-n1",
         needs: Needs::Kvm,
         long: false,
-        run: |bench| bench.boot(&run::Args { cpu: "neoverse-n1".into(), ..options() }),
+        run: |bench| bench.together(&run::Args { cpu: "neoverse-n1".into(), ..options() }),
     },
     SystemTest {
         name: "boot: 4 CPUs, guest with 4 CPUs",
         needs: Needs::Kvm,
         long: false,
-        run: |bench| bench.boot(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
+        run: |bench| bench.together(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
     },
     SystemTest {
         name: "boot: guest on max, nVHE",
@@ -68,13 +68,13 @@ pub const TESTS: &[SystemTest] = &[
         name: "boot: guest on a GICv2 host",
         needs: Needs::Kvm,
         long: false,
-        run: |bench| bench.boot(&run::Args { gic: 2, ..options() }),
+        run: |bench| bench.together(&run::Args { gic: 2, ..options() }),
     },
     SystemTest {
         name: "boot: GICv2 host with 4 CPUs, guest with 4 CPUs",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.boot(&run::Args { gic: 2, smp: 4, guest_cpus: 4, ..options() }),
+        run: |bench| bench.together(&run::Args { gic: 2, smp: 4, guest_cpus: 4, ..options() }),
     },
     SystemTest {
         name: "boot: guest on cortex-a53 with a GICv2",
@@ -105,13 +105,13 @@ pub const TESTS: &[SystemTest] = &[
         name: "boot: guest on cortex-a76",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.boot(&run::Args { cpu: "cortex-a76".into(), ..options() }),
+        run: |bench| bench.together(&run::Args { cpu: "cortex-a76".into(), ..options() }),
     },
     SystemTest {
         name: "boot: guest on neoverse-v1",
         needs: Needs::Kvm,
         long: true,
-        run: |bench| bench.boot(&run::Args { cpu: "neoverse-v1".into(), ..options() }),
+        run: |bench| bench.together(&run::Args { cpu: "neoverse-v1".into(), ..options() }),
     },
     SystemTest {
         name: "boot: 20 times in a row on max, nVHE",
@@ -137,12 +137,33 @@ pub const TESTS: &[SystemTest] = &[
         long: true,
         run: |bench| bench.repeat(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
     },
+    SystemTest {
+        name: "boot: guest on max, VHE left out of the build",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| {
+            let no_vhe = build::build(&build::Args { no_vhe: true })?;
+            let bench = Bench { built: &no_vhe, name: bench.name };
+            bench.split(&options(), "this build leaves VHE out")
+        },
+    },
 ];
 
 impl Bench<'_> {
     /// As `./x run` with these options; also wants the guest's own words.
     pub(super) fn boot(&self, args: &run::Args) -> Result<()> {
         self.boot_log(args).map(drop)
+    }
+
+    /// As [`Bench::boot`], kernel and hypervisor together at EL2.
+    fn together(&self, args: &run::Args) -> Result<()> {
+        let log = self.boot_log(args)?;
+        says(&log, "Kernel: at EL2 (HCR_EL2.E2H=1), entered at EL2")?;
+        says(
+            &log,
+            "Hypervisor: VHE, in the kernel: the CPU has FEAT_VHE and the Image was entered at EL2",
+        )?;
+        says(&log, "KVM: VHE")
     }
 
     /// As [`Bench::boot`], the host at EL1 for this reason.
