@@ -15,6 +15,8 @@ const HOST_INIT: &[u8] = include_bytes!("../initramfs/host-init");
 const TESTS: &[(&str, &[u8])] = &[
     ("kill-test", include_bytes!("../initramfs/kill-test")),
     ("bad-input-test", include_bytes!("../initramfs/bad-input-test")),
+    ("endure", include_bytes!("../initramfs/endure")),
+    ("suites", include_bytes!("../initramfs/suites")),
 ];
 const GUEST_INIT: &[u8] = include_bytes!("../initramfs/guest-init");
 
@@ -24,12 +26,17 @@ pub struct Cargo {
     pub vmm: Option<Vec<u8>>,
     /// Kernel and initramfs.
     pub guest: Option<(Vec<u8>, Vec<u8>)>,
+    /// Others, by their paths.
+    pub files: Vec<(String, Vec<u8>)>,
 }
 
 pub fn host(cargo: &Cargo) -> Result<Vec<u8>> {
     let mut archive = base(HOST_INIT)?;
     for (name, script) in TESTS {
         archive.file(&format!("hypha/tests/{name}"), 0o755, script);
+    }
+    for (name, contents) in &cargo.files {
+        archive.file(name, 0o755, contents);
     }
     if let Some(vmm) = &cargo.vmm {
         archive.file("hypha/hypha-vmm", 0o755, vmm);

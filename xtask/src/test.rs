@@ -33,6 +33,18 @@ struct Workshop {
     built: OnceCell<build::Built>,
 }
 
+impl Workshop {
+    fn built(&self) -> Result<&build::Built> {
+        match self.built.get() {
+            Some(built) => Ok(built),
+            None => {
+                let built = system::build()?;
+                Ok(self.built.get_or_init(|| built))
+            }
+        }
+    }
+}
+
 type Run = Box<dyn Fn(&Workshop) -> Result<unit::Count>>;
 
 struct Test {
@@ -126,15 +138,15 @@ fn tests(context: &Workshop, args: &Args) -> Vec<Test> {
     let member = |name: &str| context.members.iter().any(|package| package.name == name);
     for test in system::listed(member(build::KERNEL), member(build::VMM), args.full) {
         tests.push(check(test.name, |context| {
-            let built = match context.built.get() {
-                Some(built) => built,
-                None => {
-                    let built = system::build()?;
-                    context.built.get_or_init(|| built)
-                }
-            };
-            (test.run)(&system::Bench { built, name: test.name })
+            (test.run)(&system::Bench { built: context.built()?, name: test.name })
         }));
+    }
+    if member(build::KERNEL) && member(build::VMM) {
+        for test in system::suites::tests(args.full) {
+            tests.push(check(&test.name.clone(), move |context| {
+                test.run(&system::Bench { built: context.built()?, name: &test.name })
+            }));
+        }
     }
     tests
 }

@@ -94,6 +94,7 @@ fn run(m: &'static Machine) {
     cpu::mask();
     // Whose store to the serial port was the last is nobody's choice.
     serial::recover();
+    say!("");
     say!(
         "# {} exceptions, {} interrupts, {} of {} CPUs at the end",
         EXCEPTIONS.load(SeqCst),

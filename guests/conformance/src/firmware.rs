@@ -1,7 +1,7 @@
 //! PSCI, SMCCC, TRNG.
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use guest_rt::cases::{Case, Outcome};
+use guest_rt::cases::{Case, Outcome, SKIP};
 use guest_rt::machine::Machine;
 use guest_rt::psci::{self, call};
 use guest_rt::{check, cpu, same};
@@ -55,7 +55,7 @@ fn psci_version(_: &'static Machine) -> Outcome {
 
 fn psci_features(_: &'static Machine) -> Outcome {
     if one(psci::VERSION, 0) < 0x1_0000 {
-        return Ok(());
+        return SKIP;
     }
     for f in [psci::VERSION, psci::CPU_OFF, psci::CPU_ON, psci::SYSTEM_OFF, 0x8400_0009] {
         same!(one32(psci::FEATURES, f), 0);
@@ -113,7 +113,7 @@ fn trng(_: &'static Machine) -> Outcome {
     const VERSION: u64 = 0x8400_0050;
     const RND64: u64 = 0xc400_0053;
     if one32(VERSION, 0) == NOT_SUPPORTED {
-        return Ok(()); // It's optional.
+        return SKIP; // It's optional.
     }
     check!(one32(VERSION, 0) >= 0x1_0000);
     let (a, b) = (call([RND64, 192, 0, 0]), call([RND64, 192, 0, 0]));

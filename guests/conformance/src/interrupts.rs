@@ -1,7 +1,7 @@
 //! SGIs, SPIs, timers, and waiting for them.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use guest_rt::cases::{Case, Outcome};
+use guest_rt::cases::{Case, Outcome, SKIP};
 use guest_rt::exception::{Frame, on_interrupt};
 use guest_rt::gic::v2;
 use guest_rt::machine::Machine;
@@ -281,7 +281,7 @@ extern "C" fn echo(machine: u64) -> ! {
 
 fn sgi_other(m: &'static Machine) -> Outcome {
     if m.cpu_count < 2 {
-        return Ok(());
+        return SKIP;
     }
     same!(cpu::start(m, 1, echo, (&raw const *m) as u64), 0);
     check!(cpu::until(|| UP.load(SeqCst)));
@@ -317,7 +317,7 @@ fn sgi_flood(_: &'static Machine) -> Outcome {
 
 fn spi_other(m: &'static Machine) -> Outcome {
     if m.cpu_count < 2 {
-        return Ok(());
+        return SKIP;
     }
     let id = 32 + 22;
     gic::enable_spi(m, id, m.cpus[1], true);
@@ -422,7 +422,7 @@ fn end_and_deactivate(m: &'static Machine) -> Outcome {
 
 fn v2_targets(m: &'static Machine) -> Outcome {
     if !gic::is_v2() {
-        return Ok(());
+        return SKIP;
     }
     let at = m.gicd + v2::GICD_ITARGETSR;
     let mine = 1u8 << (me() & 7);
@@ -457,7 +457,7 @@ fn none_is_pending(m: &Machine) -> bool {
 
 fn v2_sgi_filters(m: &'static Machine) -> Outcome {
     if !gic::is_v2() {
-        return Ok(());
+        return SKIP;
     }
     let me = (me() & 7) as u32;
     let send = |value: u32| mmio::write32(m.gicd + v2::GICD_SGIR, value);
@@ -476,7 +476,7 @@ fn v2_sgi_filters(m: &'static Machine) -> Outcome {
 
 fn v2_sgi_senders(m: &'static Machine) -> Outcome {
     if !gic::is_v2() {
-        return Ok(());
+        return SKIP;
     }
     // SGI 7 as if CPUs 0, 2 and 5 had sent it: three interrupts, each with its sender.
     mmio::write8(m.gicd + v2::GICD_SPENDSGIR + 7, 0b10_0101);
@@ -502,7 +502,7 @@ fn v2_sgi_senders(m: &'static Machine) -> Outcome {
 
 fn v2_sgi_pending(m: &'static Machine) -> Outcome {
     if !gic::is_v2() {
-        return Ok(());
+        return SKIP;
     }
     mmio::write32(m.gicd + 0x200, 1 << 8); // GICD_ISPENDR0: not for SGIs.
     same!(mmio::read32(m.gicd + 0x200) & 0xffff, 0);

@@ -7,6 +7,9 @@ use crate::say;
 #[derive(Clone, Copy, Debug)]
 pub struct Fail(pub u32, pub u64, pub u64);
 
+/// The case does not apply to this machine.
+pub const SKIP: Outcome = Err(Fail(0, 0, 0));
+
 /// What a case returns.
 pub type Outcome = Result<(), Fail>;
 
@@ -36,7 +39,7 @@ macro_rules! check {
 
 /// Runs them (those whose names contain `case=` of the command line).
 pub fn run(m: &'static Machine, cases: &[Case]) {
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let filter = m.argument("case").unwrap_or("");
     for (name, f) in cases.iter().filter(|c| c.0.contains(filter)) {
         match f(m) {
@@ -44,11 +47,15 @@ pub fn run(m: &'static Machine, cases: &[Case]) {
                 passed += 1;
                 say!("ok {name}");
             }
+            Err(Fail(0, ..)) => {
+                skipped += 1;
+                say!("skip {name} needs another machine");
+            }
             Err(Fail(line, a, b)) => {
                 failed += 1;
                 say!("FAIL {name} line {line}: {a:#x}, expected {b:#x}");
             }
         }
     }
-    say!("{passed} passed, {failed} failed");
+    say!("{passed} passed, {failed} failed, {skipped} skipped");
 }

@@ -48,10 +48,12 @@ pub fn byte(b: u8) {
     }
 }
 
-/// Out of loopback, where somebody wrote to the registers: words would not get out.
+/// The settings that words need, after somebody stored anything anywhere: no
+/// divisor latch, no loopback.
 pub fn recover() {
     let base = BASE.load(Ordering::Relaxed);
     if base != 0 && !PL011.load(Ordering::Relaxed) {
+        mmio::write8(base + 3, 3); // Line control.
         mmio::write8(base + 4, 0); // Modem control.
     }
 }

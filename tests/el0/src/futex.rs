@@ -1,6 +1,6 @@
 //! futex(2) itself.
 
-use crate::util::{Handler, Map, handle, ms, until};
+use crate::util::{Handler, Map, gettid, handle, ms, until};
 use el0_tests::{Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
@@ -152,17 +152,28 @@ fn bitset() -> Outcome {
     })
 }
 
+/// Waits until each of these has a thread's number, and that thread sleeps.
+fn all_asleep(threads: &[AtomicUsize]) -> bool {
+    let sleeps = |thread: &AtomicUsize| {
+        let stat = format!("/proc/self/task/{}/stat", thread.load(Ordering::SeqCst));
+        std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") S "))
+    };
+    until(|| threads.iter().all(sleeps))
+}
+
 fn requeue() -> Outcome {
     let (a, b) = (AtomicU32::new(0), AtomicU32::new(0));
     let up = AtomicUsize::new(0);
+    let waiters = [const { AtomicUsize::new(0) }; 4];
     thread::scope(|s| {
-        for _ in 0..4 {
+        for waiter in &waiters {
             s.spawn(|| {
+                waiter.store(gettid(), Ordering::SeqCst);
                 let _ = wait_on(&a, 0);
                 up.fetch_add(1, Ordering::SeqCst);
             });
         }
-        ms(500);
+        check!(all_asleep(&waiters));
         // One is woken, the rest move to `b`.
         let r = op(&a, libc::FUTEX_CMP_REQUEUE | PRIVATE, 1, 100, b.as_ptr() as usize, 0)?;
         check_eq!(r, 4);

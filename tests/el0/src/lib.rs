@@ -9,8 +9,11 @@ use std::io::Write;
 use std::panic::Location;
 use std::time::{Duration, Instant};
 
-/// Why a case failed: a sentence that names the place.
-pub struct Fail(String);
+/// Why a case failed, or does not apply: a sentence that names the place.
+pub struct Fail {
+    why: String,
+    skipped: bool,
+}
 
 impl Fail {
     /// A failure with the given words, at the caller's line.
@@ -18,19 +21,24 @@ impl Fail {
     pub fn new(why: impl fmt::Display) -> Self {
         let at = Location::caller();
         let file = at.file().rsplit('/').next().unwrap_or("");
-        Self(format!("{file}:{}: {why}", at.line()))
+        Self { why: format!("{file}:{}: {why}", at.line()), skipped: false }
+    }
+
+    /// The case does not apply here: what it needs of the machine.
+    pub fn skip(needs: impl fmt::Display) -> Self {
+        Self { why: format!("needs {needs}"), skipped: true }
     }
 }
 
 impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
 impl fmt::Debug for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -199,6 +207,7 @@ pub fn in_child(f: impl FnOnce() -> Outcome) -> Outcome {
 
 struct Options {
     filters: Vec<String>,
+    skip: Vec<String>,
     exact: Option<String>,
     list: bool,
     in_process: bool,
@@ -206,7 +215,7 @@ struct Options {
     repeat: u32,
 }
 
-const USAGE: &str = "usage: PROGRAM [--list] [--in-process] [--exact NAME] [--limit SECONDS] [--repeat N] [FILTER...]
+const USAGE: &str = "usage: PROGRAM [--list] [--in-process] [--exact NAME] [--limit SECONDS] [--repeat N] [--skip FILTER]... [FILTER...]
   runs the cases whose names contain one of the filters (all without one), each
   in its own process with a time limit (default 60 s); --in-process runs them
   in this process, without forking.";
@@ -214,6 +223,7 @@ const USAGE: &str = "usage: PROGRAM [--list] [--in-process] [--exact NAME] [--li
 fn options(args: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut o = Options {
         filters: Vec::new(),
+        skip: Vec::new(),
         exact: None,
         list: false,
         in_process: false,
@@ -230,6 +240,7 @@ fn options(args: impl Iterator<Item = String>) -> Result<Options, String> {
                 let s = args.next().and_then(|v| v.parse().ok());
                 o.limit = Duration::from_secs(s.ok_or("--limit needs a number of seconds")?);
             }
+            "--skip" => o.skip.push(args.next().ok_or("--skip needs a part of a name")?),
             "--repeat" => {
                 let n = args.next().and_then(|v| v.parse().ok());
                 o.repeat = n.ok_or("--repeat needs a number")?;
@@ -265,8 +276,9 @@ pub fn main_of(cases: &[Case]) -> i32 {
     let wanted = |c: &&Case| {
         o.exact.as_ref().is_none_or(|e| e == c.name)
             && (o.filters.is_empty() || o.filters.iter().any(|f| c.name.contains(f.as_str())))
+            && !o.skip.iter().any(|f| c.name.contains(f.as_str()))
     };
-    let (mut passed, mut failed) = (0u32, 0u32);
+    let (mut passed, mut failed, mut skipped) = (0u32, 0u32, 0u32);
     for _ in 0..o.repeat {
         for case in cases.iter().filter(wanted) {
             let start = Instant::now();
@@ -277,6 +289,10 @@ pub fn main_of(cases: &[Case]) -> i32 {
                     passed += 1;
                     println!("ok {} ({ms} ms)", case.name);
                 }
+                Err(why) if why.skipped => {
+                    skipped += 1;
+                    println!("skip {} {why}", case.name);
+                }
                 Err(why) => {
                     failed += 1;
                     println!("FAIL {} {why}", case.name);
@@ -285,13 +301,16 @@ pub fn main_of(cases: &[Case]) -> i32 {
             let _ = std::io::stdout().flush();
         }
     }
-    println!("{passed} passed, {failed} failed");
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
     let _ = std::io::stdout().flush();
     if init {
         power_off();
     }
     i32::from(failed != 0)
 }
+
+/// The exit status of a case that does not apply.
+const SKIPPED: i32 = 77;
 
 /// Runs one case in a child of its own process group; kills the group when
 /// the time is up and after the case, so that nothing outlives it.
@@ -311,7 +330,7 @@ fn contained(case: &Case, limit: Duration) -> Outcome {
             Err(why) => {
                 let text = why.to_string();
                 let _ = sys!(libc::SYS_write, wr, text.as_ptr(), text.len());
-                1
+                if why.skipped { SKIPPED } else { 1 }
             }
         }
     })?;
@@ -344,11 +363,13 @@ fn contained(case: &Case, limit: Duration) -> Outcome {
     };
     let _ = sys!(libc::SYS_close, rd);
     let said = String::from_utf8_lossy(&buf[..n]).into_owned();
+    let failed = |why| Err(Fail { why, skipped: false });
     match end {
         Some(End::Exit(0)) => Ok(()),
-        Some(End::Exit(1)) if !said.is_empty() => Err(Fail(said)),
-        Some(end) => Err(Fail(format!("ended with {end:?} {said}"))),
-        None => Err(Fail(format!("still running after {} s {said}", limit.as_secs()))),
+        Some(End::Exit(SKIPPED)) => Err(Fail { why: said, skipped: true }),
+        Some(End::Exit(1)) if !said.is_empty() => Err(Fail { why: said, skipped: false }),
+        Some(end) => failed(format!("ended with {end:?} {said}")),
+        None => failed(format!("still running after {} s {said}", limit.as_secs())),
     }
 }
 

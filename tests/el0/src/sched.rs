@@ -1,7 +1,7 @@
 //! Scheduling: shares, priorities, places.
 
-use crate::util::{Map, close, ms, pipe, read, write};
-use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
+use crate::util::{Map, close, ms, pipe, read, until, write};
+use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
@@ -126,6 +126,7 @@ fn fifo_wakes() -> Outcome {
         if pin(0, at).is_err() || set_policy(libc::SCHED_FIFO, 10).is_err() {
             return 1;
         }
+        page.word(8).store(1, SeqCst);
         for _ in 0..50 {
             if read(r, &mut [0]) != Ok(1) {
                 return 2;
@@ -138,6 +139,10 @@ fn fifo_wakes() -> Outcome {
         if pin(0, at).is_err() {
             return 1;
         }
+        // Until the reader has the policy and waits: time for both to happen.
+        if !until(|| page.word(8).load(SeqCst) == 1) {
+            return 3;
+        }
         ms(20);
         for n in 1..=50 {
             // It has run by the time the call returns.
@@ -147,7 +152,12 @@ fn fifo_wakes() -> Outcome {
         }
         0
     })?;
-    let ends = [wait(writer)?, wait(reader)?];
+    let end = wait(writer)?;
+    if end != End::Exit(0) {
+        // Or the reader would wait for ever.
+        let _ = sys!(libc::SYS_kill, reader, libc::SIGKILL);
+    }
+    let ends = [end, wait(reader)?];
     close(r);
     close(w);
     page.unmap();
@@ -159,7 +169,7 @@ fn fifo_wakes() -> Outcome {
 fn affinity_when_woken() -> Outcome {
     const ROUNDS: usize = 200;
     let all = cpus()?;
-    let [one, two, ..] = all[..] else { return Ok(()) };
+    let [one, two, ..] = all[..] else { return Err(Fail::skip("two CPUs")) };
     let page = Map::shared(4096)?;
     let (r, w) = pipe(0)?;
     let sleeper = fork(|| {

@@ -1,6 +1,6 @@
 //! Capabilities, registers, and what bad arguments get.
 
-use crate::vm::{MAIL, NOWHERE, RAM, Vm, core_reg, e, get, load_loop, set};
+use crate::vm::{MAIL, NOWHERE, RAM, Vm, core_reg, e, get, load_loop, needs_gicv3, set};
 use el0_tests::util::{BLOCK, Map, PAGE};
 use el0_tests::{Errno, Outcome, cases, check, check_eq, sys};
 use kvm_bindings::{RegList, kvm_create_device, kvm_vcpu_init};
@@ -194,6 +194,7 @@ fn device_errors() -> Outcome {
     let vm = Vm::new(BLOCK)?;
     let mut d = kvm_create_device { type_: 9999, fd: 0, flags: 0 };
     check_eq!(vm.fd.create_device(&mut d).map(|_| ()).map_err(e), Err(Errno(libc::ENODEV)));
+    needs_gicv3(&vm)?;
     // A test only: nothing is made.
     let gic = kvm_bindings::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
     let mut d = [gic, 0, kvm_bindings::KVM_CREATE_DEVICE_TEST];

@@ -1,6 +1,6 @@
 //! Interrupts from outside: KVM_IRQ_LINE and irqfd, to a guest in WFI.
 
-use crate::vm::{MAIL, Running, Vm, e, irq};
+use crate::vm::{MAIL, Running, Vm, e, irq, needs_gicv3};
 use el0_tests::util::{BLOCK, ms, until};
 use el0_tests::{Errno, Fail, Outcome, cases, check, check_eq};
 use kvm_bindings as k;
@@ -40,6 +40,7 @@ const EDGE: u64 = 2 << 16;
 /// A machine with a GICv3, its guest waiting.
 fn machine(config: u64) -> Result<(Vm, Running, DeviceFd), Fail> {
     let vm = Vm::new(BLOCK)?;
+    needs_gicv3(&vm)?;
     let v = vm.vcpu(0, irq(), [GICD, MAIL, config])?;
     let d = gic(&vm)?;
     let addr = k::KVM_DEV_ARM_VGIC_GRP_ADDR;
@@ -130,6 +131,7 @@ fn irqfd_errors() -> Outcome {
 
 fn vgic_errors() -> Outcome {
     let vm = Vm::new(BLOCK)?;
+    needs_gicv3(&vm)?;
     let d = gic(&vm)?;
     let addr = k::KVM_DEV_ARM_VGIC_GRP_ADDR;
     let dist = u64::from(k::KVM_VGIC_V3_ADDR_TYPE_DIST);

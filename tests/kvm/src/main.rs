@@ -4,13 +4,14 @@
 #![cfg(all(target_os = "linux", target_arch = "aarch64"))]
 
 mod abi;
+mod endure;
 mod interrupts;
 mod memory;
 mod run;
 mod vm;
 
 fn main() {
-    let cases: Vec<_> = [abi::CASES, run::CASES, interrupts::CASES, memory::CASES]
+    let cases: Vec<_> = [abi::CASES, run::CASES, interrupts::CASES, memory::CASES, endure::CASES]
         .into_iter()
         .flatten()
         .copied()

@@ -269,7 +269,7 @@ fn slot_moved() -> Outcome {
 fn slot_read_only() -> Outcome {
     let vm = Vm::new(BLOCK)?;
     if !vm.kvm.check_extension(kvm_ioctls::Cap::ReadonlyMem) {
-        return Ok(());
+        return Err(Fail::skip("KVM_CAP_READONLY_MEM"));
     }
     let rom = Map::anon(PAGE)?;
     rom.word(0).store(31, SeqCst);

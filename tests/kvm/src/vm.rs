@@ -2,9 +2,10 @@
 //! speak through, and memory that the test plays with.
 
 use el0_tests::util::{Map, PAGE, gettid, handle, until};
-use el0_tests::{Errno, Fail, sys};
+use el0_tests::{Errno, Fail, Outcome, sys};
 use kvm_bindings::{KVM_ARM_VCPU_PSCI_0_2, kvm_userspace_memory_region, kvm_vcpu_init};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -196,6 +197,13 @@ impl Vm {
         Ok(vm)
     }
 
+    /// Gives the memory back as well, after the machine.
+    pub fn close(self) {
+        let (code, mail, ram) = (self.code, self.mail, self.ram);
+        drop(self);
+        [code, mail, ram].into_iter().for_each(Map::unmap);
+    }
+
     /// Sets a slot.
     pub fn slot(&self, slot: u32, gpa: u64, m: Map, flags: u32) -> Result<(), Errno> {
         let region = kvm_userspace_memory_region {
@@ -243,6 +251,21 @@ impl Vm {
         }
         Ok(self.mail.word(0).load(SeqCst))
     }
+}
+
+/// A machine that has a GICv2 and no GICv3 for its guests: what it takes to skip.
+pub fn needs_gicv3(vm: &Vm) -> Outcome {
+    let can = |kind: u32| {
+        // KVM_CREATE_DEVICE, as a test only: nothing is made.
+        let mut d = [kind, 0, kvm_bindings::KVM_CREATE_DEVICE_TEST];
+        sys!(libc::SYS_ioctl, vm.fd.as_raw_fd(), 0xc00c_aee0usize, d.as_mut_ptr()).is_ok()
+    };
+    let v3 = kvm_bindings::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
+    let v2 = kvm_bindings::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2;
+    if can(v2) && !can(v3) {
+        return Err(Fail::skip("a GICv3"));
+    }
+    Ok(())
 }
 
 /// The id of the core register at word `i` (of 64 bits) of kvm_regs.

@@ -9,13 +9,13 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "guest: conformance",
         needs: Needs::Kvm,
-        long: false,
+        long: true,
         run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &options()),
     },
     SystemTest {
         name: "guest: conformance, nVHE",
         needs: Needs::Kvm,
-        long: false,
+        long: true,
         run: |bench| bench.bare_guest_with("guest-conformance", " passed, 0 failed", nvhe()),
     },
     SystemTest {
@@ -36,7 +36,7 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "guest: conformance on GICv2",
         needs: Needs::Kvm,
-        long: false,
+        long: true,
         run: |bench| bench.bare_guest("guest-conformance", " passed, 0 failed", &gicv2(options())),
     },
     SystemTest {

@@ -3,9 +3,11 @@
 mod boot;
 mod corner;
 mod cpus;
+mod endure;
 mod guest;
 mod linux;
 mod programs;
+pub mod suites;
 mod type1;
 mod vmm;
 
@@ -49,7 +51,7 @@ pub struct SystemTest {
 /// Where a test runs.
 pub struct Bench<'a> {
     pub built: &'a build::Built,
-    pub name: &'static str,
+    pub name: &'a str,
 }
 
 /// One after the other: two cores are enough for one emulated machine.
@@ -61,6 +63,7 @@ const GROUPS: &[&[SystemTest]] = &[
     type1::TESTS,
     cpus::TESTS,
     vmm::TESTS,
+    endure::TESTS,
     linux::TESTS,
 ];
 

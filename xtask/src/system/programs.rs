@@ -36,13 +36,13 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "kvm: programs get what VMMs may expect, nVHE",
         needs: Needs::Kvm,
-        long: false,
+        long: true,
         run: |bench| bench.program_with("kvm-tests", None, 1024, NVHE),
     },
     SystemTest {
         name: "el0: odd calls and instructions, nVHE",
         needs: Needs::UserSpace,
-        long: false,
+        long: true,
         run: |bench| bench.program_with("el0-tests", None, 1024, &format!("{NVHE} misc")),
     },
     SystemTest {
