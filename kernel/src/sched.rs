@@ -221,7 +221,9 @@ fn enqueue(task: Arc<Task>, why: Enqueue) {
     };
     // Taken: who wakes next finds another idle CPU.
     let rested = IDLE.fetch_and(!bit(target), SeqCst) & bit(target) != 0;
-    if look {
+    // Who rests in place looks who waits only when it is interrupted, and a
+    // real-time task that rests isn't preempted by what has less priority.
+    if look || rested {
         poke(target);
     }
     if !rested {

@@ -5,7 +5,7 @@ use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wa
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-cases!("sched"; policies, nice_shares, fifo_first, fifo_wakes, affinity_when_woken);
+cases!("sched"; policies, nice_shares, fifo_first, fifo_wakes, fifo_sleeps, affinity_when_woken);
 
 fn pin(pid: usize, cpu: usize) -> Result<usize, Errno> {
     let mask = [1u64 << cpu];
@@ -162,6 +162,56 @@ fn fifo_wakes() -> Outcome {
     close(w);
     page.unmap();
     check_eq!(ends, [End::Exit(0), End::Exit(0)]);
+    Ok(())
+}
+
+/// A real-time task that sleeps keeps nobody of less priority from its CPU, who is
+/// woken there from another.
+fn fifo_sleeps() -> Outcome {
+    let [one, two, ..] = cpus()?[..] else { return Err(Fail::skip("two CPUs")) };
+    let page = Map::shared(4096)?;
+    let sleeper = |slot: usize, policy: i32, priority: i32| -> Result<_, Errno> {
+        let (r, w) = pipe(0)?;
+        let pid = fork(|| {
+            if pin(0, two).is_err() || set_policy(policy, priority).is_err() {
+                return 1;
+            }
+            page.word(slot).store(1, SeqCst);
+            while read(r, &mut [0]) == Ok(1) {
+                page.word(slot).fetch_add(1, SeqCst);
+            }
+            2
+        })?;
+        Ok((pid, w, slot))
+    };
+    pin(0, one)?;
+    let urgent = sleeper(0, libc::SCHED_FIFO, 10)?;
+    let other = sleeper(64, libc::SCHED_OTHER, 0)?;
+    let ready = until(|| page.word(0).load(SeqCst) == 1 && page.word(64).load(SeqCst) == 1);
+    let mut outcome = if ready { Ok(()) } else { Err(Fail::new("not ready")) };
+    let start = Instant::now();
+    for round in 1..=20 {
+        // The urgent one is the last that fell asleep there.
+        for (_, w, slot) in [urgent, other, urgent] {
+            let before = page.word(slot).load(SeqCst);
+            let woken = write(w, &[0]) == Ok(1) && until(|| page.word(slot).load(SeqCst) > before);
+            if !woken && outcome.is_ok() {
+                outcome = Err(Fail::new(format!("round {round}: {slot} sleeps on")));
+            }
+            ms(3);
+        }
+        if outcome.is_err() {
+            break;
+        }
+    }
+    for (pid, ..) in [urgent, other] {
+        let _ = sys!(libc::SYS_kill, pid, libc::SIGKILL);
+        wait(pid)?;
+    }
+    page.unmap();
+    outcome?;
+    // Not by something that interrupts that CPU now and then.
+    check!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     Ok(())
 }
 
