@@ -2,6 +2,7 @@
 //! process of its own with a time limit, so that a crash or a hang is a failed
 //! case and not the end of the run.
 
+pub mod nth;
 pub mod util;
 
 use std::fmt;

@@ -157,6 +157,15 @@ program! {
     counters, guest_counters;
 }
 
+/// A page with all programs, for [`CODE`].
+pub fn code_page() -> Result<Map, Errno> {
+    let page = Map::anon(PAGE)?;
+    for (i, b) in code().into_iter().enumerate() {
+        page.set(i, b);
+    }
+    Ok(page)
+}
+
 fn code() -> Vec<u8> {
     unsafe extern "C" {
         fn guest_code();
@@ -180,16 +189,8 @@ impl Vm {
     pub fn new(ram: usize) -> Result<Self, Fail> {
         let kvm = Kvm::new().map_err(e)?;
         let fd = kvm.create_vm().map_err(e)?;
-        let vm = Self {
-            kvm,
-            fd,
-            mail: Map::anon(PAGE)?,
-            ram: Map::aligned(ram)?,
-            code: Map::anon(PAGE)?,
-        };
-        for (i, b) in code().into_iter().enumerate() {
-            vm.code.set(i, b);
-        }
+        let vm =
+            Self { kvm, fd, mail: Map::anon(PAGE)?, ram: Map::aligned(ram)?, code: code_page()? };
         let _ = sys!(libc::SYS_madvise, vm.ram.at, vm.ram.len, libc::MADV_HUGEPAGE);
         vm.slot(0, CODE, vm.code, 0)?;
         vm.slot(1, MAIL, vm.mail, 0)?;
@@ -253,13 +254,16 @@ impl Vm {
     }
 }
 
+/// Whether a machine can have such a device; none is made.
+pub fn can_make(vm: i32, kind: u32) -> bool {
+    let mut d = [kind, 0, kvm_bindings::KVM_CREATE_DEVICE_TEST];
+    // KVM_CREATE_DEVICE.
+    sys!(libc::SYS_ioctl, vm, 0xc00c_aee0usize, d.as_mut_ptr()).is_ok()
+}
+
 /// A machine that has a GICv2 and no GICv3 for its guests: what it takes to skip.
 pub fn needs_gicv3(vm: &Vm) -> Outcome {
-    let can = |kind: u32| {
-        // KVM_CREATE_DEVICE, as a test only: nothing is made.
-        let mut d = [kind, 0, kvm_bindings::KVM_CREATE_DEVICE_TEST];
-        sys!(libc::SYS_ioctl, vm.fd.as_raw_fd(), 0xc00c_aee0usize, d.as_mut_ptr()).is_ok()
-    };
+    let can = |kind| can_make(vm.fd.as_raw_fd(), kind);
     let v3 = kvm_bindings::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
     let v2 = kvm_bindings::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2;
     if can(v2) && !can(v3) {
