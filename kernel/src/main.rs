@@ -13,7 +13,7 @@ macro_rules! modules {
 }
 
 modules! {
-    boot clock console cpu crash fail fp fs gic gich heap hyp init kvm lock_order log machine memory
+    boot clock console cpu crash fail features fp fs gic gich heap hyp init kvm lock_order log machine memory
     panic power process random sched smp speculation stack symbols syscall task time timer trap tty
     type1 user vcpu vdso wait watchdog
 }

@@ -3,11 +3,12 @@
 
 use crate::boot::BootPlan;
 use crate::machine::Machine;
-use crate::{cpu, gic, memory, power, sched, time, trap};
+use crate::{cpu, features, gic, memory, power, sched, time, trap};
 use crate::stack::{self, Stack};
 use crate::task::Task;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Once;
 
 /// What head.s hands a CPU that comes up: read with its MMU off.
 #[repr(C)]
@@ -22,6 +23,9 @@ struct BootSlot(UnsafeCell<SecondaryBoot>);
 // SAFETY: the boot CPU writes it while no other CPU is coming up.
 unsafe impl Sync for BootSlot {}
 static SLOT: BootSlot = BootSlot(UnsafeCell::new(SecondaryBoot { plan: 0, stack_top: 0, index: 0 }));
+
+/// Why the CPU that comes up can't be used.
+static REFUSED: Once<&str> = Once::new();
 
 /// The emergency stack of the CPU that comes up.
 static EMERGENCY: AtomicU64 = AtomicU64::new(0);
@@ -72,7 +76,12 @@ fn start(plan: &'static BootPlan, index: usize, id: u64) -> Result<(), &'static 
     let context = memory::virt_to_phys(SLOT.0.get() as u64);
     power::cpu_on(id, entry, context).map_err(|_| "PSCI CPU_ON refused")?;
     let deadline = time::now().saturating_add(1_000_000_000);
-    while !cpu::get(index).is_some_and(|cpu| cpu.online.load(Ordering::Acquire)) {
+    let is_up = || cpu::get(index).is_some_and(|cpu| cpu.online.load(Ordering::Acquire));
+    while !is_up() {
+        if let Some(missing) = REFUSED.get() {
+            log::error!("CPU{index} lacks {missing}, which the kernel relies on");
+            return Err("it is not like the first");
+        }
         if time::now() > deadline {
             return Err("it did not come up within a second");
         }
@@ -90,6 +99,10 @@ extern "C" fn hypha_secondary_main(index: u64) -> ! {
         // TTBR0 has the identity map that the CPU came up on. Its entries are
         // global: left in the TLB, they would shadow those of processes.
         memory::close_lower_half();
+    }
+    if let Err(missing) = features::admit_cpu() {
+        REFUSED.call_once(|| missing);
+        power::hang();
     }
     gic::init_cpu();
     crate::hyp::enter_cpu();

@@ -24,6 +24,7 @@ use kvm::{Entry, Exit, Fast, VcpuCore, VcpuState};
 use paging::{Contexts, Id};
 use regime::HostRegime;
 use spin::Once;
+use traps::id::{ID_AA64MMFR0, ID_AA64MMFR1};
 use vcpu_context::GuestContext;
 use world_switch::{Handlers, Together, Vectors, e2h0, gic as ich, vhe};
 
@@ -46,10 +47,19 @@ static READY: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CP
 
 static CONTEXTS: Once<Lock<Contexts>> = Once::new();
 
+/// What of VTCR_EL2 follows from what the CPUs can do: PS, 40 to 48 bits of
+/// output, and VS, 16-bit VMIDs.
+static VTCR_OF_CPUS: AtomicU64 = AtomicU64::new(0);
+
 /// Prepares for guests.
 pub fn init() {
     CONTEXTS.call_once(|| {
-        let bits = if arch::cpu::has_16_bit_vmids() { 16 } else { 8 };
+        let id = crate::features::common().id;
+        let has_16_bit_vmids = arch::cpu::field(id.at(ID_AA64MMFR1), 4) == 2;
+        // 5: 48 bits; more needs FEAT_LPA2, which this kernel does not use.
+        let ps = arch::cpu::field(id.at(ID_AA64MMFR0), 0).min(5);
+        VTCR_OF_CPUS.store(ps << 16 | u64::from(has_16_bit_vmids) << 19, Relaxed);
+        let bits = if has_16_bit_vmids { 16 } else { 8 };
         Lock::new(rank::KERNEL_MAP, Contexts::new(bits, MAX_CPUS))
     });
 }
@@ -247,18 +257,10 @@ const EC_IABT_LOWER: u64 = 0x20;
 const EC_DABT_LOWER: u64 = 0x24;
 
 /// VTCR_EL2 for a table of this shape: write-back, inner shareable walks, 4 KiB
-/// granule, 40 to 48 bits of output, 16-bit VMIDs where there are (VS), RES1.
+/// granule, RES1.
 fn vtcr(tsz: u8, sl0: u8) -> u64 {
-    let ps: u64 = match arch::cpu::pa_bits() {
-        32 => 0,
-        36 => 1,
-        40 => 2,
-        42 => 3,
-        44 => 4,
-        _ => 5,
-    };
-    let vs = u64::from(arch::cpu::has_16_bit_vmids());
-    u64::from(tsz) | u64::from(sl0) << 6 | 1 << 8 | 1 << 10 | 3 << 12 | ps << 16 | vs << 19 | 1 << 31
+    let shape = u64::from(tsz) | u64::from(sl0) << 6;
+    shape | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 31 | VTCR_OF_CPUS.load(Relaxed)
 }
 
 fn load(entry: &Entry<'_>, state: &mut VcpuState) {

@@ -46,11 +46,6 @@ pub fn has_tlb_ranges() -> bool {
     field(id_aa64isar0_el1(), 56) == 2
 }
 
-/// Whether VMIDs have 16 bits (ID_AA64MMFR1_EL1.VMIDBits).
-pub fn has_16_bit_vmids() -> bool {
-    field(id_aa64mmfr1_el1(), 4) == 2
-}
-
 /// Affinity bits of MPIDR_EL1: what PSCI and the device tree call a CPU.
 pub fn hardware_id() -> u64 {
     mpidr_el1() & 0xff_00ff_ffff

@@ -105,7 +105,7 @@ const LIMITS: [(usize, u32, u64); 8] = [
 ];
 
 /// Fields where 0xf means "absent" (signed): (register, lowest bit).
-const SIGNED: [(usize, u32); 5] = [
+pub(crate) const SIGNED: [(usize, u32); 5] = [
     (ID_AA64PFR0, 16),
     (ID_AA64PFR0, 20),
     (ID_AA64DFR0, 36),
@@ -113,11 +113,11 @@ const SIGNED: [(usize, u32); 5] = [
     (ID_AA64MMFR0, 24),
 ];
 
-const fn field(value: u64, shift: u32) -> u64 {
+pub(crate) const fn field(value: u64, shift: u32) -> u64 {
     (value >> shift) & 0xf
 }
 
-const fn with_field(value: u64, shift: u32, field: u64) -> u64 {
+pub(crate) const fn with_field(value: u64, shift: u32, field: u64) -> u64 {
     (value & !(0xf << shift)) | (field << shift)
 }
 
@@ -196,7 +196,12 @@ impl IdRegs {
 
     /// Stores a value that [`IdRegs::allows`] accepted.
     pub fn set(&mut self, crm: u8, op2: u8, value: u64) {
-        if let Some(slot) = self.values.get_mut(index(crm, op2)) {
+        self.put(index(crm, op2), value);
+    }
+
+    /// Stores a value at an index of this module.
+    pub(crate) fn put(&mut self, index: usize, value: u64) {
+        if let Some(slot) = self.values.get_mut(index) {
             *slot = value;
         }
     }

@@ -4,6 +4,7 @@
 //! * [`mmio`]: a trapped load or store as an access of a device.
 //! * [`sysreg`]: which trapped system register it is and what becomes of it.
 //! * [`id`]: the ID registers a guest sees.
+//! * [`common`]: the ID registers of CPUs that differ, made one.
 //! * [`inject`]: exceptions given to the guest, and stepping over an instruction.
 //!
 //! Everything is a function of registers: no locks, no allocation.
@@ -14,6 +15,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod common;
 pub mod esr;
 pub mod id;
 pub mod inject;

@@ -39,6 +39,9 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
             Err(why) => ::log::error!("hyp: {why}"),
         }
     }
+    if let Err(why) = crate::features::admit_cpu() {
+        ::log::error!("CPU0 lacks {why}");
+    }
     smp::start_secondaries(plan, machine);
     crate::kernel_main(plan)
 }

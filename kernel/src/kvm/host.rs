@@ -1,7 +1,7 @@
 //! What KVM asks of this kernel.
 
 use crate::syscall::fd;
-use crate::{cpu, gic, gich, hyp, process, random, time, vcpu};
+use crate::{cpu, features, gic, gich, hyp, process, random, time, vcpu};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::sysreg;
@@ -14,7 +14,8 @@ use kvm::{AddressSpace, Entry, EventFd, Exit, Facts, Host, HostFrame, VcpuCore, 
 use paging::{GuestDevice, Id};
 use psci::Workaround;
 use regime::HostRegime;
-use traps::{GuestFeatures, IdRegs};
+use traps::GuestFeatures;
+use traps::id::{ID_AA64MMFR2, ID_AA64PFR0};
 use vfs::OpenFile;
 use world_switch::e2h0::E2h0;
 use world_switch::vhe::Vhe;
@@ -42,16 +43,16 @@ const HCR_FWB: u64 = 1 << 46;
 /// TERR, TEA, with FEAT_RAS: the error records are the host's.
 const HCR_RAS: u64 = 1 << 36 | 1 << 37;
 
-/// What is true of this machine. The CPUs are taken to be alike: the boot CPU
-/// speaks for all.
+/// What is true of this machine: ID registers are those of all CPUs together;
+/// the boot CPU names the model, as on Linux.
 pub fn facts() -> Result<Facts, &'static str> {
     let split = vcpu::split();
     let (ich_vtr, gicv) = interrupt_controller(split)?;
-    let pfr0 = sysreg::id_aa64pfr0_el1();
-    let fwb = arch::cpu::field(sysreg::id_aa64mmfr2_el1(), 40) != 0;
-    let ras = arch::cpu::field(pfr0, 28) != 0;
+    let common = features::common();
+    let fwb = arch::cpu::field(common.id.at(ID_AA64MMFR2), 40) != 0;
+    let ras = arch::cpu::field(common.id.at(ID_AA64PFR0), 28) != 0;
     let states = crate::speculation::states();
-    let features = GuestFeatures {
+    let guest = GuestFeatures {
         trap_cache_ids: false,
         csv2_unaffected: states.spectre_v2 == State::NotAffected,
         csv3_unaffected: states.meltdown == State::NotAffected,
@@ -68,12 +69,13 @@ pub fn facts() -> Result<Facts, &'static str> {
         other => other,
     };
     Ok(Facts {
-        id: IdRegs::new(id_registers()),
-        features,
+        ipa_bits: common.id.pa_bits().clamp(32, 48) as u8,
+        id: common.id,
+        features: guest,
         midr: sysreg::midr_el1(),
         revidr: sysreg::revidr_el1(),
         aidr: arch::guest_facts::aidr_el1(),
-        ctr: sysreg::ctr_el0(),
+        ctr: common.ctr,
         clidr: sysreg::clidr_el1(),
         actlr: 0,
         ccsidr: arch::guest_facts::cache_sizes().collect::<Vec<_>>(),
@@ -81,7 +83,6 @@ pub fn facts() -> Result<Facts, &'static str> {
         ich_vtr: Some(ich_vtr),
         gic_deactivates: gic::deactivates(),
         gicv,
-        ipa_bits: arch::cpu::pa_bits().clamp(32, 48) as u8,
         cpus: cpu::online().count() as u32,
         hcr_el2: HCR_GUEST
             | (if split || arch::host::is_e2h0() { 0 } else { HCR_E2H })
@@ -102,16 +103,6 @@ fn interrupt_controller(split: bool) -> Result<(u64, Option<GuestDevice>), &'sta
     }
     let gicv = gich::init()?;
     gich::vtr().map(|vtr| (vtr, Some(gicv))).ok_or("there is no GIC that guests can use")
-}
-
-fn id_registers() -> [u64; traps::id::COUNT] {
-    let mut values = [0; traps::id::COUNT];
-    for (crm, op2) in (1..8).flat_map(|crm| (0..8).map(move |op2| (crm, op2))) {
-        if let Some(value) = values.get_mut(traps::id::index(crm, op2)) {
-            *value = arch::guest_facts::id_register(crm, op2);
-        }
-    }
-    values
 }
 
 /// The kernel, for KVM. `SPLIT`: the hypervisor is a program of its own; `E2H0`:

@@ -249,11 +249,12 @@ impl VmObject for FileObject {
 }
 
 /// AT_HWCAP and AT_HWCAP2 (Linux's Documentation/arch/arm64/elf_hwcaps.rst):
-/// what EL0 may use, and no more: no SVE, no pointer authentication yet.
+/// what EL0 may use on all CPUs, and no more: no SVE, no pointer authentication yet.
 pub fn hwcaps() -> (u64, u64) {
     use arch::cpu::field;
-    use arch::sysreg::*;
-    let (isar0, isar1, pfr0) = (id_aa64isar0_el1(), id_aa64isar1_el1(), id_aa64pfr0_el1());
+    use traps::id::*;
+    let id = crate::features::common().id;
+    let (isar0, isar1, pfr0) = (id.at(ID_AA64ISAR0), id.at(ID_AA64ISAR1), id.at(ID_AA64PFR0));
     let isar0 = |shift, least, bit: u32| u64::from(field(isar0, shift) >= least) << bit;
     let isar1 = |shift, least, bit: u32| u64::from(field(isar1, shift) >= least) << bit;
     let (fp, simd) = (field(pfr0, 16), field(pfr0, 20));

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "TTBR0 and instruction caches")]
 
 use crate::cpu::{self, MAX_CPUS};
-use crate::{memory, sched};
+use crate::{features, memory, sched};
 use alloc::sync::Arc;
 use base::{Lock, Result, rank, room};
 use core::ops::Deref;
@@ -11,6 +11,7 @@ use frame::Frame;
 use mm::{AddressSpace, Layout, MmEnv};
 use paging::{Contexts, Id, Tlb};
 use spin::Once;
+use traps::id::ID_AA64MMFR0;
 
 /// An address space that CPUs can run.
 pub struct Mm {
@@ -121,7 +122,7 @@ static CURRENT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 fn contexts() -> &'static Lock<Contexts> {
     CONTEXTS.call_once(|| {
-        let bits = if arch::cpu::has_16_bit_asids() { 16 } else { 8 };
+        let bits = if features::field(ID_AA64MMFR0, 4) == 2 { 16 } else { 8 };
         Lock::new(rank::KERNEL_MAP, Contexts::new(bits, MAX_CPUS))
     })
 }
