@@ -3,6 +3,7 @@
 //! * [`Kvm`], [`Vm`], [`Vcpu`], [`Device`]: what `/dev/kvm`, KVM_CREATE_VM,
 //!   KVM_CREATE_VCPU and KVM_CREATE_DEVICE give; each has an `ioctl`.
 //! * [`Host`], [`AddressSpace`], [`EventFd`]: what the kernel gives.
+//! * [`drive`]: who runs a vCPU where there is no VMM.
 //! * [`fast`]: exits that are answered in the guest's HCR_EL2.
 //!
 //! The README beside this crate's Cargo.toml tells the life of an exit.
@@ -16,6 +17,7 @@ extern crate std;
 
 mod bus;
 mod device;
+mod drive;
 mod exit;
 mod fast;
 mod host;
@@ -33,6 +35,7 @@ mod vm;
 
 pub use bus::{Bus, MmioDevice};
 pub use device::Device;
+pub use drive::{Driver, drive};
 pub use fast::{Fast, fast};
 pub use host::{AddressSpace, EventFd, Exit, Facts, Host, HostFrame, MmuNotifier};
 pub use memory::VmMemory;

@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Waker;
 use domain::image::{HEADER, Image, Placed, place};
 use domain::{Region, layout, tree};
-use kvm::{Done, Host, Vcpu, Vm};
+use kvm::{Done, Driver, Host, Vcpu, Vm};
 use kvm_abi::run::{self as page, offset};
 use kvm_abi::{self as abi, UserspaceMemoryRegion, VcpuInit};
 use ::sched::Class;
@@ -154,24 +154,7 @@ impl Life {
         if let Err(errno) = vcpu.wait_queue().register(&waker) {
             return self.finish(End::Crash(errno.to_string()));
         }
-        while self.end.get().is_none() {
-            crate::vcpu::come_home(vcpu.core());
-            match with_host_regime(|regime| vcpu.run(regime)) {
-                Ok(Done::Wait) => {
-                    sched::park();
-                    sched::breathe();
-                }
-                Ok(_) => self.exit(vcpu, index),
-                Err(errno) => {
-                    let why = match errno {
-                        Errno::ENOSYS => "an access that no syndrome describes, where no memory is",
-                        Errno::EFAULT => "an abort that nothing can mend",
-                        _ => "the hypervisor could not go on",
-                    };
-                    self.crash(vcpu, index, why);
-                }
-            }
-        }
+        kvm::drive(&mut Thread { life: self, vcpu, index });
         vcpu.wait_queue().unregister(&waker);
         with_host_regime(|regime| crate::vcpu::pull(regime, vcpu.core()));
     }
@@ -199,6 +182,39 @@ impl Life {
         with_host_regime(|regime| crate::vcpu::pull(regime, vcpu.core()));
         report::registers(&self.plan.domain.name, index, &vcpu.core().state.lock().context);
         self.finish(End::Crash(format!("virtual CPU {index}: {why}")));
+    }
+}
+
+/// What runs a virtual CPU.
+struct Thread<'a> {
+    life: &'a Life,
+    vcpu: &'a Vcpu,
+    index: usize,
+}
+
+impl Driver for Thread<'_> {
+    fn is_over(&self) -> bool {
+        self.life.end.get().is_some()
+    }
+
+    fn run(&mut self) -> base::Result<Done> {
+        crate::vcpu::come_home(self.vcpu.core());
+        with_host_regime(|regime| self.vcpu.run(regime))
+    }
+
+    fn wait(&mut self) {
+        sched::park();
+        sched::breathe();
+    }
+
+    fn exited(&mut self, result: base::Result<Done>) {
+        let why = match result {
+            Ok(_) => return self.life.exit(self.vcpu, self.index),
+            Err(Errno::ENOSYS) => "an access that no syndrome describes, where no memory is",
+            Err(Errno::EFAULT) => "an abort that nothing can mend",
+            Err(_) => "the hypervisor could not go on",
+        };
+        self.life.crash(self.vcpu, self.index, why);
     }
 }
 

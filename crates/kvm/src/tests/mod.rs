@@ -1447,3 +1447,83 @@ fn news_are_taken_alone() {
     assert_eq!(core.take_requests(), request::VGIC | request::POWER);
     core.leave_mode();
 }
+
+/// A vCPU's thread where there is no VMM; to sleep, there must be a wake-up.
+struct Thread<'a> {
+    vmm: &'a mut Vmm,
+    vcpu: &'a Vcpu,
+    over: Arc<core::sync::atomic::AtomicBool>,
+    woken: Arc<Woken>,
+    exits: Vec<u32>,
+}
+
+impl Driver for Thread<'_> {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    fn run(&mut self) -> Result<Done> {
+        self.vcpu.run(&mut self.vmm.regime)
+    }
+
+    fn wait(&mut self) {
+        assert_ne!(self.woken.0.swap(0, Ordering::SeqCst), 0, "it would sleep for good");
+    }
+
+    fn exited(&mut self, result: Result<Done>) {
+        value(result).unwrap();
+        self.exits.push(reason(self.vcpu));
+    }
+}
+
+/// The other vCPU resets the VM, at each point of this one's run.
+#[test]
+fn a_vcpu_ends_whenever_its_vm_does() {
+    let _ram = sim::ram(8);
+    for point in 0..4 {
+        let mut vmm = Vmm::new();
+        let vm = vmm.vm();
+        let vcpu = vmm.ready(&vm, 0);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        vcpu.wait_queue().register(&waker).unwrap();
+        let over = Arc::new(core::sync::atomic::AtomicBool::new(false));
+        let (end, ended) = (over.clone(), vm.clone());
+        let reset = move || {
+            // As SYSTEM_RESET does, before the thread that called it says so.
+            ended.stop();
+            end.store(true, Ordering::SeqCst);
+            ended.stop();
+        };
+        match point {
+            // Before it ran; in the guest; in a window; where the VMM would look.
+            0 => reset(),
+            1 => vmm.host.push(move |_, _| {
+                reset();
+                Exit::Interrupt
+            }),
+            2 => {
+                vmm.host.push(|_, _| Exit::Interrupt);
+                let mut reset = Some(reset);
+                let window: Window = Box::new(move |_| {
+                    if let Some(reset) = reset.take() {
+                        reset();
+                    }
+                });
+                *vmm.host.in_window.lock().unwrap() = Some(window);
+            }
+            _ => {
+                vmm.host.push(|state, _| abort(state, dabt(2, 1, false, 6), 0x1000));
+                vmm.host.push(move |_, _| {
+                    reset();
+                    Exit::Done
+                });
+            }
+        }
+        let mut thread =
+            Thread { vmm: &mut vmm, vcpu: &vcpu, over, woken, exits: Vec::new() };
+        drive(&mut thread);
+        assert_eq!(thread.exits.len(), usize::from(point == 3));
+        vcpu.wait_queue().unregister(&waker);
+    }
+}
