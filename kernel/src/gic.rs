@@ -45,6 +45,7 @@ const GICD_ISACTIVER: u64 = 0x300;
 const GICD_ICACTIVER: u64 = 0x380;
 const GICD_IPRIORITYR: u64 = 0x400;
 const GICD_ITARGETSR: u64 = 0x800;
+const GICD_ICFGR: u64 = 0xc00;
 const GICD_SGIR: u64 = 0xf00;
 const GICD_IROUTER: u64 = 0x6000;
 /// A redistributor's second 64 KiB frame has the distributor's layout for the
@@ -106,6 +107,32 @@ pub fn enable(intid: u32) {
     if let Some(controller) = CONTROLLER.get() {
         controller.set_bit(GICD_ISENABLER, intid);
     }
+}
+
+/// Enables a shared interrupt towards CPU `target`, edge-triggered or not.
+pub fn hand_on(intid: u32, edge: bool, target: usize) {
+    let Some(controller) = CONTROLLER.get() else { return };
+    let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = controller;
+    let intid = intid.max(32);
+    controller.set_bit(GICD_ICENABLER, intid);
+    let at = GICD_ICFGR.wrapping_add(u64::from(intid / 16).wrapping_mul(4));
+    let mask = 2u32 << (intid % 16).wrapping_mul(2);
+    let others = distributor.read32(at) & !mask;
+    distributor.write32(at, others | if edge { mask } else { 0 });
+    match controller {
+        Controller::V3 { .. } => {
+            let id = cpu::get(target).map_or(0, |cpu| cpu.hardware_id.load(Ordering::Relaxed));
+            let at = GICD_IROUTER.wrapping_add(u64::from(intid).wrapping_mul(8));
+            distributor.write64(at, id);
+        }
+        Controller::V2 { masks, .. } => {
+            let mask = masks.get(target).map_or(0, |mask| mask.load(Ordering::Relaxed));
+            let at = GICD_ITARGETSR.wrapping_add(u64::from(intid));
+            distributor.write8(at, mask as u8);
+        }
+    }
+    controller.set_bit(GICD_ICACTIVER, intid);
+    controller.set_bit(GICD_ISENABLER, intid);
 }
 
 /// Disables an interrupt.

@@ -84,6 +84,8 @@ pub struct Machine {
     pub memory: Vec<RamRange>,
     /// RAM that is somebody else's: the tree itself, reserved regions.
     pub reserved: Vec<RamRange>,
+    /// The same without what is virtual machines' ([`Machine::reserve_domains`]).
+    pub kept: Vec<RamRange>,
     /// What not even speculation may touch (`no-map`).
     no_map: Vec<RamRange>,
     /// Where the tree is, physical.
@@ -192,6 +194,7 @@ impl Machine {
             model: text(&root, "model").unwrap_or_default(),
             memory: Vec::new(),
             reserved: alloc::vec![at],
+            kept: Vec::new(),
             no_map: alloc::vec![BEYOND],
             tree_address: 0,
             initrd: chosen.as_ref().and_then(initrd),
@@ -229,6 +232,7 @@ impl Machine {
     /// The memory of the VMs that the tree names: their modules, and what they have
     /// by its physical address. It stays theirs.
     pub fn reserve_domains(&mut self, tree: &Fdt<'_>) {
+        self.kept = self.reserved.clone();
         let mut reserve = |region: Region| {
             let start = region.start & !0xfff;
             let end = region.end().saturating_add(0xfff) & !0xfff;

@@ -3,7 +3,7 @@
 
 use crate::process::{self, Fault, FaultKind, cputime};
 use crate::{
-    console, cpu, fail, gic, panic, power, sched, speculation, syscall, task, timer, vcpu,
+    console, cpu, fail, gic, panic, power, sched, speculation, syscall, task, timer, type1, vcpu,
 };
 use arch::trap::TrapFrame;
 use arch::uaccess;
@@ -191,7 +191,7 @@ pub fn interrupts() {
                 let _suspended = fail::suspend();
                 console::interrupt();
             }
-            id => match vcpu::interrupt(id) {
+            id => match vcpu::interrupt(id).or_else(|| type1::interrupt(id)) {
                 // Stays active: the guest deactivates it.
                 Some(true) => continue,
                 Some(false) => {}

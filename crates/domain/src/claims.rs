@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 pub struct Machine<'a> {
     /// RAM.
     pub ram: &'a [Region],
+    /// RAM that is firmware's, the boot loader's or the hypervisor's.
+    pub reserved: &'a [Region],
     /// What is the hypervisor's: its memory and its devices' registers.
     pub taken: &'a [(Region, &'static str)],
     /// INTIDs of its own.
@@ -82,6 +84,14 @@ impl Judge<'_> {
         self.is_not_taken(region, property, what);
     }
 
+    /// The same, and not reserved: modules may be, by who put them there.
+    fn is_for_guests(&mut self, region: Region, property: &str) {
+        self.is_free_ram(region, property, "memory");
+        if let Some(other) = self.machine.reserved.iter().find(|other| other.overlaps(&region)) {
+            self.fault(property, format!("memory {region} is reserved: {other}"));
+        }
+    }
+
     fn is_not_taken(&mut self, region: Region, property: &str, what: &str) {
         let taken = self.machine.taken.iter().find(|(taken, _)| taken.overlaps(&region));
         if let Some((_, name)) = taken {
@@ -99,12 +109,12 @@ impl Judge<'_> {
             self.is_free_ram(region, "reg", name);
         }
         for region in &domain.static_memory {
-            self.is_free_ram(*region, "xen,static-mem", "memory");
+            self.is_for_guests(*region, "xen,static-mem");
         }
         self.modules_of(domain);
         for shared in &domain.shared_memory {
             if let Some(start) = shared.host {
-                self.is_free_ram(Region::new(start, shared.size), "xen,shared-mem", "memory");
+                self.is_for_guests(Region::new(start, shared.size), "xen,shared-mem");
                 if domain.direct_map && start != shared.guest {
                     let what = "with direct-map, the guest's address is the machine's";
                     self.fault("xen,shared-mem", what.into());

@@ -32,7 +32,7 @@ impl Size {
         self.bytes() / PAGE_SIZE
     }
 
-    const fn order(self) -> u8 {
+    pub(crate) const fn order(self) -> u8 {
         match self {
             Size::Page => 0,
             Size::Block => MAX_ORDER,
@@ -355,6 +355,28 @@ mod tests {
     use super::*;
     use crate::{KernelPages, Use, fail_allocation, set_reserve, sim, stats};
     use std::vec::Vec;
+
+    #[test]
+    fn memory_with_an_address_becomes_frames() {
+        let _ram = sim::ram(16);
+        // Nobody's from here on.
+        let block = Frame::alloc(Size::Block, Fill::Zeroed).unwrap().into_raw();
+        let free = stats().free;
+        // SAFETY: nobody's, and adopted once.
+        let frame = unsafe { crate::adopt(block, Size::Block) }.unwrap();
+        assert_eq!((frame.addr(), frame.ref_count()), (block, 1));
+        frame.write(0x1000, &[7]).unwrap();
+        let piece = frame.sub(1).unwrap();
+        drop(frame);
+        assert_eq!(stats().free, free);
+        drop(piece);
+        assert_eq!(stats().free, free + Size::Block.bytes());
+        let (odd, beyond) = (PhysAddr::new(block.get() + 0x1000), PhysAddr::new(1 << 40));
+        // SAFETY: refused.
+        assert!(unsafe { crate::adopt(odd, Size::Block) }.is_err());
+        // SAFETY: refused.
+        assert!(unsafe { crate::adopt(beyond, Size::Page) }.is_err());
+    }
 
     #[test]
     fn counts_and_frees() {

@@ -29,5 +29,5 @@ pub use kernel::{KernelPages, entries_at};
 #[cfg(any(test, feature = "sim"))]
 pub use ram::fail_allocation;
 pub use ram::{
-    RamRange, Stats, Use, gaps, init, is_low, phys_to_virt, release, set_reserve, stats,
+    RamRange, Stats, Use, adopt, gaps, init, is_low, phys_to_virt, release, set_reserve, stats,
 };

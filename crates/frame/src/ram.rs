@@ -1,6 +1,7 @@
 //! The machine's RAM: where it lies, its metadata, the allocator's lock.
 
 use crate::buddy::{Buddy, Table, frames};
+use crate::handle::{Frame, Size};
 use crate::meta;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -350,6 +351,35 @@ pub unsafe fn release(range: RamRange) {
     let Some(ram) = ram() else { return };
     let mut accounts = ram.accounts.lock();
     gaps(&[range], &[], |start, end| give_range(&ram.zones, &mut accounts, start, end));
+}
+
+/// A frame of memory that was reserved at [`init`]: what a device tree gives to
+/// somebody by its address. `EINVAL` unless it is RAM. With its last handle it
+/// becomes the allocator's.
+///
+/// # Safety
+///
+/// As for [`release`], and it was adopted by nobody.
+pub unsafe fn adopt(addr: PhysAddr, size: Size) -> Result<Frame> {
+    let ram = ram().ok_or(Errno::EINVAL)?;
+    let last = addr.offset(size.bytes().wrapping_sub(1)).ok_or(Errno::EINVAL)?;
+    let (Some(index), Some(end)) = (ram.zones.index(addr), ram.zones.index(last)) else {
+        return Err(Errno::EINVAL);
+    };
+    let whole = addr.get().is_multiple_of(size.bytes());
+    if !whole || u64::from(end.wrapping_sub(index)) != size.pages().wrapping_sub(1) {
+        return Err(Errno::EINVAL);
+    }
+    let word = meta::used_head(meta::USER, size.order(), Use::Anonymous as u8) | 1;
+    let mut accounts = ram.accounts.lock();
+    ram.table.word(index).store(word, Relaxed);
+    if let Some(used) = accounts.uses.get_mut(Use::Anonymous as usize) {
+        *used = used.wrapping_add(size.pages());
+    }
+    accounts.managed = accounts.managed.wrapping_add(size.bytes());
+    drop(accounts);
+    // SAFETY: nobody's memory (contract), and its word says that it has one handle.
+    Ok(unsafe { Frame::from_raw(addr, size) })
 }
 
 /// How much free memory, in bytes, [`crate::Frame`]s must leave to the kernel.

@@ -120,10 +120,10 @@ impl Vcpu {
                 skip(&mut state.context);
                 Ok(Todo::Resume)
             }
-            _ => match snapshot.gicv_at(ipa) {
-                Some((gicv, at)) => {
+            _ => match snapshot.device_at(ipa) {
+                Some((device, at)) => {
                     let page = |at: u64| at & !PAGE_SIZE.wrapping_sub(1);
-                    self.vm.memory.map_device(page(ipa), gicv, page(at))?;
+                    self.vm.memory.map_device(page(ipa), device, page(at))?;
                     Ok(Todo::Resume)
                 }
                 None => self.device(state, regime, snapshot, esr, ipa),

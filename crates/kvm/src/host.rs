@@ -162,6 +162,10 @@ pub trait Host: Send + Sync {
     /// with FEAT_S2FWB) and makes instruction fetches see it.
     fn make_coherent(&self, frame: &Frame);
 
+    /// A guest has ended SPI `intid` of a device of the machine's that it has
+    /// ([`vgic::Kick::ended`]): the physical one may fire again. As for `kick`.
+    fn interrupt_ended(&self, _intid: u32) {}
+
     /// Something worth a line in the log, rate-limited.
     fn note(&self, regime: &HostRegime, what: core::fmt::Arguments<'_>);
 }

@@ -61,6 +61,8 @@ pub struct VmSnapshot {
     pub vgic: Option<Arc<Vgic>>,
     /// What a GICv2's CPU interface is mapped to.
     pub gicv: Option<GuestDevice>,
+    /// Devices of the machine's that the guest has, by guest physical address.
+    pub passed: Vec<(u64, GuestDevice)>,
     /// Firmware calls.
     pub policy: Policy,
     /// ID registers.
@@ -76,6 +78,8 @@ impl VmSnapshot {
     pub fn try_clone(&self) -> Result<VmSnapshot> {
         let mut io_events = room::try_vec(self.io_events.len())?;
         io_events.extend_from_slice(&self.io_events);
+        let mut passed = room::try_vec(self.passed.len())?;
+        passed.extend_from_slice(&self.passed);
         Ok(VmSnapshot {
             generation: self.generation.wrapping_add(1),
             slots: self.slots.clone(),
@@ -83,6 +87,7 @@ impl VmSnapshot {
             bus: self.bus.clone(),
             vgic: self.vgic.clone(),
             gicv: self.gicv,
+            passed,
             policy: self.policy,
             id: self.id.clone(),
             nisv_to_user: self.nisv_to_user,
@@ -95,13 +100,20 @@ impl VmSnapshot {
         self.vgic.is_some() && self.gicv.is_none()
     }
 
-    /// Where in the machine's GICV a guest physical address is, if it is in the
-    /// CPU interface of the guest's GICv2.
-    #[inline]
-    pub fn gicv_at(&self, addr: u64) -> Option<(&GuestDevice, u64)> {
-        let gicv = self.gicv.as_ref()?;
-        let at = self.vgic.as_ref()?.cpu_interface(addr)?;
-        Some((gicv, at))
+    /// The device of the machine's that the guest has at a guest physical address,
+    /// and where in it: the GICV behind its GICv2's CPU interface, or one that was
+    /// passed through.
+    pub fn device_at(&self, addr: u64) -> Option<(&GuestDevice, u64)> {
+        let gicv = self.gicv.as_ref().and_then(|gicv| {
+            let at = self.vgic.as_ref()?.cpu_interface(addr)?;
+            Some((gicv, at))
+        });
+        gicv.or_else(|| {
+            self.passed.iter().find_map(|(base, device)| {
+                let at = addr.wrapping_sub(*base);
+                (at < device.len()).then_some((device, at))
+            })
+        })
     }
 
     /// Whether anything waits for writes at `addr`.

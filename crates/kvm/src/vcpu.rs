@@ -643,4 +643,8 @@ impl Kick for Kicker {
             }
         }
     }
+
+    fn ended(&self, intid: u32) {
+        self.host.interrupt_ended(intid);
+    }
 }

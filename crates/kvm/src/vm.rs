@@ -14,9 +14,10 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
-use base::{Errno, Lock, Result, UserMem, UserMemExt, rank, room};
+use base::{Errno, Lock, PAGE_SIZE, Result, Room, UserMem, UserMemExt, rank, room};
 use core::sync::atomic::{AtomicBool, Ordering};
 use frame::{Fill, Frame, Size, Use};
+use paging::GuestDevice;
 use kvm_abi as abi;
 use kvm_abi::ioctl;
 use psci::Policy;
@@ -77,6 +78,7 @@ impl Vm {
             bus: Arc::new(Bus::new()),
             vgic: None,
             gicv: None,
+            passed: Vec::new(),
             policy: Policy { workaround_1, workaround_2, workaround_3, ..Policy::new() },
             id: IdRegs::guest(&facts.id, features),
             nisv_to_user: false,
@@ -255,6 +257,19 @@ impl Vm {
     pub fn add_device(&self, base: u64, len: u64, device: Arc<dyn MmioDevice>) -> Result<()> {
         self.change(|new| {
             new.bus = Arc::new(new.bus.with(base, len, device)?);
+            Ok(())
+        })
+    }
+
+    /// Gives the guest a device of the machine's, at `gpa`: whole pages, mapped when
+    /// they are first touched.
+    pub fn pass_through(&self, gpa: u64, device: GuestDevice) -> Result<()> {
+        if gpa & PAGE_SIZE.wrapping_sub(1) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.change(|new| {
+            new.passed.make_room(1)?;
+            new.passed.push((gpa, device));
             Ok(())
         })
     }

@@ -4,8 +4,8 @@ use crate::regime::{Memory, Stage2, Stage2Attrs};
 use crate::table::PageTable;
 use base::{Errno, PAGE_SIZE, PhysAddr, Result};
 
-/// Registers of the machine's that every guest may use as it likes: the virtual
-/// CPU interface of a GICv2.
+/// Registers of the machine's that a guest may use as it likes: the virtual CPU
+/// interface of a GICv2, or those of a device that is the guest's alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestDevice {
     base: PhysAddr,
@@ -17,8 +17,9 @@ impl GuestDevice {
     ///
     /// # Safety
     ///
-    /// Nothing that is done to these registers can reach memory, or disturb
-    /// anybody but the guest whose state is in them.
+    /// Nothing that is done to these registers can reach memory, or disturb anybody
+    /// but the guest whose state is in them; or whoever set the machine up said that
+    /// the guest is trusted not to.
     pub unsafe fn new(base: PhysAddr, len: u64) -> Option<GuestDevice> {
         let aligned = base.get().is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
         if aligned && len != 0 { Some(GuestDevice { base, len }) } else { None }

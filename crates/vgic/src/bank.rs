@@ -414,6 +414,15 @@ impl Bank {
         resampled
     }
 
+    /// The guest ended interrupts that were active and in no list register. Those
+    /// whose end somebody awaits.
+    pub fn end_spilled(&mut self, mine: u32) -> u32 {
+        self.active &= !mine;
+        let resampled = mine & self.resample & self.line & !self.edge;
+        self.line &= !resampled;
+        resampled
+    }
+
     /// Before [`fold`](Self::fold): notes the sender that list register `lr`
     /// names, if it holds a GICv2's SGI.
     pub fn fold_sender(&mut self, lr: u64) {

@@ -125,8 +125,6 @@ pub struct ListRegisters {
     pub(crate) backlog: u32,
     /// Physical interrupts held active for this vCPU, as of the last sync.
     pub(crate) held: u32,
-    pub(crate) ended: [u16; MAX_LRS],
-    pub(crate) ended_count: u8,
 }
 
 impl Default for ListRegisters {
@@ -147,21 +145,6 @@ impl ListRegisters {
             ap1r: [0; 4],
             backlog: 0,
             held: 0,
-            ended: [0; MAX_LRS],
-            ended_count: 0,
-        }
-    }
-
-    /// The SPIs that somebody waits for ([`crate::Vgic::set_resample`]) and
-    /// that the guest had ended when the list registers were last folded back.
-    pub fn ended(&self) -> &[u16] {
-        self.ended.get(..usize::from(self.ended_count)).unwrap_or(&[])
-    }
-
-    pub(crate) fn end(&mut self, intid: u32) {
-        if let Some(slot) = self.ended.get_mut(usize::from(self.ended_count)) {
-            *slot = intid as u16;
-            self.ended_count = self.ended_count.saturating_add(1);
         }
     }
 

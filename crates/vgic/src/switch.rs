@@ -166,11 +166,10 @@ impl Vgic {
         lines: &mut dyn FnMut() -> u32,
     ) -> Outcome {
         let mut out = Outcome::default();
-        lrs.ended_count = 0;
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
         if lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT & ICH_HCR_EOICOUNT_MASK != 0 {
-            end_spilled(live, cpu, lrs);
+            self.end_spilled(live, cpu, lrs);
         }
         let me = cpu.index() as u16;
         let before = lrs.used;
@@ -268,7 +267,6 @@ impl Vgic {
     #[inline]
     pub fn sync(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
         if lrs.used == 0 && lrs.backlog == 0 && lrs.held == 0 {
-            lrs.ended_count = 0;
             return Outcome::default();
         }
         self.sync_used(vcpu, lrs, lines)
@@ -276,10 +274,9 @@ impl Vgic {
 
     fn sync_used(&self, vcpu: usize, lrs: &mut ListRegisters, lines: u32) -> Outcome {
         let mut out = Outcome { write: lrs.used, ..Outcome::default() };
-        lrs.ended_count = 0;
         let Some(live) = self.live() else { return out };
         let Some(cpu) = live.cpu(vcpu) else { return out };
-        end_spilled(live, cpu, lrs);
+        self.end_spilled(live, cpu, lrs);
         let mut banks = core::mem::take(&mut lrs.backlog);
         let (told, spis) = told_of_private(lrs);
         if spis {
@@ -325,11 +322,10 @@ impl Vgic {
             let mut told = LrBits::default();
             told.add(*lr);
             let mut rerouted = None;
+            let ended;
             {
                 let Some(mut bank) = live.lock_bank(cpu, n) else { continue };
-                if bank.is_with(i, me) && bank.fold(&told) != 0 {
-                    lrs.end(intid);
-                }
+                ended = bank.is_with(i, me) && bank.fold(&told) != 0;
                 if bank.candidates(live.gate()) & bit(i) != 0 {
                     if bank.cpu_of(i) == me {
                         banks |= bit(n);
@@ -337,6 +333,9 @@ impl Vgic {
                         rerouted = Some(bank.cpu_of(i));
                     }
                 }
+            }
+            if ended {
+                self.ended(intid);
             }
             if let Some(other) = rerouted {
                 self.poke(live, other, n, Some(cpu.index()));
@@ -356,6 +355,37 @@ impl Vgic {
             bank.force_active(mine, false);
             mine
         });
+    }
+
+    /// The guest ended interrupts that were active and in no list register. The
+    /// hardware counts them (ICH_HCR_EL2.EOIcount); with EOImode 0 ends come in
+    /// order of priority.
+    fn end_spilled(&self, live: &Live, cpu: &Cpu, lrs: &mut ListRegisters) {
+        let count = (lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT) & ICH_HCR_EOICOUNT_MASK;
+        lrs.hcr &= !(ICH_HCR_EOICOUNT_MASK << ICH_HCR_EOICOUNT_SHIFT);
+        for _ in 0..count {
+            let mut best: Option<(u8, usize, usize)> = None;
+            for n in bits(lrs.backlog) {
+                let Some(bank) = live.lock_bank(cpu, n) else { continue };
+                for i in bits(spilled(&bank, cpu)) {
+                    let priority = bank.priority_of(i);
+                    if best.is_none_or(|(other, ..)| priority < other) {
+                        best = Some((priority, n, i));
+                    }
+                }
+            }
+            let Some((_, n, i)) = best else { return };
+            let ended = match live.lock_bank(cpu, n) {
+                Some(mut bank) => {
+                    let mine = bit(i) & spilled(&bank, cpu);
+                    bank.end_spilled(mine)
+                }
+                None => 0,
+            };
+            if ended != 0 {
+                self.ended((n as u32).wrapping_shl(5) | i as u32);
+            }
+        }
     }
 
     fn set_hcr(&self, lrs: &mut ListRegisters, picks: &Picks) {
@@ -505,30 +535,6 @@ fn fold_private(
     };
     lrs.held = bank.forwarded;
     deactivate
-}
-
-/// The guest ended interrupts that were active and in no list register. The
-/// hardware counts them (ICH_HCR_EL2.EOIcount); with EOImode 0 ends come in
-/// order of priority.
-fn end_spilled(live: &Live, cpu: &Cpu, lrs: &mut ListRegisters) {
-    let count = (lrs.hcr >> ICH_HCR_EOICOUNT_SHIFT) & ICH_HCR_EOICOUNT_MASK;
-    lrs.hcr &= !(ICH_HCR_EOICOUNT_MASK << ICH_HCR_EOICOUNT_SHIFT);
-    for _ in 0..count {
-        let mut best: Option<(u8, usize, usize)> = None;
-        for n in bits(lrs.backlog) {
-            let Some(bank) = live.lock_bank(cpu, n) else { continue };
-            for i in bits(spilled(&bank, cpu)) {
-                let priority = bank.priority_of(i);
-                if best.is_none_or(|(other, ..)| priority < other) {
-                    best = Some((priority, n, i));
-                }
-            }
-        }
-        let Some((_, n, i)) = best else { return };
-        if let Some(mut bank) = live.lock_bank(cpu, n) {
-            bank.active &= !(bit(i) & spilled(&bank, cpu));
-        }
-    }
 }
 
 /// Interrupts of `cpu` that are active without a list register.

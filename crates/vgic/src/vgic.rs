@@ -20,6 +20,10 @@ pub trait Kick: Send + Sync {
     /// To lose nothing, a vCPU that enters the guest says so first (SeqCst) and
     /// then looks at `needs_flush`; `kick` looks at what it said (SeqCst).
     fn kick(&self, vcpu: usize);
+
+    /// The guest has ended SPI `intid`, which somebody waits for
+    /// ([`Vgic::set_resample`]), and its line was lowered. Called as `kick` is.
+    fn ended(&self, _intid: u32) {}
 }
 
 /// Which GIC the guest sees.
@@ -467,6 +471,10 @@ impl Vgic {
         self.map.get().into_iter().flat_map(|map| map.regions.frames())
     }
 
+    pub(crate) fn ended(&self, intid: u32) {
+        self.kick.ended(intid);
+    }
+
     pub(crate) fn kick(&self, vcpu: usize) {
         self.kick.kick(vcpu);
     }
@@ -598,9 +606,8 @@ impl Vgic {
         cpu.map_or(0, |cpu| cpu.lock_raw().forwarded)
     }
 
-    /// Whether somebody awaits the end of SPI `intid`
-    /// (KVM_IRQFD_FLAG_RESAMPLE): its ends are then reported by
-    /// [`crate::ListRegisters::ended`], with its line lowered.
+    /// Whether somebody awaits the end of SPI `intid`, a level-sensitive one: its
+    /// ends are then reported by [`Kick::ended`], with its line lowered.
     pub fn set_resample(&self, intid: u32, on: bool) -> Result<()> {
         let live = self.live().ok_or(Errno::EBUSY)?;
         if intid < 32 || intid >= live.nr_irqs {

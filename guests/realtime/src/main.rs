@@ -5,12 +5,15 @@
 //!
 //! How late: from the deadline to the handler's third instruction, by the virtual
 //! counter. Between ticks it waits (WFI), or with `spin` it computes.
+//!
+//! Every second it adds one to the word at `post=`, and says what stands at `look=`:
+//! memory that it shares with others.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_rt::exception::{Frame, on_interrupt};
 use guest_rt::machine::Machine;
-use guest_rt::{cpu, gic, msr, say};
+use guest_rt::{cpu, gic, mmio, msr, say};
 
 /// Ticks a second.
 const RATE: u64 = 1000;
@@ -53,6 +56,7 @@ fn guest_main(m: &'static Machine) {
     PERIOD.store(period, Relaxed);
     let spin = m.bootargs.split_ascii_whitespace().any(|word| word == "spin");
     let seconds = m.number("seconds", u64::MAX);
+    let (post, look) = (m.number("post", 0), m.number("look", 0));
     on_interrupt(tick);
     gic::init(m);
     gic::init_cpu(m);
@@ -82,6 +86,12 @@ fn guest_main(m: &'static Machine) {
             nanoseconds(late / ticks.max(1)),
             nanoseconds(worst)
         );
+        if post != 0 {
+            mmio::write32(post, mmio::read32(post).wrapping_add(1));
+        }
+        if look != 0 {
+            say!("rt: there stands {}", mmio::read32(look));
+        }
     }
     cpu::mask();
     say!(

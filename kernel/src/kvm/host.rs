@@ -209,6 +209,10 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
         vcpu::make_coherent(frame, self.facts.stage2_fwb);
     }
 
+    fn interrupt_ended(&self, intid: u32) {
+        gic::set_active(intid, false);
+    }
+
     fn note(&self, _regime: &HostRegime, what: Arguments<'_>) {
         if allowed(time::now()) {
             log::warn!("KVM: pid {}: {what}", process::caller().pid);

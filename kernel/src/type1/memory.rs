@@ -1,54 +1,67 @@
-//! A VM's memory: blocks of 2 MiB, from its first start to the end of days.
-#![expect(unsafe_code, reason = "clears memory by blocks of the cache's own")]
+//! A VM's memory, from its first start to its last end: blocks of 2 MiB of any, or
+//! what the device tree names; and what VMs share.
+#![expect(unsafe_code, reason = "clears memory by blocks of the cache's own, and takes it by address")]
 
 use crate::memory::phys_to_virt;
+use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{BLOCK_SIZE, Errno, Result, room};
-use domain::{Domain, Region, layout};
+use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, PhysAddr, Result, rank, room};
+use domain::{Domain, Region, SharedMemory, layout};
 use frame::{Fill, Frame, Size};
 use kvm::{AddressSpace, HostFrame, MmuNotifier};
 use regime::HostRegime;
 
-/// Memory in one piece, as the guest sees it.
+/// Memory in one piece, as the guest sees it: frames of one size.
 struct Bank {
     guest: Region,
-    blocks: Vec<Frame>,
+    size: Size,
+    frames: Vec<Frame>,
 }
 
 /// A VM's memory. What KVM takes for the VMM's addresses are the guest's own.
 pub struct GuestMemory {
+    /// RAM.
     banks: Vec<Bank>,
+    /// Others have it, too.
+    shared: Vec<Bank>,
 }
 
+/// What VMs share, by `xen,shm-id`: it stays when a VM starts anew.
+static SHARED: Lock<Vec<(String, Size, Vec<Frame>)>> = Lock::new(rank::INODE, Vec::new());
+
 impl GuestMemory {
-    /// Takes it from the allocator, rounded up to whole blocks.
-    pub fn alloc(domain: &Domain) -> Result<Arc<GuestMemory>> {
-        let size = domain.memory.checked_next_multiple_of(BLOCK_SIZE).ok_or(Errno::ENOMEM)?;
-        let mut banks = Vec::new();
-        for guest in layout::banks(size) {
-            let count = (guest.size / BLOCK_SIZE) as usize;
-            let mut blocks = room::try_vec(count)?;
-            for _ in 0..count {
-                blocks.push(Frame::alloc(Size::Block, Fill::Stale)?);
-            }
-            banks.push(Bank { guest, blocks });
-        }
-        Ok(Arc::new(GuestMemory { banks }))
+    /// What the domain is to have. Called once: memory with an address can be taken
+    /// but once.
+    pub fn take(domain: &Domain) -> Result<Arc<GuestMemory>> {
+        let banks = if !domain.static_memory.is_empty() {
+            let places = layout::static_banks(domain);
+            let banks = places.into_iter().map(|(guest, host)| Bank::adopt(guest, host));
+            banks.collect::<Result<Vec<Bank>>>()?
+        } else if domain.direct_map {
+            where_it_lies(blocks(domain.memory.div_ceil(BLOCK_SIZE))?)
+        } else {
+            let size = domain.memory.checked_next_multiple_of(BLOCK_SIZE).ok_or(Errno::ENOMEM)?;
+            layout::banks(size).into_iter().map(Bank::fresh).collect::<Result<Vec<Bank>>>()?
+        };
+        let shared = domain.shared_memory.iter().map(shared).collect::<Result<Vec<Bank>>>()?;
+        Ok(Arc::new(GuestMemory { banks, shared }))
     }
 
-    /// By the guest's addresses.
-    pub fn regions(&self) -> Vec<Region> {
+    /// RAM, by the guest's addresses; the kernel goes to the first.
+    pub fn ram(&self) -> Vec<Region> {
         self.banks.iter().map(|bank| bank.guest).collect()
     }
 
-    /// Clears all of it, with interrupt windows.
+    /// All that is to be mapped, by the guest's addresses.
+    pub fn regions(&self) -> impl Iterator<Item = Region> {
+        self.banks.iter().chain(&self.shared).map(|bank| bank.guest)
+    }
+
+    /// Clears the RAM, with interrupt windows.
     pub fn clear(&self, mut between: impl FnMut()) {
-        for block in self.banks.iter().flat_map(|bank| &bank.blocks) {
-            let start = phys_to_virt(block.addr().get()) as usize;
-            // SAFETY: a whole block of the linear map, ours; its guest, if there
-            // ever was one, has ended.
-            unsafe { arch::cache::zero(start, BLOCK_SIZE as usize) };
+        for frame in self.banks.iter().flat_map(|bank| &bank.frames) {
+            clear(frame);
             between();
         }
     }
@@ -58,10 +71,10 @@ impl GuestMemory {
         let mut at = at;
         let mut left = bytes;
         while !left.is_empty() {
-            let (block, offset) = self.block(at).ok_or(Errno::EFAULT)?;
-            let room = BLOCK_SIZE.wrapping_sub(offset) as usize;
+            let (frame, offset) = self.frame(at).ok_or(Errno::EFAULT)?;
+            let room = frame.size().bytes().wrapping_sub(offset) as usize;
             let (now, rest) = left.split_at_checked(room).unwrap_or((left, &[]));
-            block.write(offset, now)?;
+            frame.write(offset, now)?;
             at = at.checked_add(now.len() as u64).ok_or(Errno::EFAULT)?;
             left = rest;
             between();
@@ -69,13 +82,111 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// The block that holds a guest physical address, and where in it.
-    fn block(&self, at: u64) -> Option<(&Frame, u64)> {
-        let bank = self.banks.iter().find(|b| b.guest.contains(&Region::new(at, 1)))?;
-        let offset = at.wrapping_sub(bank.guest.start);
-        let block = bank.blocks.get((offset / BLOCK_SIZE) as usize)?;
-        Some((block, offset % BLOCK_SIZE))
+    /// The frame that holds a guest physical address, and where in it.
+    fn frame(&self, at: u64) -> Option<(&Frame, u64)> {
+        let mut banks = self.banks.iter().chain(&self.shared);
+        let bank = banks.find(|b| b.guest.contains(&Region::new(at, 1)))?;
+        let (offset, size) = (at.wrapping_sub(bank.guest.start), bank.size.bytes());
+        let nth = offset.checked_div(size)?;
+        Some((bank.frames.get(nth as usize)?, offset.checked_rem(size)?))
     }
+}
+
+impl Bank {
+    /// Any memory, in blocks.
+    fn fresh(guest: Region) -> Result<Bank> {
+        let frames = blocks(guest.size / BLOCK_SIZE)?;
+        Ok(Bank { guest, size: Size::Block, frames })
+    }
+
+    /// The machine's memory from `host` on.
+    fn adopt(guest: Region, host: u64) -> Result<Bank> {
+        let size = size_for(guest, host);
+        Ok(Bank { guest, size, frames: adopt(host, guest.size, size)? })
+    }
+}
+
+/// Blocks, where both the guest and the machine have them.
+fn size_for(guest: Region, host: u64) -> Size {
+    let whole = (guest.start | guest.size | host).is_multiple_of(BLOCK_SIZE);
+    if whole { Size::Block } else { Size::Page }
+}
+
+/// Memory that the device tree gives to this domain, by its address.
+fn adopt(host: u64, bytes: u64, size: Size) -> Result<Vec<Frame>> {
+    let count = bytes.checked_div(size.bytes()).unwrap_or(0);
+    let mut frames = room::try_vec(count as usize)?;
+    for nth in 0..count {
+        let at = nth.checked_mul(size.bytes()).and_then(|at| host.checked_add(at));
+        let at = PhysAddr::new(at.ok_or(Errno::EINVAL)?);
+        // SAFETY: reserved at boot (`Machine::reserve_domains`), and this domain's or
+        // this region's alone (`domain::claims`), which is taken once.
+        frames.push(unsafe { frame::adopt(at, size) }?);
+    }
+    Ok(frames)
+}
+
+/// Blocks of any memory.
+fn blocks(count: u64) -> Result<Vec<Frame>> {
+    let mut frames = room::try_vec(count as usize)?;
+    for _ in 0..count {
+        frames.push(Frame::alloc(Size::Block, Fill::Stale)?);
+    }
+    Ok(frames)
+}
+
+/// Banks at the machine's own addresses, the largest first.
+fn where_it_lies(mut frames: Vec<Frame>) -> Vec<Bank> {
+    frames.sort_unstable_by_key(Frame::addr);
+    let mut banks: Vec<Bank> = Vec::new();
+    for frame in frames {
+        let start = frame.addr().get();
+        match banks.last_mut() {
+            Some(bank) if bank.guest.end() == start => {
+                bank.guest.size = bank.guest.size.saturating_add(BLOCK_SIZE);
+                bank.frames.push(frame);
+            }
+            _ => banks.push(Bank {
+                guest: Region::new(start, BLOCK_SIZE),
+                size: Size::Block,
+                frames: alloc::vec![frame],
+            }),
+        }
+    }
+    banks.sort_by_key(|bank| core::cmp::Reverse(bank.guest.size));
+    banks
+}
+
+/// A region that several domains have: the first of them makes it.
+fn shared(wanted: &SharedMemory) -> Result<Bank> {
+    let guest = Region::new(wanted.guest, wanted.size);
+    let mut known = SHARED.lock();
+    if let Some((_, size, frames)) = known.iter().find(|(id, ..)| *id == wanted.id) {
+        return Ok(Bank { guest, size: *size, frames: frames.clone() });
+    }
+    let (size, frames) = match wanted.host {
+        Some(host) => {
+            let size = size_for(guest, host);
+            (size, adopt(host, wanted.size, size)?)
+        }
+        None => {
+            let mut frames = room::try_vec((wanted.size / PAGE_SIZE) as usize)?;
+            for _ in 0..wanted.size / PAGE_SIZE {
+                frames.push(Frame::alloc(Size::Page, Fill::Stale)?);
+            }
+            (Size::Page, frames)
+        }
+    };
+    frames.iter().for_each(clear);
+    known.push((wanted.id.clone(), size, frames.clone()));
+    Ok(Bank { guest, size, frames })
+}
+
+fn clear(frame: &Frame) {
+    let start = phys_to_virt(frame.addr().get()) as usize;
+    // SAFETY: a whole frame of the linear map, ours; its guest, if there ever was
+    // one, has ended.
+    unsafe { arch::cache::zero(start, frame.size().bytes() as usize) };
 }
 
 impl AddressSpace for GuestMemory {
@@ -93,8 +204,8 @@ impl AddressSpace for GuestMemory {
     }
 
     fn get_frame(&self, _: &HostRegime, addr: u64, _write: bool) -> Result<HostFrame> {
-        let (block, _) = self.block(addr).ok_or(Errno::EFAULT)?;
-        Ok(HostFrame { frame: block.clone(), writable: true })
+        let (frame, _) = self.frame(addr).ok_or(Errno::EFAULT)?;
+        Ok(HostFrame { frame: frame.clone(), writable: true })
     }
 
     fn register(&self, _: Weak<dyn MmuNotifier>) -> Result<()> {

@@ -7,11 +7,14 @@
 //! descriptors is done here by calls of the same objects (`crates/kvm`).
 
 mod console;
+mod devices;
 mod memory;
 mod plan;
 mod report;
 mod supervisor;
 mod vm;
+
+pub use devices::interrupt;
 
 use crate::boot::BootPlan;
 use crate::{cpu, kvm, power, sched, task, time};
@@ -25,6 +28,7 @@ pub fn start(boot: &BootPlan) {
     }
     let Some(host) = kvm::hypervisor(boot) else { return without_guests() };
     console::init(&plans);
+    devices::init(&plans);
     supervisor::start(plans, host);
 }
 

@@ -2,7 +2,6 @@
 
 use crate::machine::{Gic, Machine, Registers};
 use crate::{cpu, memory};
-use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use domain::claims::{self, Claim};
@@ -42,6 +41,20 @@ impl Plan {
     }
 }
 
+/// How much memory the plans' modules take: several VMs may have the same.
+pub fn module_bytes(plans: &[Plan]) -> u64 {
+    let mut modules: Vec<Region> = plans
+        .iter()
+        .map(|plan| &plan.domain)
+        .flat_map(|domain| [Some(domain.kernel), domain.ramdisk, domain.partial_tree])
+        .flatten()
+        .collect();
+    modules.sort_unstable();
+    modules.dedup();
+    let bytes = |module: &Region| module.size.next_multiple_of(base::PAGE_SIZE);
+    modules.iter().fold(0, |sum, module| sum.saturating_add(bytes(module)))
+}
+
 /// Reads the tree, says in the log what can't be, and returns what can.
 pub fn read() -> Vec<Plan> {
     let (Some(machine), Some(tree)) = (memory::machine(), memory::device_tree()) else {
@@ -51,10 +64,6 @@ pub fn read() -> Vec<Plan> {
     found.problems.iter().for_each(refuse);
     let mut domains = Vec::new();
     for domain in found.domains {
-        if let Some(problem) = not_built(&domain) {
-            refuse(&problem);
-            continue;
-        }
         match passthrough(&domain, &tree, machine) {
             Ok(devices) => domains.push((domain, devices)),
             Err(problems) => problems.iter().for_each(refuse),
@@ -71,23 +80,6 @@ pub fn read() -> Vec<Plan> {
         fine
     });
     place(domains, machine)
-}
-
-/// What can be read and checked, but not given yet.
-fn not_built(domain: &Domain) -> Option<Problem> {
-    const NOT_YET: &str = "is not supported yet";
-    let path = || format!("/chosen/{}", domain.name);
-    if domain.partial_tree.is_some() {
-        Some(Problem::node(path(), "its multiboot,device-tree (passthrough) is not supported yet"))
-    } else if domain.direct_map {
-        Some(Problem::property(path(), "direct-map", NOT_YET))
-    } else if !domain.static_memory.is_empty() {
-        Some(Problem::property(path(), "xen,static-mem", NOT_YET))
-    } else if !domain.shared_memory.is_empty() {
-        Some(Problem::node(path(), "its xen,domain-shared-memory-v1 is not supported yet"))
-    } else {
-        None
-    }
 }
 
 fn refuse(problem: &Problem) {
@@ -151,6 +143,8 @@ fn claims(
         }
         None => {}
     }
+    let reserved: Vec<Region> =
+        machine.kept.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect();
     let mut interrupts = Vec::new();
     if let Some(serial) = &machine.serial {
         device(&serial.registers, "the console");
@@ -161,7 +155,13 @@ fn claims(
         .map(|(domain, devices)| Claim { domain, passthrough: devices.as_ref() })
         .collect();
     let v3 = matches!(machine.gic, Some(Gic::V3 { .. }));
-    let machine = claims::Machine { ram: &ram, taken: &taken, interrupts: &interrupts, v3 };
+    let machine = claims::Machine {
+        ram: &ram,
+        reserved: &reserved,
+        taken: &taken,
+        interrupts: &interrupts,
+        v3,
+    };
     claims::check(&claims, &machine)
 }
 

@@ -2,12 +2,12 @@
 
 use super::console;
 use super::memory::GuestMemory;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::vm::{End, Life, schedule};
 use crate::{power, sched, task, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use domain::OnCrash;
 use kvm::Host;
 
@@ -20,6 +20,10 @@ const SHORT: u64 = 100_000_000;
 
 /// VMs that haven't ended for good.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
+/// VMs that haven't started yet.
+static COMING: AtomicUsize = AtomicUsize::new(0);
+/// What guests have: RAM, and the modules that it is filled from.
+static GUESTS: AtomicU64 = AtomicU64::new(0);
 
 /// A number for a new thread.
 pub fn thread_id() -> u32 {
@@ -30,11 +34,15 @@ pub fn thread_id() -> u32 {
 /// Starts a supervisor for each VM; the machine goes off with the last of them.
 pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
     ALIVE.store(plans.len(), Ordering::SeqCst);
+    COMING.store(plans.len(), Ordering::SeqCst);
+    GUESTS.store(plan::module_bytes(&plans), Ordering::SeqCst);
     for plan in plans {
         let plan = Arc::new(plan);
         let (ours, host) = (plan.clone(), host.clone());
         let supervisor = task::Task::new(thread_id(), move || {
-            supervise(&ours, &host);
+            let mut coming = Coming(true);
+            supervise(&ours, &host, &mut coming);
+            coming.is_up();
             console::off(&ours.domain.name);
             if ALIVE.fetch_sub(1, Ordering::SeqCst) == 1 {
                 log::info!("All virtual machines have ended: powering off");
@@ -51,13 +59,30 @@ pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
     }
 }
 
+/// A VM that hasn't started yet.
+struct Coming(bool);
+
+impl Coming {
+    /// It has started, or never will. The last one says what is left for others.
+    fn is_up(&mut self) {
+        if core::mem::take(&mut self.0) && COMING.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let stats = frame::stats();
+            let guests = GUESTS.load(Ordering::SeqCst);
+            let ours = stats.total.saturating_sub(stats.free).saturating_sub(guests);
+            log::info!("Type-1: all virtual machines are up, {} KiB are not theirs", ours >> 10);
+        }
+    }
+}
+
 /// A VM from its first start to its last end.
-fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>) {
+fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, coming: &mut Coming) {
     let name = &plan.domain.name;
-    let memory = match GuestMemory::alloc(&plan.domain) {
+    let memory = match GuestMemory::take(&plan.domain) {
         Ok(memory) => memory,
         Err(errno) => return log::error!("{name}: no memory for it: {errno}"),
     };
+    let ram = memory.ram().iter().fold(0u64, |sum, bank| sum.saturating_add(bank.size));
+    GUESTS.fetch_add(ram, Ordering::SeqCst);
     loop {
         let life = match Life::build(plan, &memory, host) {
             Ok(life) => life,
@@ -69,6 +94,7 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>) {
             plan.all_cpus(),
             plan.domain.memory >> 20
         );
+        coming.is_up();
         let started = time::now();
         let end = life.run();
         drop(life);

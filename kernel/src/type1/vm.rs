@@ -23,6 +23,9 @@ use ::sched::Class;
 use spin::Once;
 use vgic::{Version, Vgic};
 
+/// Interrupts that a VM has without being asked for more, KVM's default.
+const DEFAULT_IRQS: u32 = 256;
+
 /// How a life ended.
 #[derive(Clone, Debug)]
 pub enum End {
@@ -61,30 +64,33 @@ impl Life {
             let vm = Vm::new(host, memory.clone(), bits)?;
             let vgic = vm.create_vgic(if v3 { Version::V3 } else { Version::V2 })?;
             place_vgic(&vgic, v3)?;
-            if let Some(spis) = plan.domain.nr_spis {
-                let irqs = spis.saturating_add(32).clamp(64, 1024).next_multiple_of(32);
-                vgic.set_nr_irqs(irqs)?;
+            let last = super::devices::last_interrupt(plan).unwrap_or(0);
+            let spis = plan.domain.nr_spis.map(|spis| spis.saturating_add(32));
+            if spis.is_some() || last >= DEFAULT_IRQS {
+                let irqs = spis.unwrap_or(0).max(last.saturating_add(1));
+                vgic.set_nr_irqs(irqs.clamp(64, 1024).next_multiple_of(32))?;
             }
             let mut vcpus = Vec::new();
             for id in 0..u64::from(plan.domain.cpus) {
                 vcpus.push(vm.create_vcpu(id)?);
             }
             vgic.init()?;
-            for (slot, bank) in (0..).zip(memory.regions()) {
+            for (slot, region) in (0..).zip(memory.regions()) {
                 vm.set_memory(
                     regime,
                     &UserspaceMemoryRegion {
                         slot,
                         flags: 0,
-                        guest_phys_addr: bank.start,
-                        memory_size: bank.size,
-                        userspace_addr: bank.start,
+                        guest_phys_addr: region.start,
+                        memory_size: region.size,
+                        userspace_addr: region.start,
                     },
                 )?;
             }
             if let Some(console) = console::device(&plan.domain.name, &vm) {
                 vm.add_device(layout::PL011.start, layout::PL011.size, console)?;
             }
+            super::devices::attach(plan, &vm)?;
             for (index, vcpu) in vcpus.iter().enumerate() {
                 vcpu.init(regime, &init(index))?;
                 if plan.is_exclusive() {
@@ -124,6 +130,7 @@ impl Life {
         };
         // Nobody interrupts it: there are no signals here.
         let _ = crate::wait::until(&self.changed, None, ended);
+        super::devices::detach(&self.plan);
         with_host_regime(|regime| self.vm.release(regime));
         self.end.get().cloned().unwrap_or(End::Off)
     }
@@ -252,8 +259,12 @@ fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, String> {
     let image = Image::parse(kernel.get(..HEADER).unwrap_or(kernel), kernel.len() as u64)
         .map_err(|why| format!("its kernel {why}"))?;
     let ramdisk = domain.ramdisk.map(module).transpose()?;
-    let banks = memory.regions();
+    let banks = memory.ram();
     let first = banks.first().ok_or("it has no memory")?;
+    let taken = layout::devices(v3, domain.console).find(|(at, _)| banks.iter().any(|bank| bank.overlaps(at)));
+    if let Some((_, what)) = taken {
+        return Err(format!("its memory lies where its {what} is"));
+    }
     let placed = place(&image, ramdisk.map(|r| r.len() as u64), *first)
         .map_err(|why| format!("its kernel {why}"))?;
     let fragment = plan.passthrough.is_some().then(|| plan::fragment(domain));

@@ -143,6 +143,7 @@ fn claims(domains: &[Domain], passthrough: &[Option<Passthrough>]) -> Vec<(usize
         .collect();
     let machine = Machine {
         ram: &[Region::new(0x4000_0000, 1 << 30)],
+        reserved: &[Region::new(0x7f00_0000, 1 << 20)],
         taken: &[(Region::new(0x4020_0000, 1 << 20), "the hypervisor's")],
         interrupts: &[33],
         v3: false,
@@ -156,6 +157,7 @@ fn nobody_gets_what_another_has() {
     let at =
         |name, start| Domain { static_memory: vec![Region::new(start, 64 << 20)], ..domain(name) };
     assert!(claims(&[at("a", 0x5000_0000), at("b", 0x5400_0000)], &[]).is_empty());
+    assert!(claims(&[at("a", 0x7c00_0000)], &[])[0].1.contains("is reserved"));
     let both = claims(&[at("a", 0x5000_0000), at("b", 0x5200_0000)], &[]);
     assert_eq!(both.len(), 1);
     assert!(both[0].0 == 1 && both[0].1.contains("xen,static-mem") && both[0].1.contains("a's"));

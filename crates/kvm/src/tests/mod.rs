@@ -1527,3 +1527,29 @@ fn a_vcpu_ends_whenever_its_vm_does() {
         vcpu.wait_queue().unregister(&waker);
     }
 }
+
+#[test]
+fn a_device_is_passed_through_page_by_page() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let device = paging::GuestDevice::hosted(0x0a00_0000, 0x2000).unwrap();
+    assert_eq!(vm.pass_through(0x1234, device), Err(Errno::EINVAL));
+    vm.pass_through(0x0b00_0000, device).unwrap();
+    vmm.host.push(|state, _| abort(state, dabt(2, 1, true, 7), 0x0b00_1008));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(0x0b00_1000), Some((0x0a00_1000, 0x1000, true)));
+    assert_eq!(vm.memory.lookup(0x0b00_0000), None);
+    // Behind its end there is nothing.
+    vmm.host.push(|state, _| abort(state, dabt(2, 1, false, 7), 0x0b00_2000));
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(reason(&vcpu), page::EXIT_MMIO);
+    // Nothing is fetched from it.
+    vmm.host.push(|state, _| {
+        let fetch = u64::from(ec::IABT_LOWER) << 26 | IL | 7;
+        abort(state, fetch, 0x0b00_0000)
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(0x0b00_0000), None);
+}

@@ -284,9 +284,9 @@ fn resamplers_hear_of_the_end() {
     m.vgic.set_resample(32, true).unwrap();
     m.vgic.inject_spi(32, true).unwrap();
     assert_eq!(m.ack(0), Some(32));
-    assert!(m.ended.is_empty());
+    assert!(m.ended().is_empty());
     m.eoi(0, 32);
-    assert_eq!(m.ended, [32]);
+    assert_eq!(m.ended(), [32]);
     assert_eq!(m.ack(0), None, "its line was lowered");
     m.vgic.inject_spi(32, true).unwrap();
     assert_eq!(m.ack(0), Some(32));

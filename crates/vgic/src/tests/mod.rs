@@ -25,11 +25,14 @@ use std::sync::Mutex;
 pub const VTR: u64 = 0x9000_0003 | 1 << 19;
 
 #[derive(Default)]
-pub struct Kicks(Mutex<Vec<usize>>);
+pub struct Kicks(Mutex<Vec<usize>>, Mutex<Vec<u32>>);
 
 impl Kick for Kicks {
     fn kick(&self, vcpu: usize) {
         self.0.lock().unwrap().push(vcpu);
+    }
+    fn ended(&self, intid: u32) {
+        self.1.lock().unwrap().push(intid);
     }
 }
 
@@ -61,8 +64,6 @@ pub struct Machine {
     pub lines: u32,
     /// Physical interrupts that ended, by the guest or by us.
     pub deactivated: Vec<u16>,
-    /// What resamplers heard.
-    pub ended: Vec<u16>,
 }
 
 pub struct Guard<'a>(RefMut<'a, Vec<ListRegisters>>);
@@ -115,7 +116,6 @@ impl Machine {
             running: false,
             lines: 0,
             deactivated: Vec::new(),
-            ended: Vec::new(),
         }
     }
 
@@ -139,6 +139,11 @@ impl Machine {
         machine
     }
 
+    /// What resamplers heard.
+    pub fn ended(&self) -> Vec<u32> {
+        core::mem::take(&mut *self.kicks.1.lock().unwrap())
+    }
+
     pub fn kicked(&self) -> Vec<usize> {
         core::mem::take(&mut *self.kicks.0.lock().unwrap())
     }
@@ -156,7 +161,6 @@ impl Machine {
         for intid in crate::bank::bits(out.deactivate) {
             self.deactivated.push(cpu.lock_raw().pintid[intid]);
         }
-        self.ended.extend_from_slice(self.lrs.borrow()[vcpu].ended());
     }
 
     pub fn sync(&mut self, vcpu: usize) {
