@@ -54,6 +54,24 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.malformed(),
     },
     SystemTest {
+        name: "type1: a guest has the machine's disk and network, by virtio-mmio",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.passthrough(&machine()),
+    },
+    SystemTest {
+        name: "type1: a guest has the machine's disk and network, on cortex-a53 with a GICv2",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.passthrough(&gicv2(run::Args { cpu: "cortex-a53".into(), ..machine() })),
+    },
+    SystemTest {
+        name: "type1: VMs share memory, and have the memory that the tree names",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.shared_memory(),
+    },
+    SystemTest {
         name: "type1: a device tree for Xen, chosen without being asked",
         needs: Needs::Type1,
         long: true,
@@ -71,6 +89,19 @@ pub const TESTS: &[SystemTest] = &[
     },
 ];
 
+/// Time is counted in instructions, one a nanosecond, and idle time is skipped: no
+/// tick is late because this machine is busy. QEMU then runs its CPUs in turn, each
+/// until the next of its own timers; one that does nothing else (it hands on the
+/// packets of a network without members) makes these turns short.
+const VIRTUAL_TIME: [&str; 6] = [
+    "-icount",
+    "shift=0,sleep=off",
+    "-netdev",
+    "hubport,id=hub,hubid=0",
+    "-object",
+    "filter-buffer,id=turns,netdev=hub,interval=20",
+];
+
 /// Two Debian guests, 2 CPUs each, and the real-time guest, on 4 CPUs.
 fn machine() -> run::Args {
     run::Args { mode: Mode::Type1, smp: 4, guest_mem: 256, ..options() }
@@ -80,15 +111,16 @@ const SOON: Duration = Duration::from_secs(60);
 /// The shell of the Debian guests.
 const PROMPT: &str = "guest# ";
 
-/// Presses Ctrl-a three times; the first of two is QEMU's own.
+/// Presses Ctrl-a three times: QEMU, whose own key it is, hands on every second.
 fn switch(console: &mut Console) -> Result<()> {
-    console.send("\x01a\x01a\x01a")
+    console.send("\x01\x01\x01\x01\x01\x01")
 }
 
 impl Bench<'_> {
     /// All of them come up, and the real-time guest misses no tick meanwhile.
     fn vms(&self, args: &run::Args) -> Result<()> {
-        let (machine, goals) = type1::prepare(args, self.built)?;
+        let (mut machine, goals) = type1::prepare(args, self.built)?;
+        machine.extra.extend(VIRTUAL_TIME.map(String::from));
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             run::watch_vms(console, args, &goals, false)?;
             console.expect("[rt] rt: 1000 ticks", SOON)
@@ -126,17 +158,20 @@ impl Bench<'_> {
     /// `reboot` starts one VM anew, alone; a crash is reported and does the same.
     fn restart_and_crash(&self) -> Result<()> {
         let args = machine();
-        let (machine, goals) = type1::prepare(&args, self.built)?;
+        let (mut machine, goals) = type1::prepare(&args, self.built)?;
+        machine.extra.extend(VIRTUAL_TIME.map(String::from));
         let log = self.watched(&machine, Keyboard::Test, |console| {
             let limit = Duration::from_secs(args.timeout);
             console.expect_all(&goals, limit)?;
             console.send("reboot -f\n")?;
+            console.expect("domU1: resets", limit)?;
             console.expect("[domU1] hypha-guest: ready", limit)?;
             switch(console)?;
             console.expect("Console input: domU2", SOON)?;
             // Linux panics, and with panic=-1 asks for a reset.
             console.forgives_panics = true;
             console.send("echo c >/proc/sysrq-trigger\n")?;
+            console.expect("domU2: resets", limit)?;
             console.expect("[domU2] hypha-guest: ready", limit)?;
             console.expect("[rt] rt: 1000 ticks", SOON)
         })?;
@@ -151,7 +186,8 @@ impl Bench<'_> {
         let mut attacker = Vm::bare("attack", "guest-attack", "storms=3 rounds=0")?;
         attacker.cpus = 2;
         let vms = [attacker, Vm::realtime()?];
-        let machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
+        let mut machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
+        machine.extra.extend(VIRTUAL_TIME.map(String::from));
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("attack: the end", Duration::from_secs(900))
         })?;
@@ -191,6 +227,85 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// The guest reads the disk and reaches its gateway, and does so again after a
+    /// reset. Its memory has the machine's addresses, which its devices write to.
+    fn passthrough(&self, args: &run::Args) -> Result<()> {
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let dir = paths::hypha().join("tests");
+        let (disk, partial) = (dir.join("type1.disk"), dir.join("type1.partial.dtb"));
+        std::fs::create_dir_all(&dir)?;
+        let mut contents = b"hypha-disk: here\n".to_vec();
+        contents.resize(1 << 20, 0);
+        std::fs::write(&disk, contents)?;
+        let tree = transports().write()?;
+        std::fs::write(&partial, &tree)?;
+        let mut vm = Vm::debian("domU1", args, self.built);
+        vm.more = Node::default().flag("direct-map").child(
+            Node::new(format!("module@{PARTIAL_AT:x}"))
+                .texts("compatible", &["multiboot,device-tree", "multiboot,module"])
+                .cells("reg", &[0, PARTIAL_AT, u32::try_from(tree.len())?]),
+        );
+        let mut machine = type1::machine(args, &kernel, &[vm, Vm::realtime()?], &self.tree())?;
+        let mut add = |option: &str, value: String| machine.extra.extend([option.into(), value]);
+        let partial = partial.display();
+        add("-device", format!("loader,file={partial},addr={PARTIAL_AT:#x},force-raw=on"));
+        add("-drive", format!("file={},if=none,id=disk,format=raw", disk.display()));
+        add("-device", "virtio-blk-device,drive=disk,bus=virtio-mmio-bus.0".into());
+        add("-netdev", "user,id=net,restrict=on".into());
+        add("-device", "virtio-net-device,netdev=net,bus=virtio-mmio-bus.1".into());
+        let log = self.watched(&machine, Keyboard::Test, |console| {
+            let limit = Duration::from_secs(args.timeout);
+            for life in 1..=2 {
+                console.expect("[domU1] hypha-guest: ready", limit)?;
+                console.send("\n")?;
+                console.expect(&format!("[domU1] {PROMPT}"), SOON)?;
+                console.send("head -n 1 /dev/vda\n")?;
+                console.expect("[domU1] hypha-disk: here", SOON)?;
+                console.send("ifconfig eth0 10.0.2.15 up; ping -c 3 10.0.2.2\n")?;
+                console.expect("[domU1] 3 packets transmitted, 3 packets received", SOON)?;
+                if life == 1 {
+                    console.send("reboot -f\n")?;
+                    console.expect("domU1: resets", limit)?;
+                }
+            }
+            Ok(())
+        })?;
+        says(&log, "Type-1: domU1: a device of its may write memory of its own accord")
+    }
+
+    /// One counts in memory that both have; one has its RAM where the tree says.
+    fn shared_memory(&self) -> Result<()> {
+        const GUESTS: u64 = 0x8000_0000;
+        const STATIC: u64 = 0x6000_0000;
+        let args = machine();
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let share = |role: &str, host: &[u64]| {
+            let addresses = host.iter().copied().chain([GUESTS]);
+            let mut cells: Vec<u32> =
+                addresses.flat_map(|at| [(at >> 32) as u32, at as u32]).collect();
+            cells.push(0x1000);
+            Node::new("shared")
+                .text("compatible", "xen,domain-shared-memory-v1")
+                .text("role", role)
+                .text("xen,shm-id", "1")
+                .cells("xen,shared-mem", &cells)
+        };
+        let post = format!("seconds=20 post={GUESTS}");
+        let look = format!("seconds=20 look={GUESTS}");
+        let mut counts = Vm::bare("counts", type1::REALTIME, &post)?;
+        let static_memory = [STATIC, u64::from(counts.memory) << 20];
+        let host = [STATIC + (64 << 20)];
+        counts.more =
+            Node::default().wide("xen,static-mem", &static_memory).child(share("owner", &host));
+        let mut looks = Vm::bare("looks", type1::REALTIME, &look)?;
+        looks.more = Node::default().child(share("borrower", &host));
+        let machine = type1::machine(&args, &kernel, &[counts, looks], &self.tree())?;
+        self.watched(&machine, Keyboard::Nobody, |console| {
+            console.expect("[looks] rt: there stands 5", SOON)
+        })?;
+        Ok(())
+    }
+
     /// One kernel, one ramdisk, `vpl011`: nothing that isn't in Xen's documentation,
     /// and no `kvm-arm.mode=`.
     fn dom0less(&self, kernel: &Path, ready: &str) -> Result<String> {
@@ -205,6 +320,35 @@ impl Bench<'_> {
     fn tree(&self) -> std::path::PathBuf {
         paths::hypha().join("tests/type1.dtb")
     }
+}
+
+/// Where QEMU's loader puts the partial device tree: below the other modules.
+const PARTIAL_AT: u32 = 0xb000_0000;
+
+/// A partial device tree: the first page of QEMU's virtio-mmio transports, which is
+/// eight of them.
+fn transports() -> Node {
+    let mut devices = Node::new("passthrough")
+        .text("compatible", "simple-bus")
+        .flag("ranges")
+        .cells("#address-cells", &[2])
+        .cells("#size-cells", &[2]);
+    for nth in 0..8u32 {
+        let at = 0x0a00_0000 + 0x200 * nth;
+        let mut node = Node::new(format!("virtio_mmio@{at:x}"))
+            .text("compatible", "virtio,mmio")
+            .wide("reg", &[at.into(), 0x200])
+            .cells("interrupt-parent", &[65000])
+            .cells("interrupts", &[0, 16 + nth, 1])
+            .flag("dma-coherent")
+            .text("xen,path", &format!("/virtio_mmio@{at:x}"))
+            .flag("xen,force-assign-without-iommu");
+        if nth == 0 {
+            node = node.wide("xen,reg", &[at.into(), 0x1000, at.into()]);
+        }
+        devices = devices.child(node);
+    }
+    Node::new("").cells("#address-cells", &[2]).cells("#size-cells", &[2]).child(devices)
 }
 
 /// What the real-time guest reports, every second.
