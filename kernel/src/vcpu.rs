@@ -231,13 +231,28 @@ fn other_exit<A: Together>(entry: &Entry<'_>, state: &mut VcpuState) -> u64 {
             return 0;
         }
         EC_IABT_LOWER | EC_DABT_LOWER if !vhe::read_abort(context) => return 0,
+        EC_SYSREG if send_to_self(entry, state) => return 0,
         _ => {}
     }
-    match kvm::fast(context, entry) {
+    match kvm::fast(&mut state.context, entry) {
         Fast::Resume => 0,
         Fast::Refill if refill::<false>(entry, state) => 0,
         Fast::Refill | Fast::Done => DONE,
         Fast::NeedsHost => NEEDS_HOST,
+    }
+}
+
+/// The guest sends an SGI to itself: into its list register, if that is all.
+fn send_to_self(entry: &Entry<'_>, state: &mut VcpuState) -> bool {
+    // Written in system registers, it is a GICv3.
+    match state.send_to_self(entry.core, ich::read_lr) {
+        Some((slot, value)) => {
+            // SAFETY: an SGI of the loaded guest's, in a list register that the
+            // machine has.
+            unsafe { ich::write_lr(slot, value) };
+            true
+        }
+        None => false,
     }
 }
 
@@ -253,6 +268,7 @@ extern "C" fn fast_interrupt(_context: *mut GuestContext, argument: *mut ()) -> 
 
 const EC_FP: u64 = 0x07;
 const EC_HVC64: u64 = 0x16;
+const EC_SYSREG: u64 = 0x18;
 const EC_IABT_LOWER: u64 = 0x20;
 const EC_DABT_LOWER: u64 = 0x24;
 

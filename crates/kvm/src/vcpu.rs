@@ -9,6 +9,9 @@ use base::{Errno, Lock, Result, WaitQueue, rank};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use psci::Power;
 use spin::Once;
+use traps::esr::Esr;
+use traps::inject::skip;
+use traps::sysreg::{SysAccess, SysReg};
 use traps::{Exception, MmioAccess};
 use vcpu_context::GuestContext;
 use vgic::{Cpu, Kick, ListRegisters, Vgic};
@@ -202,6 +205,26 @@ impl VcpuState {
         Some(vgic.flush_fired(core.index, &mut self.lrs, mask, &mut || mask).write)
     }
 
+    /// In the guest's world: answers the exit, if it is a write of ICC_SGI1R_EL1 that
+    /// names this very vCPU and nothing else is to be done. The list register to
+    /// write, and its value. `read` gives one.
+    #[inline]
+    pub fn send_to_self(
+        &mut self,
+        core: &VcpuCore,
+        read: impl Fn(usize) -> u64,
+    ) -> Option<(usize, u64)> {
+        let access = SysAccess::decode(Esr(self.context.esr_el2).iss());
+        if access.reg != SysReg::ICC_SGI1R_EL1 || access.is_read {
+            return None;
+        }
+        let sgi = own_sgi(self.context.x(access.rt), core.mpidr())?;
+        let VcpuState { vgic: Some(vgic), lrs, context, .. } = self else { return None };
+        let slot = vgic.send_to_self(core.index, sgi, lrs, read)?;
+        skip(context);
+        Some((slot, lrs.lr.get(slot).copied()?))
+    }
+
     /// There is news from the interrupt controller, and the vCPU's CPU interface
     /// is up to date here: fills the list registers. How many changed, and whether
     /// the virtual timer's physical interrupt is to be deactivated. `read_timer`
@@ -268,6 +291,19 @@ impl VcpuState {
         self.context.timer.cntpoff = self.counters.physical_offset();
         self.forwarded(core.index)
     }
+}
+
+/// The SGI, if this value of ICC_SGI1R_EL1 names the CPU of this MPIDR_EL1 and no
+/// other (GICv3 12.2.20).
+#[inline]
+fn own_sgi(value: u64, mpidr: u64) -> Option<usize> {
+    const INTID: u64 = 0xf << 24;
+    let aff0 = mpidr & 0xff;
+    let target = 1u64.wrapping_shl(aff0 as u32)
+        | (mpidr & 0xff00) << 8
+        | (mpidr & 0xff_0000) << 16
+        | (mpidr & 0xff_0000_0000) << 16;
+    (aff0 < 16 && value & !INTID == target).then_some((value >> 24 & 0xf) as usize)
 }
 
 fn vtimer(context: &GuestContext) -> Timer {

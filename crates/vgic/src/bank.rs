@@ -201,6 +201,13 @@ impl Bank {
         self.asserted() & self.enabled & groups
     }
 
+    /// Whether all of `mask` would interrupt a vCPU if they were asserted.
+    #[inline]
+    pub fn passes(&self, mask: u32, gate: Gate) -> bool {
+        let groups = (self.group & gate.group1) | (!self.group & gate.group0);
+        mask & !(self.enabled & groups) == 0
+    }
+
     /// Those that belong in a list register and are in none.
     pub fn candidates(&self, gate: Gate) -> u32 {
         (self.deliverable(gate) | self.active) & !self.inflight

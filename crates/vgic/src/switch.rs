@@ -9,7 +9,7 @@
 use crate::bank::{Bank, Gate, LrBits, bit, bits};
 use crate::lr::{
     ICH_HCR_EN, ICH_HCR_EOICOUNT_MASK, ICH_HCR_EOICOUNT_SHIFT, ICH_HCR_LRENPIE, ICH_HCR_NPIE,
-    ICH_HCR_TDIR, ICH_HCR_UIE, ListRegisters, Lr, MAX_LRS, intid,
+    ICH_HCR_TDIR, ICH_HCR_UIE, ICH_LR_ACTIVE, ICH_LR_PENDING, ListRegisters, Lr, MAX_LRS, intid,
 };
 use crate::sysreg::{VMCR_VEOIM, interface_passes};
 use crate::vgic::{Cpu, Live, Vgic, WORK_BANKS, WORK_SGI_SHIFT};
@@ -259,6 +259,49 @@ impl Vgic {
         }
         self.set_hcr(lrs, &picks);
         deactivate
+    }
+
+    /// A vCPU sends SGI `sgi` to itself (ICC_SGI1R_EL1), and its CPU interface is in
+    /// the hardware: fills its list register at once, if nothing else has to be looked
+    /// at. Which one is to be written; `None`: nothing was done, and
+    /// [`Vgic::send_sgi`] and a flush do it. `read` gives a list register.
+    #[inline]
+    pub fn send_to_self(
+        &self,
+        vcpu: usize,
+        sgi: usize,
+        lrs: &mut ListRegisters,
+        read: impl Fn(usize) -> u64,
+    ) -> Option<usize> {
+        let live = self.live()?;
+        let cpu = live.cpu(vcpu)?;
+        if cpu.needs_flush() || lrs.backlog != 0 || lrs.hcr != ICH_HCR_EN {
+            return None;
+        }
+        let (mask, gate) = (bit(sgi), live.gate());
+        let mut bank = cpu.lock_raw();
+        if bank.from_cpus || !bank.passes(mask, gate) || bank.active & mask != 0 {
+            return None;
+        }
+        let slot = if bank.inflight & mask == 0 {
+            usize::from(lrs.used)
+        } else {
+            let slot = lrs.in_use().iter().position(|&lr| intid(lr) as usize == sgi)?;
+            if read(slot) & (ICH_LR_PENDING | ICH_LR_ACTIVE) != 0 {
+                return None;
+            }
+            bank.fold(&LrBits { held: mask, ..LrBits::default() });
+            slot
+        };
+        if slot >= self.config.nr_lrs() {
+            return None;
+        }
+        bank.set_latch(mask);
+        let filled = bank.fill(mask, gate);
+        let lr = bank.lr(sgi, vcpu as u16, &filled);
+        *lrs.lr.get_mut(slot)? = lr;
+        lrs.used = lrs.used.max((slot as u8).wrapping_add(1));
+        Some(slot)
     }
 
     /// Folds the list registers back without filling them: when the vCPU is

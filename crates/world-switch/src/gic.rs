@@ -51,14 +51,47 @@ macro_rules! registers {
     };
 }
 
-registers! {
-    0 => "S3_4_C12_C12_0", 1 => "S3_4_C12_C12_1", 2 => "S3_4_C12_C12_2",
-    3 => "S3_4_C12_C12_3", 4 => "S3_4_C12_C12_4", 5 => "S3_4_C12_C12_5",
-    6 => "S3_4_C12_C12_6", 7 => "S3_4_C12_C12_7", 8 => "S3_4_C12_C13_0",
-    9 => "S3_4_C12_C13_1", 10 => "S3_4_C12_C13_2", 11 => "S3_4_C12_C13_3",
-    12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6",
-    15 => "S3_4_C12_C13_7",
+macro_rules! one {
+    ($($index:literal => $name:literal,)+) => {
+        /// Reads one list register; of one that can't exist, zero.
+        #[inline]
+        pub fn read_lr(index: usize) -> u64 {
+            match index {
+                // SAFETY: a read.
+                $($index => unsafe { read!($name) },)+
+                _ => 0,
+            }
+        }
+
+        /// Writes one list register.
+        ///
+        /// # Safety
+        /// As for [`write_lrs`].
+        #[inline]
+        pub unsafe fn write_lr(index: usize, value: u64) {
+            match index {
+                // SAFETY: the caller's promise.
+                $($index => unsafe { write!($name, value) },)+
+                _ => {}
+            }
+        }
+    };
 }
+
+macro_rules! all {
+    ($($macro:ident)+) => {$(
+        $macro! {
+            0 => "S3_4_C12_C12_0", 1 => "S3_4_C12_C12_1", 2 => "S3_4_C12_C12_2",
+            3 => "S3_4_C12_C12_3", 4 => "S3_4_C12_C12_4", 5 => "S3_4_C12_C12_5",
+            6 => "S3_4_C12_C12_6", 7 => "S3_4_C12_C12_7", 8 => "S3_4_C12_C13_0",
+            9 => "S3_4_C12_C13_1", 10 => "S3_4_C12_C13_2", 11 => "S3_4_C12_C13_3",
+            12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6",
+            15 => "S3_4_C12_C13_7",
+        }
+    )+};
+}
+
+all! { registers one }
 
 /// ICH_MISR_EL2: why there is a maintenance interrupt.
 #[inline]

@@ -1479,7 +1479,7 @@ impl Driver for Thread<'_> {
 /// The other vCPU resets the VM, at each point of this one's run.
 #[test]
 fn a_vcpu_ends_whenever_its_vm_does() {
-    let _ram = sim::ram(8);
+    let _ram = sim::ram(32);
     for point in 0..4 {
         let mut vmm = Vmm::new();
         let vm = vmm.vm();
@@ -1520,8 +1520,7 @@ fn a_vcpu_ends_whenever_its_vm_does() {
                 });
             }
         }
-        let mut thread =
-            Thread { vmm: &mut vmm, vcpu: &vcpu, over, woken, exits: Vec::new() };
+        let mut thread = Thread { vmm: &mut vmm, vcpu: &vcpu, over, woken, exits: Vec::new() };
         drive(&mut thread);
         assert_eq!(thread.exits.len(), usize::from(point == 3));
         vcpu.wait_queue().unregister(&waker);
@@ -1530,7 +1529,7 @@ fn a_vcpu_ends_whenever_its_vm_does() {
 
 #[test]
 fn a_device_is_passed_through_page_by_page() {
-    let _ram = sim::ram(8);
+    let _ram = sim::ram(32);
     let mut vmm = Vmm::new();
     let vm = vmm.vm();
     let vcpu = vmm.ready(&vm, 0);
@@ -1552,4 +1551,39 @@ fn a_device_is_passed_through_page_by_page() {
     });
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
     assert_eq!(vm.memory.lookup(0x0b00_0000), None);
+}
+
+/// As the kernel does in the guest's world, with a hardware that has what is written.
+#[test]
+fn an_sgi_to_oneself_needs_no_flush() {
+    let _ram = sim::ram(32);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let other = vmm.ready(&vm, 1);
+    let _gic = vmm.gic(&vm);
+    vcpu.core().state.lock().open();
+    // By the other one: who writes flushes by himself.
+    vm.vgic().unwrap().mmio_write(1, vgic::Region::Dist, 0, 4, 2);
+    vmm.host.push(|state, entry| {
+        let pc = state.context.pc;
+        let mut try_it = |value: u64| {
+            state.context.set_x(5, value);
+            state.context.esr_el2 = trap(SysReg::ICC_SGI1R_EL1, 5, false);
+            let lr = state.lrs.lr;
+            state.send_to_self(entry.core, |slot| lr[slot])
+        };
+        let (slot, value) = try_it(3 << 24 | 1).expect("it is enabled");
+        assert_eq!((slot, value & 0x3ff), (0, 3));
+        // To another, to both, to all others, to another cluster.
+        for value in [3 << 24 | 2, 3 << 24 | 3, 3 << 24 | 1 << 40, 3 << 24 | 1 | 1 << 16] {
+            assert_eq!(try_it(value), None);
+        }
+        assert_eq!(state.context.pc, pc + 4, "once");
+        state.context.esr_el2 = trap(SysReg::ICC_SGI1R_EL1, 5, true);
+        assert_eq!(state.send_to_self(entry.core, |_| 0), None, "a read");
+        Exit::Done
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    drop(other);
 }

@@ -206,6 +206,40 @@ fn a_mapped_timer_ends_with_the_guest() {
 }
 
 #[test]
+fn an_sgi_to_oneself_goes_into_its_list_register() {
+    let mut m = Machine::new(2);
+    m.write(0, Region::Redist(0), SGI_FRAME + 0x180, 1 << 3);
+    m.enter(0);
+    assert!(!m.send_to_self(0, 3), "it is disabled");
+    m.write(0, Region::Redist(0), SGI_FRAME + 0x100, 0xffff);
+    m.enter(0);
+    for _ in 0..3 {
+        assert!(m.send_to_self(0, 3));
+        assert!(!m.vgic.cpu(0).unwrap().needs_flush());
+        assert!(!m.send_to_self(0, 3), "it is pending already");
+        assert_eq!(m.ack(0), Some(3));
+        // While it is active the next one waits: the slower way.
+        assert!(!m.send_to_self(0, 3));
+        m.eoi(0, 3);
+    }
+    assert_eq!(m.lrs.borrow()[0].used, 1, "always the same");
+    for sgi in [0, 1, 2] {
+        assert!(m.send_to_self(0, sgi));
+    }
+    assert!(!m.send_to_self(0, 4), "there are four list registers");
+    let mut taken = [m.ack(0), m.ack(0), m.ack(0)];
+    taken.sort();
+    assert_eq!(taken, [Some(0), Some(1), Some(2)]);
+    for sgi in [0, 1, 2] {
+        m.eoi(0, sgi);
+    }
+    // With news from elsewhere all is looked at.
+    send(&m, 1, sgi1r(0, 1, 5));
+    assert!(!m.send_to_self(0, 3));
+    assert_eq!(m.ack(0), Some(5));
+}
+
+#[test]
 fn a_mapped_interrupt_fires_again_at_its_end() {
     let mut m = Machine::new(1);
     m.vgic.map_phys(0, 27, Some(27)).unwrap();

@@ -255,6 +255,13 @@ impl Machine {
         self.serve_maintenance(vcpu);
     }
 
+    /// Whether the SGI went into its list register at once.
+    pub fn send_to_self(&self, vcpu: usize, sgi: usize) -> bool {
+        let lrs = &mut self.lrs.borrow_mut()[vcpu];
+        let hardware = lrs.lr;
+        self.vgic.send_to_self(vcpu, sgi, lrs, |slot| hardware[slot]).is_some()
+    }
+
     /// What must hold at any time.
     pub fn check(&self) {
         let all = self.lrs.borrow();

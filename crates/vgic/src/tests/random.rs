@@ -70,7 +70,13 @@ fn run(machine: &mut Machine, active: &mut [Vec<u32>], op: Op) {
         Op::Timer(vcpu) => machine.vgic.inject_ppi(vcpu, 27, true).unwrap(),
         Op::Sgi(vcpu, value, 0) => machine.vgic.send_sgi(vcpu, value, SgiKind::Sgi0),
         Op::Sgi(vcpu, value, 1) => machine.vgic.send_sgi(vcpu, value, SgiKind::Asgi1),
-        Op::Sgi(vcpu, value, _) => send(machine, vcpu, value & 0x100_0f00_0007),
+        Op::Sgi(vcpu, value, _) => {
+            let value = value & 0x100_0f00_0007;
+            let own = value & !(0xf << 24) == 1 << vcpu;
+            if !(own && machine.send_to_self(vcpu, (value >> 24) as usize & 0xf)) {
+                send(machine, vcpu, value);
+            }
+        }
         Op::Read(vcpu, which, offset, len) => {
             let (region, base) = region(which);
             machine.vgic.mmio_read(vcpu, region, base + offset, len);
