@@ -11,7 +11,8 @@
 //! | 0x6802 | the same; the window ends with the next time stamp instead of a close |
 //! | 0x6803 | closes the window |
 //! | 0x6804 | a time stamp was taken (an interrupt handler's third instruction) |
-//! | 0x6805 | x0 and x1 hold a name: how many instructions has the machine executed so far? |
+//! | 0x6805 | x0 and x1 hold a name: how many instructions has the machine executed so far, how often did guests exit? |
+//! | 0x6806 | as 0x6802, but the window begins anew whenever all CPUs have come to rest in WFI |
 //!
 //! Of all windows of one name the one of the fewest instructions is kept: nothing
 //! else got into that one. It is written when QEMU ends, a line for each event:
@@ -21,9 +22,12 @@
 //!     own CPU INSTRUCTIONS             executed by it
 //!     to CPU AT OWN LANE FROM          the CPU changed its exception level
 //!     op CPU AT OWN LANE OPCODE        it executes a system instruction
-//!     count NAME INSTRUCTIONS
+//!     count NAME INSTRUCTIONS          executed since power-on
+//!     since NAME INSTRUCTIONS          executed since the first exit from a guest
+//!     exit NAME VECTOR SYNDROME FUNCTION TIMES  exits from guests until then
 //!
-//! AT counts the machine's instructions since the window was opened, OWN the CPU's. Lanes: 0 EL0,
+//! VECTOR is the vector's offset, SYNDROME ESR_EL2 without what differs from one access to
+//! the next (which register of the guest's), FUNCTION a call's w0. AT counts the machine's instructions since the window was opened, OWN the CPU's. Lanes: 0 EL0,
 //! 1 EL1 of the host, 2 EL2, 3 EL1 of a guest, 4 EL0 of a guest.
 
 mod current;
@@ -41,6 +45,10 @@ const OPEN_TO_STAMP: u16 = 0x6802;
 const CLOSE: u16 = 0x6803;
 const STAMP: u16 = 0x6804;
 const COUNT: u16 = 0x6805;
+const OPEN_ASLEEP: u16 = 0x6806;
+
+const WFE: u32 = 0xd503_205f;
+const WFI: u32 = 0xd503_207f;
 
 /// A longer window is an operation that nobody wants to look at event by event.
 const EVENTS: usize = 400_000;
@@ -54,6 +62,8 @@ pub static qemu_plugin_version: c_int = 4;
 /// Instructions that each CPU has executed, in whole blocks. (QEMU's own way, inline
 /// operations on scoreboards, crashes QEMU 10.0 with more than one CPU.)
 static COUNTS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+/// The same when the CPU last executed WFI: it still waits if they are equal.
+static ASLEEP: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 /// Is a window open?
 static ARMED: AtomicBool = AtomicBool::new(false);
 static STATE: Mutex<State> = Mutex::new(State::new());
@@ -63,6 +73,9 @@ struct Registers {
     x1: *mut Register,
     cpsr: *mut Register,
     hcr: *mut Register,
+    esr: *mut Register,
+    /// VBAR_EL2.
+    vbar: *mut Register,
     /// ELR_EL1 and ELR_EL2.
     elr: [*mut Register; 2],
 }
@@ -94,10 +107,19 @@ impl Block {
         Self((len as u64) << 48 | at & Self::ADDRESS)
     }
 
+    fn len(self) -> u64 {
+        self.0 >> 48
+    }
+
+    /// How far it is above an address.
+    fn offset_from(self, base: u64) -> u64 {
+        (self.0 & Self::ADDRESS).wrapping_sub(base & Self::ADDRESS)
+    }
+
     /// How many of its instructions did not execute, if an exception came that
     /// returns to `elr`.
     fn cut(self, elr: u64) -> u64 {
-        let len = self.0 >> 48;
+        let len = self.len();
         let executed = ((elr & Self::ADDRESS).wrapping_sub(self.0 & Self::ADDRESS) as i64) / 4;
         // Otherwise it is an interrupt, which comes between blocks.
         len.saturating_sub(u64::try_from(executed).unwrap_or(len))
@@ -129,7 +151,53 @@ struct State {
     cpus: Vec<Cpu>,
     window: Option<Window>,
     best: BTreeMap<String, Window>,
-    counts: Vec<(String, u64)>,
+    counts: Vec<Count>,
+    /// How often guests have exited for what.
+    exits: BTreeMap<Exit, u64>,
+    /// The machine's instructions when one did first.
+    first_exit: Option<u64>,
+}
+
+/// What is known when a program asks.
+struct Count {
+    name: String,
+    instructions: u64,
+    since: Option<u64>,
+    exits: BTreeMap<Exit, u64>,
+}
+
+/// Why a guest exited.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Exit {
+    vector: u16,
+    syndrome: u32,
+    function: u32,
+}
+
+impl Exit {
+    /// The vectors for exceptions from a lower level in AArch64 (D1.3.1.5): synchronous,
+    /// IRQ, FIQ, SError.
+    fn is_vector(offset: u64) -> bool {
+        matches!(offset, 0x400 | 0x480 | 0x500 | 0x580)
+    }
+
+    /// Without what says which register, and where (D24.2.40).
+    fn new(vector: u16, esr: u32, w0: u32) -> Self {
+        if vector != 0x400 {
+            return Self { vector, syndrome: 0, function: 0 };
+        }
+        match esr >> 26 {
+            // HVC, SMC.
+            0x16 | 0x17 => Self { vector, syndrome: esr, function: w0 },
+            // MSR, MRS and system instructions: not Rt.
+            0x18 => Self { vector, syndrome: esr & !0x3e0, function: 0 },
+            // Aborts: ISV, WnR and the status.
+            0x20 | 0x24 => Self { vector, syndrome: esr & 0xfd00_007f, function: 0 },
+            // WFI and WFE: which.
+            0x01 => Self { vector, syndrome: esr & 0xfc00_0003, function: 0 },
+            _ => Self { vector, syndrome: esr & 0xfc00_0000, function: 0 },
+        }
+    }
 }
 
 // SAFETY: the handles are QEMU's, for any of its threads; the buffer is ours.
@@ -137,7 +205,7 @@ unsafe impl Send for State {}
 
 struct Window {
     name: String,
-    to_stamp: bool,
+    until: Until,
     /// The machine's instructions when it was opened; then how many it took.
     start: u64,
     instructions: u64,
@@ -145,6 +213,17 @@ struct Window {
     own: Vec<u64>,
     events: Vec<Event>,
     overflow: bool,
+}
+
+/// What ends a window, and what begins it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Close,
+    Stamp,
+    /// All CPUs' rest, and then as [`Until::StampFromRest`].
+    Rest,
+    /// The time stamp; or all CPUs' rest, which begins it anew.
+    StampFromRest,
 }
 
 enum Event {
@@ -161,6 +240,8 @@ impl State {
             window: None,
             best: BTreeMap::new(),
             counts: Vec::new(),
+            exits: BTreeMap::new(),
+            first_exit: None,
         }
     }
 
@@ -192,9 +273,7 @@ impl State {
         if level >= 2 {
             return 2;
         }
-        // A guest's interrupts are routed to EL2 (IMO), and its EL0 is not the host's (TGE).
-        let hcr = self.read(hcr);
-        let guest = hcr & 1 << 4 != 0 && hcr & 1 << 27 == 0;
+        let guest = is_guests(self.read(hcr));
         match (level, guest) {
             (1, false) => 1,
             (1, true) => 3,
@@ -223,8 +302,12 @@ impl State {
         (0..self.cpus.len()).map(|cpu| self.count(cpu)).sum()
     }
 
-    fn open(&mut self, cpu: usize, to_stamp: bool, place: Place) {
+    fn open(&mut self, cpu: usize, until: Until, place: Place) {
         let name = self.name(cpu);
+        self.begin(name, cpu, until, place);
+    }
+
+    fn begin(&mut self, name: String, cpu: usize, until: Until, place: Place) {
         // What comes after the mark in its block has been counted already.
         let after = place.left() - 1;
         for i in 0..self.cpus.len() {
@@ -240,7 +323,7 @@ impl State {
         }
         self.window = Some(Window {
             name,
-            to_stamp,
+            until,
             start: self.count_all() - after,
             instructions: 0,
             lanes: Vec::new(),
@@ -265,6 +348,34 @@ impl State {
         if best.is_none_or(|best| window.instructions < best.instructions) {
             self.best.insert(window.name.clone(), window);
         }
+    }
+
+    /// A CPU executes WFI. Is it the last, and a window waits for that?
+    fn rest(&mut self, cpu: usize, place: Place) {
+        let mut others = (0..self.cpus.len()).filter(|i| *i != cpu);
+        if !others.all(|i| count_of(i) == ASLEEP[i].load(Relaxed)) {
+            return;
+        }
+        let waits = |w: &mut Window| matches!(w.until, Until::Rest | Until::StampFromRest);
+        if let Some(window) = self.window.take_if(waits) {
+            self.begin(window.name, cpu, Until::StampFromRest, place);
+        }
+    }
+
+    /// A block that may be a vector for lower levels. Is it, and was it a guest?
+    fn exit(&mut self, cpu: usize, block: Block) {
+        let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else { return };
+        let (x0, cpsr, hcr) = (registers.x0, registers.cpsr, registers.hcr);
+        let (esr, vbar) = (registers.esr, registers.vbar);
+        let vector = block.offset_from(self.read(vbar));
+        if !Exit::is_vector(vector) || self.read(cpsr) >> 2 & 3 != 2 || !is_guests(self.read(hcr)) {
+            return;
+        }
+        if self.first_exit.is_none() {
+            self.first_exit = Some(self.count_all() - block.len());
+        }
+        let (esr, w0) = (self.read(esr) as u32, self.read(x0) as u32);
+        *self.exits.entry(Exit::new(vector as u16, esr, w0)).or_default() += 1;
     }
 
     /// What the CPU executed since it was last looked at, it executed in its lane.
@@ -350,11 +461,24 @@ impl State {
                 };
             }
         }
-        for (name, count) in &self.counts {
-            let _ = writeln!(text, "count {name} {count}");
+        for Count { name, instructions, since, exits } in &self.counts {
+            let _ = writeln!(text, "count {name} {instructions}");
+            if let Some(since) = since {
+                let _ = writeln!(text, "since {name} {since}");
+            }
+            for (Exit { vector, syndrome, function }, times) in exits {
+                let _ =
+                    writeln!(text, "exit {name} {vector:x} {syndrome:08x} {function:08x} {times}");
+            }
         }
         std::fs::write(&self.out, text)
     }
+}
+
+/// While this is HCR_EL2, is a guest below? Its interrupts are routed to EL2 (IMO), and EL0 is
+/// not the host's (TGE).
+fn is_guests(hcr: u64) -> bool {
+    hcr & 1 << 4 != 0 && hcr & 1 << 27 == 0
 }
 
 /// A lane's exception level.
@@ -377,8 +501,6 @@ fn count_of(cpu: usize) -> u64 {
 
 /// HVC, SMC, SVC, BRK; MSR, MRS, SYS, barriers, WFE, WFI; ERET and its kin.
 fn is_interesting(opcode: u32) -> bool {
-    const WFE: u32 = 0xd503_205f;
-    const WFI: u32 = 0xd503_207f;
     if opcode & 0xffff_f01f == 0xd503_201f {
         return opcode == WFE || opcode == WFI;
     }
@@ -390,7 +512,7 @@ fn is_interesting(opcode: u32) -> bool {
 /// The n of `movz xzr, #n`.
 fn mark(opcode: u32) -> Option<u16> {
     let n = (opcode >> 5) as u16;
-    (opcode & 0xffe0_001f == 0xd280_001f && (OPEN..=COUNT).contains(&n)).then_some(n)
+    (opcode & 0xffe0_001f == 0xd280_001f && (OPEN..=OPEN_ASLEEP).contains(&n)).then_some(n)
 }
 
 extern "C" fn on_cpu(_: Id, _: c_uint) {
@@ -399,6 +521,8 @@ extern "C" fn on_cpu(_: Id, _: c_uint) {
         x1: std::ptr::null_mut(),
         cpsr: std::ptr::null_mut(),
         hcr: std::ptr::null_mut(),
+        esr: std::ptr::null_mut(),
+        vbar: std::ptr::null_mut(),
         elr: [std::ptr::null_mut(); 2],
     };
     // SAFETY: called where it may be: when the CPU is made.
@@ -416,6 +540,8 @@ extern "C" fn on_cpu(_: Id, _: c_uint) {
                 b"x1" => cpu.x1 = handle,
                 b"cpsr" => cpu.cpsr = handle,
                 b"HCR_EL2" => cpu.hcr = handle,
+                b"ESR_EL2" => cpu.esr = handle,
+                b"VBAR_EL2" => cpu.vbar = handle,
                 b"ELR_EL1" => cpu.elr[0] = handle,
                 b"ELR_EL2" => cpu.elr[1] = handle,
                 _ => {}
@@ -439,14 +565,31 @@ extern "C" fn on_block(cpu: c_uint, block: *mut c_void) {
         state().block(cpu, block);
     }
     if let Some(count) = COUNTS.get(cpu) {
-        count.fetch_add(block.0 >> 48, Relaxed);
+        count.fetch_add(block.len(), Relaxed);
     }
 }
 
 extern "C" fn on_system(cpu: c_uint, place: *mut c_void) {
+    let (cpu, place) = (current::cpu(cpu), Place(place as u64));
     if ARMED.load(Relaxed) {
-        state().system(current::cpu(cpu), Place(place as u64));
+        state().system(cpu, place);
     }
+}
+
+extern "C" fn on_wfi(cpu: c_uint, place: *mut c_void) {
+    let (cpu, place) = (current::cpu(cpu), Place(place as u64));
+    if let Some(asleep) = ASLEEP.get(cpu) {
+        asleep.store(count_of(cpu), Relaxed);
+    }
+    if ARMED.load(Relaxed) {
+        let mut state = state();
+        state.system(cpu, place);
+        state.rest(cpu, place);
+    }
+}
+
+extern "C" fn on_vector(cpu: c_uint, block: *mut c_void) {
+    state().exit(current::cpu(cpu), Block(block as u64));
 }
 
 extern "C" fn on_mark(cpu: c_uint, place: *mut c_void) {
@@ -454,16 +597,25 @@ extern "C" fn on_mark(cpu: c_uint, place: *mut c_void) {
     let cpu = current::cpu(cpu);
     let place = Place(place as u64);
     match place.what() as u16 {
-        OPEN => state.open(cpu, false, place),
-        OPEN_TO_STAMP => state.open(cpu, true, place),
+        OPEN => state.open(cpu, Until::Close, place),
+        OPEN_TO_STAMP => state.open(cpu, Until::Stamp, place),
+        OPEN_ASLEEP => state.open(cpu, Until::Rest, place),
         CLOSE => state.close(cpu, place),
-        STAMP if state.window.as_ref().is_some_and(|window| window.to_stamp) => {
-            state.close(cpu, place);
-        }
+        STAMP => match state.window.as_ref().map(|window| window.until) {
+            Some(Until::Stamp | Until::StampFromRest) => state.close(cpu, place),
+            // There was no rest to begin with.
+            Some(Until::Rest) => {
+                ARMED.store(false, Relaxed);
+                state.window = None;
+            }
+            _ => {}
+        },
         COUNT => {
             let name = state.name(cpu);
-            let count = state.count_all() - place.left();
-            state.counts.push((name, count));
+            let instructions = state.count_all() - place.left();
+            let since = state.first_exit.map(|first| instructions - first);
+            let exits = state.exits.clone();
+            state.counts.push(Count { name, instructions, since, exits });
         }
         _ => {}
     }
@@ -476,6 +628,10 @@ extern "C" fn on_translate(_: Id, tb: *mut Tb) {
         let n = qemu_plugin_tb_n_insns(tb);
         let block = Block::new(qemu_plugin_tb_vaddr(tb), n).0 as *mut c_void;
         qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, CB_R_REGS, block);
+        // Vectors are aligned to 2 KiB.
+        if Exit::is_vector(qemu_plugin_tb_vaddr(tb) & 0x7ff) {
+            qemu_plugin_register_vcpu_tb_exec_cb(tb, on_vector, CB_R_REGS, block);
+        }
         for i in 0..n {
             let insn = qemu_plugin_tb_get_insn(tb, i);
             let mut opcode = [0; 4];
@@ -488,7 +644,11 @@ extern "C" fn on_translate(_: Id, tb: *mut Tb) {
                 qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, CB_R_REGS, data);
             } else if is_interesting(opcode) {
                 let data = Place::new(opcode, n - i).0 as *mut c_void;
-                qemu_plugin_register_vcpu_insn_exec_cb(insn, on_system, CB_NO_REGS, data);
+                let (call, flags) = match opcode {
+                    WFI => (on_wfi as _, CB_R_REGS),
+                    _ => (on_system as _, CB_NO_REGS),
+                };
+                qemu_plugin_register_vcpu_insn_exec_cb(insn, call, flags, data);
             }
         }
     }
