@@ -112,12 +112,22 @@ memset:
     strb    wzr, [x3], #1
     sub     x2, x2, #1
     b       1b
-2:  subs    x6, x2, x4
+2:  subs    x2, x2, x4, lsl #3  // eight blocks at a time
+    b.lo    4f
+3:
+.rept 8
+    dc      zva, x3
+    add     x3, x3, x4
+.endr
+    subs    x2, x2, x4, lsl #3
+    b.hs    3b
+4:  add     x2, x2, x4, lsl #3
+5:  subs    x6, x2, x4          // what is left of them
     b.lo    .Lset
     dc      zva, x3
     add     x3, x3, x4
     mov     x2, x6
-    b       2b
+    b       5b
 
 .global bcmp
 .global memcmp
