@@ -11,6 +11,8 @@ const RELEASE: &str = "bookworm";
 /// A meta package: what it depends on is the kernel.
 const KERNEL_META: &str = "linux-image-6.12-cloud-arm64";
 
+const XEN: &str = "xen-hypervisor-4.17-arm64";
+
 /// Where Debian is fetched from.
 pub struct Mirrors {
     pub main: String,
@@ -61,12 +63,19 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// The hypervisor of Debian's Xen, to compare with.
 pub fn xen() -> Result<PathBuf> {
-    let boot = tree("xen", || Ok(vec!["xen-hypervisor-4.17-arm64".into()]))?.join("boot");
+    let boot = tree("xen", || Ok(vec![XEN.into()]))?.join("boot");
     let mut files = std::fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path()));
     let is_xen = |name: &str| ["xen-4.17-arm64", "xen-4.17-arm64.gz"].contains(&name);
     files
         .find(|file| is_xen(&file_name(file)))
         .with_context(|| format!("no Xen in {}", boot.display()))
+}
+
+/// Xen's version, as its package has it.
+pub fn xen_version() -> Result<String> {
+    let show = apt_cache(&["show", XEN])?;
+    let version = show.lines().find_map(|line| line.strip_prefix("Version: "));
+    Ok(version.with_context(|| format!("{XEN} has no version"))?.to_string())
 }
 
 /// Rust's arm64 standard library, of the very version of the installed rustc.

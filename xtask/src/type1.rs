@@ -148,9 +148,10 @@ fn vms(args: &run::Args, built: &build::Built) -> Result<Vec<Vm>> {
     Ok(vms)
 }
 
-/// Writes the machine's device tree to `file` and gives the machine that has it.
-/// `kernel` is what QEMU starts: Hypha, or Xen.
+/// The machine of `args` with these VMs. `kernel` is what QEMU starts: Hypha, or Xen.
 pub fn machine(args: &run::Args, kernel: &Path, vms: &[Vm], file: &Path) -> Result<Machine> {
+    let mut words = vec!["console=ttyAMA0".to_string(), "panic=-1".into()];
+    words.extend((!args.append.is_empty()).then(|| args.append.clone()));
     let mut machine = Machine {
         cpu: args.cpu.clone(),
         gic: args.gic,
@@ -160,30 +161,38 @@ pub fn machine(args: &run::Args, kernel: &Path, vms: &[Vm], file: &Path) -> Resu
         gdb: args.gdb,
         kernel: kernel.into(),
         initrd: None,
-        append: String::new(),
+        append: words.join(" "),
         extra: Vec::new(),
     };
-    let modules = Modules::place(vms, args.mem)?;
-    let mut tree = Node::parse(&own_tree(&machine, file)?)?;
-    let chosen = tree.find("chosen").context("QEMU's device tree has no /chosen")?;
-    chosen.set("#address-cells", 2u32.to_be_bytes().into());
-    chosen.set("#size-cells", 2u32.to_be_bytes().into());
-    // For Xen: what stands in bootargs is for a dom0, of which there is none.
-    chosen.set("xen,xen-bootargs", b"console=dtuart dtuart=/pl011@9000000 sync_console\0".into());
-    for vm in vms {
-        chosen.children.push(vm.node(&modules)?);
-    }
-    proc::write_whole(file, &tree.write()?)?;
-    let mut words = vec!["console=ttyAMA0".to_string(), "panic=-1".into()];
-    words.extend((!args.append.is_empty()).then(|| args.append.clone()));
-    machine.append = words.join(" ");
-    machine.extra = vec!["-dtb".into(), file.display().to_string()];
-    machine.extra.extend(modules.arguments());
+    add(&mut machine, vms, "console=dtuart dtuart=/pl011@9000000 sync_console", file)?;
     Ok(machine)
 }
 
-/// What QEMU would hand its kernel.
-fn own_tree(machine: &Machine, near: &Path) -> Result<Vec<u8>> {
+/// Puts VMs into a machine, and its device tree to `file`. `xen` is Xen's command
+/// line: what stands in bootargs is for a dom0, of which there is none.
+pub fn add(machine: &mut Machine, vms: &[Vm], xen: &str, file: &Path) -> Result<()> {
+    let modules = Modules::place(vms, machine.mem)?;
+    let mut tree = own_tree(machine, file)?;
+    let chosen = tree.find("chosen").context("QEMU's device tree has no /chosen")?;
+    chosen.set("#address-cells", 2u32.to_be_bytes().into());
+    chosen.set("#size-cells", 2u32.to_be_bytes().into());
+    chosen.set("xen,xen-bootargs", [xen.as_bytes(), b"\0"].concat());
+    for vm in vms {
+        chosen.children.push(vm.node(&modules)?);
+    }
+    machine.extra.extend(modules.arguments());
+    use_tree(machine, &tree, file)
+}
+
+/// The machine boots with this device tree, written to `file`.
+pub fn use_tree(machine: &mut Machine, tree: &Node, file: &Path) -> Result<()> {
+    proc::write_whole(file, &tree.write()?)?;
+    machine.extra.extend(["-dtb".into(), file.display().to_string()]);
+    Ok(())
+}
+
+/// What QEMU would hand its kernel; a file beside `near` is written on the way.
+pub fn own_tree(machine: &Machine, near: &Path) -> Result<Node> {
     let file = near.with_extension("qemu.dtb");
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
@@ -191,9 +200,10 @@ fn own_tree(machine: &Machine, near: &Path) -> Result<Vec<u8>> {
     let _ = std::fs::remove_file(&file);
     let mut command = machine.dump_tree(&file);
     let out = command.output().with_context(|| format!("cannot run {}", proc::show(&command)))?;
-    std::fs::read(&file).with_context(|| {
+    let tree = std::fs::read(&file).with_context(|| {
         format!("QEMU left no device tree: {}", String::from_utf8_lossy(&out.stderr))
-    })
+    })?;
+    Node::parse(&tree)
 }
 
 /// `./x run --mode type1`: the machine, and the lines that say that all VMs are up.

@@ -1,73 +1,133 @@
 //! One boot of a kernel with the measuring programs on it.
 
 use super::events::Events;
-use super::operation;
+use super::operation::{self, GUEST};
 use super::record::{Kernel, Record};
 use crate::console::{Console, Keyboard, Wait};
+use crate::fdt::Node;
 use crate::machine::Machine;
 use crate::run::Mode;
-use crate::{build, initramfs, paths, proc};
+use crate::type1::{self, Vm};
+use crate::{build, debian, initramfs, paths, proc};
 use anyhow::{Context, Result, bail};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// It has a boot of its own.
+/// What its /init counts.
 const BOOT_GUEST: &str = "boot_guest";
+/// A Debian guest's machine, MiB.
+const GUEST_MEM: u32 = 512;
+
+/// What a domain can measure: what needs neither `hypha-vmm`'s devices nor memory
+/// that comes on demand.
+const DOMAIN: [&str; 10] = [
+    "hypercall_null",
+    "smccc_version",
+    "psci_version",
+    "vgic_read",
+    "sgi_self",
+    "sgi_other",
+    "sgi_asleep",
+    "eoi",
+    "timer",
+    "timer_wfi",
+];
+
+/// How long a boot with its measurements may take.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// What all boots have in common, byte for byte.
 pub struct Kit {
-    pub hypha: PathBuf,
-    pub linux: PathBuf,
-    pub initramfs: PathBuf,
-    /// The same with a Debian guest in it.
-    pub guest_initramfs: Option<PathBuf>,
+    hypha: PathBuf,
+    linux: PathBuf,
+    xen: Option<PathBuf>,
+    /// The measuring guest.
+    measure: PathBuf,
+    initramfs: PathBuf,
+    guest: Option<Guest>,
     /// QEMU's plugin that sees what executes.
-    pub plugin: Option<PathBuf>,
+    plugin: Option<PathBuf>,
+}
+
+/// A Debian guest whose /init counts.
+struct Guest {
+    /// The guest's, which is the bare machine's as well.
+    initramfs: PathBuf,
+    /// The host's, with the guest in it.
+    host_initramfs: PathBuf,
+    /// What the bare machine needed, by CPU model.
+    bare: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Kit {
     pub fn new(built: &build::Built) -> Result<Self> {
-        let read = |file: &PathBuf| {
-            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-        };
-        let vmm = built.vmm.as_ref().context("this tree has no hypha-vmm")?;
+        let measure = build::bare_guest("guest-measure")?;
         let files = [
             ("hypha/bench/host-measure", read(&build::linux_program("host-measure")?)?),
-            ("hypha/hypha-vmm", read(vmm)?),
-            ("hypha/bench/measure", read(&build::bare_guest("guest-measure")?)?),
+            ("hypha/hypha-vmm", read(vmm(built)?)?),
+            ("hypha/bench/measure", read(&measure)?),
         ];
         let file = paths::hypha().join("bench/initramfs.cpio.gz");
         initramfs::write(&file, initramfs::bench(&files)?)?;
         Ok(Self {
             hypha: built.image.clone().context("this tree has no kernel")?,
             linux: built.guest_image.clone(),
+            xen: None,
+            measure,
             initramfs: file,
-            guest_initramfs: None,
+            guest: None,
             plugin: None,
         })
     }
 
     /// With the plugin, and with what only the plugin can measure.
-    pub fn watching(built: &build::Built, ops: &[String]) -> Result<Self> {
+    pub fn watching(built: &build::Built, ops: &[String], kernels: &[Kernel]) -> Result<Self> {
         let mut kit = Self { plugin: Some(build::plugin()?), ..Self::new(built)? };
-        if ops.is_empty() || ops.iter().any(|op| op == BOOT_GUEST) {
-            let read = |file: &Path| {
-                std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-            };
-            let program = read(&build::linux_program("host-measure")?)?;
-            let vmm = built.vmm.as_ref().context("this tree has no hypha-vmm")?;
-            let files = [
-                ("hypha/bench/host-measure", program.clone()),
-                ("hypha/hypha-vmm", read(vmm)?),
-                ("hypha/guest/Image", read(&built.guest_image)?),
-                ("hypha/guest/initramfs", initramfs::program(&program)),
-            ];
-            let file = paths::hypha().join("bench/guest-initramfs.cpio.gz");
-            initramfs::write(&file, initramfs::bench(&files)?)?;
-            kit.guest_initramfs = Some(file);
+        if ops.is_empty() || ops.iter().any(|op| GUEST.contains(&op.as_str())) {
+            kit.guest = Some(Guest::new(built)?);
+        }
+        if kernels.is_empty() || kernels.contains(&Kernel::Xen) {
+            kit.xen = Some(debian::xen()?);
         }
         Ok(kit)
     }
+}
+
+impl Guest {
+    fn new(built: &build::Built) -> Result<Self> {
+        let program = read(&build::linux_program("host-measure")?)?;
+        let initramfs = paths::hypha().join("bench/program.cpio");
+        let archive = initramfs::program(&program);
+        proc::write_if_changed(&initramfs, &archive)?;
+        let files = [
+            ("hypha/bench/host-measure", program),
+            ("hypha/hypha-vmm", read(vmm(built)?)?),
+            ("hypha/guest/Image", read(&built.guest_image)?),
+            ("hypha/guest/initramfs", archive),
+        ];
+        let host_initramfs = paths::hypha().join("bench/guest-initramfs.cpio.gz");
+        initramfs::write(&host_initramfs, initramfs::bench(&files)?)?;
+        Ok(Self { initramfs, host_initramfs, bare: RefCell::default() })
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn vmm(built: &build::Built) -> Result<&Path> {
+    built.vmm.as_deref().context("this tree has no hypha-vmm")
+}
+
+/// What a boot is for.
+#[derive(Clone, Copy)]
+enum Load<'a> {
+    /// These operations.
+    Measure(&'a [String]),
+    /// A Debian guest's boot.
+    Guest(&'a Guest),
 }
 
 /// A kernel in a mode on a CPU model.
@@ -83,38 +143,120 @@ impl Subject {
         format!("{} {}", self.kernel.name(), self.mode.name())
     }
 
-    /// The machine that runs a command (commas for spaces) on this initramfs.
-    fn machine(&self, kit: &Kit, initramfs: &Path, command: &str) -> Result<Machine> {
-        let kernel = match self.kernel {
-            Kernel::Linux => kit.linux.clone(),
-            Kernel::Hypha => kit.hypha.clone(),
-            Kernel::Xen => bail!("Xen does not boot this way"),
-        };
-        let mut words = vec!["console=ttyAMA0".to_string(), "quiet".into(), "panic=-1".into()];
-        words.extend(self.mode.parameter().map(String::from));
-        words.push(format!("hypha.run={command}"));
-        // One virtual nanosecond an instruction, idle time skipped, and nothing
-        // by the real clock: the same run again is the same run.
+    /// Boots it and takes down what the programs say. No operations: all.
+    pub fn measure(&self, kit: &Kit, ops: &[String]) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        let here = self.on_the_machine(ops);
+        if !here.is_empty() {
+            let (log, events) = self.boot(kit, Load::Measure(&here))?;
+            records = self.records(&log, &events);
+            records.retain(|record| here.contains(&record.op));
+        }
+        if let Some(guest) = &kit.guest {
+            let (_, events) = self.boot(kit, Load::Guest(guest))?;
+            records.extend(self.of_guest(kit, guest, &events, ops)?);
+        }
+        Ok(records)
+    }
+
+    /// Of these operations (or of all) those that need no Debian guest.
+    fn on_the_machine(&self, ops: &[String]) -> Vec<String> {
+        let of_domain = |op: &str| self.mode != Mode::Type1 || DOMAIN.contains(&op);
+        let all = operation::OPERATIONS.iter().map(|operation| operation.name);
+        let wanted = |op: &str| ops.is_empty() || ops.iter().any(|wanted| wanted == op);
+        all.filter(|op| wanted(op) && !GUEST.contains(op) && of_domain(op))
+            .map(String::from)
+            .collect()
+    }
+
+    /// One virtual nanosecond an instruction, idle time skipped, and nothing by the
+    /// real clock: the same run again is the same run.
+    fn machine(&self, kernel: &Path, initrd: Option<&Path>, append: &str) -> Machine {
         let extra =
             ["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm"];
-        let mut extra: Vec<_> = extra.map(String::from).into();
-        if let Some(plugin) = &kit.plugin {
-            let out = self.file("events");
-            extra.push("-plugin".into());
-            extra.push(format!("file={},out={}", plugin.display(), out.display()));
-        }
-        Ok(Machine {
+        Machine {
             cpu: self.cpu.clone(),
             gic: 3,
             smp: 2,
             mem: 2048,
             el2: true,
             gdb: false,
-            kernel,
-            initrd: Some(initramfs.into()),
-            append: words.join(" "),
-            extra,
-        })
+            kernel: kernel.into(),
+            initrd: initrd.map(PathBuf::from),
+            append: append.into(),
+            extra: extra.map(String::from).into(),
+        }
+    }
+
+    /// A host kernel with a user space that does it.
+    fn host(&self, kit: &Kit, load: Load<'_>) -> Machine {
+        let kernel = if self.kernel == Kernel::Linux { &kit.linux } else { &kit.hypha };
+        let (initramfs, op) = match load {
+            Load::Measure(ops) => (&kit.initramfs, ops.join("+")),
+            Load::Guest(guest) => (&guest.host_initramfs, BOOT_GUEST.into()),
+        };
+        let mut words = vec!["console=ttyAMA0".to_string(), "quiet".into(), "panic=-1".into()];
+        words.extend(self.mode.parameter().map(String::from));
+        words.push(format!("hypha.run=/hypha/bench/run,op={op}"));
+        self.machine(kernel, Some(initramfs), &words.join(" "))
+    }
+
+    /// A Type-1 hypervisor with a domain that does it.
+    fn hypervisor(&self, kit: &Kit, load: Load<'_>) -> Result<Machine> {
+        let (kernel, append) = match self.kernel {
+            Kernel::Xen => (kit.xen.as_deref().context("Xen is not there")?, "console=dtuart"),
+            Kernel::Hypha => (&*kit.hypha, "console=ttyAMA0 quiet kvm-arm.mode=type1"),
+            Kernel::Linux => bail!("Linux is no Type-1 hypervisor"),
+        };
+        let mut machine = self.machine(kernel, None, append);
+        let (memory, kernel, ramdisk, bootargs) = match load {
+            Load::Measure(ops) => (64, &kit.measure, None, format!("op={}", ops.join(","))),
+            Load::Guest(guest) => {
+                let bootargs = "console=ttyAMA0 quiet panic=-1".into();
+                (GUEST_MEM, &kit.linux, Some(guest.initramfs.clone()), bootargs)
+            }
+        };
+        let vm = Vm {
+            name: "domU1".into(),
+            cpus: 2,
+            memory,
+            kernel: kernel.clone(),
+            ramdisk,
+            bootargs,
+            more: Node::default(),
+        };
+        type1::add(&mut machine, &[vm], "console=dtuart", &self.file("dtb"))?;
+        Ok(machine)
+    }
+
+    /// The guest's kernel and initramfs, without anybody below: a machine of the
+    /// guest's size, with a device tree that has no more than the guest's.
+    fn bare(&self, kit: &Kit, guest: &Guest) -> Result<u64> {
+        if let Some(count) = guest.bare.borrow().get(&self.cpu) {
+            return Ok(*count);
+        }
+        let append = "console=ttyAMA0 quiet panic=-1";
+        let mut machine = self.machine(&kit.linux, Some(&guest.initramfs), append);
+        (machine.el2, machine.mem) = (false, GUEST_MEM);
+        let subject = Self { kernel: Kernel::Linux, mode: Mode::None, cpu: self.cpu.clone() };
+        let dtb = subject.file("dtb");
+        let mut root = type1::own_tree(&machine, &dtb)?;
+        const KEPT: [&str; 8] =
+            ["chosen", "memory", "cpus", "psci", "timer", "intc", "apb-pclk", "pl0"];
+        root.children.retain(|node| KEPT.iter().any(|kept| node.name.starts_with(kept)));
+        // Nor have the guest's GIC and its buses.
+        root.children.iter_mut().for_each(|node| {
+            if node.name.starts_with("intc") {
+                node.children.clear();
+            }
+        });
+        root.children.retain(|node| !node.name.starts_with("pl061"));
+        type1::use_tree(&mut machine, &root, &dtb)?;
+        let (_, events) = subject.watch(kit, machine, End::Off)?;
+        let count = events.counts.get(BOOT_GUEST).copied();
+        let count = count.context("the bare machine did not get to /init")?;
+        guest.bare.borrow_mut().insert(self.cpu.clone(), count);
+        Ok(count)
     }
 
     /// What a run leaves, by its extension.
@@ -123,34 +265,36 @@ impl Subject {
         paths::hypha().join("bench").join(name)
     }
 
-    /// Boots it and takes down what the programs say. No operations: all.
-    pub fn measure(&self, kit: &Kit, ops: &[String]) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
-        let here: Vec<_> = ops.iter().filter(|op| *op != BOOT_GUEST).cloned().collect();
-        if ops.is_empty() || !here.is_empty() {
-            let mut command = "/hypha/bench/run".to_string();
-            if !here.is_empty() {
-                command += &format!(",op={}", here.join("+"));
-            }
-            records = self.boot(kit, &kit.initramfs, &command)?;
+    fn boot(&self, kit: &Kit, load: Load<'_>) -> Result<(String, Events)> {
+        if self.mode == Mode::Type1 {
+            let end = match load {
+                Load::Measure(_) => End::Words("# done"),
+                Load::Guest(_) => End::Words("Power down"),
+            };
+            self.watch(kit, self.hypervisor(kit, load)?, end)
+        } else {
+            self.watch(kit, self.host(kit, load), End::Status)
         }
-        if let Some(initramfs) = &kit.guest_initramfs {
-            let command = "/hypha/hypha-vmm,run,--kernel,/hypha/guest/Image,--initrd,\
-                           /hypha/guest/initramfs,--cpus,2,--mem,512";
-            let of_guest = self.boot(kit, initramfs, command)?;
-            records.extend(of_guest.into_iter().filter(|record| record.op == BOOT_GUEST));
-        }
-        Ok(records)
     }
 
-    fn boot(&self, kit: &Kit, initramfs: &Path, command: &str) -> Result<Vec<Record>> {
-        let machine = self.machine(kit, initramfs, command)?;
-        let mut console = Console::start(&machine, Keyboard::Nobody, false)?;
-        let end = match console.wait_for("hypha-host: status ", Duration::from_secs(900)) {
-            Wait::Seen => console.wait_end(Some(Duration::from_secs(60))),
-            other => other,
-        };
-        if end == Wait::Ended {
+    /// Runs it to its end: what it said, and what the plugin saw.
+    fn watch(&self, kit: &Kit, mut machine: Machine, end: End) -> Result<(String, Events)> {
+        let events = self.file("events");
+        if let Some(plugin) = &kit.plugin {
+            let plugin = format!("file={},out={}", plugin.display(), events.display());
+            machine.extra.extend(["-plugin".into(), plugin]);
+        }
+        let mut console = Console::start(&machine, Keyboard::Test, false)?;
+        let mut reached = true;
+        if let End::Status | End::Words(_) = end {
+            reached = console.wait_for(end.words(), LIMIT) == Wait::Seen;
+        }
+        if reached && matches!(end, End::Words(_)) {
+            // Nobody turns the machine off: QEMU's own keys, Ctrl-a x, do.
+            console.send("\x01x")?;
+        }
+        let ended = console.wait_end(Some(if reached { LIMIT } else { Duration::ZERO }));
+        if ended == Wait::Ended {
             // The console ends before QEMU does: the plugin has yet to write.
             console.status()?;
         }
@@ -158,12 +302,12 @@ impl Subject {
         let trouble = console.trouble();
         drop(console);
         proc::write_whole(&self.file("log"), log.as_bytes())?;
-        let ok = end == Wait::Ended && log.lines().any(|line| line == "hypha-host: status 0");
-        if !ok {
+        let well = end != End::Status || log.lines().any(|line| line == "hypha-host: status 0");
+        if !(reached && ended == Wait::Ended && well) {
             let tail: Vec<_> = log.lines().rev().take(15).collect();
             let tail: Vec<_> = tail.into_iter().rev().collect();
             bail!(
-                "{} on {}: {end:?} {}\n  {}\n  machine: {}",
+                "{} on {}: {ended:?} {}\n  {}\n  machine: {}",
                 self.title(),
                 self.cpu,
                 trouble.unwrap_or_default(),
@@ -172,29 +316,88 @@ impl Subject {
             );
         }
         let events = match kit.plugin {
-            Some(_) => Events::read(&self.file("events"))?,
+            Some(_) => Events::read(&events)?,
             None => Events::default(),
         };
-        Ok(self.records(&log, &events))
+        Ok((log, events))
     }
 
-    /// The lines `name: number` of known operations, and what the plugin counted
-    /// from power-on.
-    fn records(&self, log: &str, events: &Events) -> Vec<Record> {
-        let record = |op: &str, value: u64| Record {
+    fn record(&self, op: &str, value: u64) -> Record {
+        Record {
             op: op.into(),
             kernel: self.kernel,
             mode: self.mode.name().into(),
             cpu: self.cpu.clone(),
             value,
+            window: None,
+            exits: Vec::new(),
+        }
+    }
+
+    /// The lines `name: number` of known operations, and what the plugin counted
+    /// from power-on.
+    fn records(&self, log: &str, events: &Events) -> Vec<Record> {
+        let record = |op: &str, value| Record {
             window: events.windows.get(op).cloned(),
+            ..self.record(op, value)
         };
         let line = |line: &str| {
+            // Xen says whose line it is: "(XEN) DOM1: ".
+            let line = line.rsplit_once("DOM1: ").map_or(line, |(_, line)| line);
             let (op, value) = line.split_once(": ")?;
             operation::find(op)?;
             Some(record(op, value.trim().parse().ok()?))
         };
         let counts = events.counts.iter().filter(|(op, _)| operation::find(op).is_some());
         log.lines().filter_map(line).chain(counts.map(|(op, count)| record(op, *count))).collect()
+    }
+
+    /// What a Debian guest's boot took.
+    fn of_guest(
+        &self,
+        kit: &Kit,
+        guest: &Guest,
+        events: &Events,
+        ops: &[String],
+    ) -> Result<Vec<Record>> {
+        let wanted = |op: &str| ops.is_empty() || ops.iter().any(|wanted| wanted == op);
+        let count = events.counts.get(BOOT_GUEST);
+        let count = *count.with_context(|| format!("{}: no guest booted", self.title()))?;
+        let mut records = Vec::new();
+        if wanted(BOOT_GUEST) {
+            records.push(self.record(BOOT_GUEST, count));
+        }
+        let exits = events.exits.get(BOOT_GUEST).cloned().unwrap_or_default();
+        if wanted("guest_boot_exits") {
+            let sum = exits.iter().map(|exits| exits.times).sum();
+            records.push(Record { exits, ..self.record("guest_boot_exits", sum) });
+        }
+        if wanted("guest_boot_ratio") {
+            let since = events.since.get(BOOT_GUEST).context("the guest never exited")?;
+            let bare = self.bare(kit, guest)?;
+            records.push(self.record("guest_boot_ratio", since * 1000 / bare.max(1)));
+        }
+        Ok(records)
+    }
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The host's /init says its status and powers off.
+    Status,
+    /// Nobody powers off after these words.
+    Words(&'static str),
+    /// The kernel powers off.
+    Off,
+}
+
+impl End {
+    fn words(self) -> &'static str {
+        match self {
+            End::Status => "hypha-host: status ",
+            End::Words(words) => words,
+            End::Off => "",
+        }
     }
 }

@@ -124,12 +124,23 @@ impl Window {
     }
 }
 
+/// Exits from guests for one cause.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exits {
+    pub cause: String,
+    pub times: u64,
+}
+
 /// What the plugin wrote.
 #[derive(Default, Debug)]
 pub struct Events {
     pub windows: BTreeMap<String, Window>,
     /// Instructions since power-on, by name.
     pub counts: BTreeMap<String, u64>,
+    /// Instructions since the first exit from a guest.
+    pub since: BTreeMap<String, u64>,
+    /// The exits until then.
+    pub exits: BTreeMap<String, Vec<Exits>>,
 }
 
 impl Events {
@@ -181,6 +192,19 @@ impl Events {
                 (Some("count"), [name, count], _) => {
                     events.counts.insert(name.to_string(), count.parse()?);
                 }
+                (Some("since"), [name, count], _) => {
+                    events.since.insert(name.to_string(), count.parse()?);
+                }
+                (Some("exit"), [name, vector, syndrome, function, times], _) => {
+                    let number = |word: &str| u32::from_str_radix(word, 16);
+                    let cause = cause(number(vector)?, number(syndrome)?, number(function)?);
+                    let exits = events.exits.entry(name.to_string()).or_default();
+                    let times = times.parse()?;
+                    match exits.iter_mut().find(|known| known.cause == cause) {
+                        Some(known) => known.times += times,
+                        None => exits.push(Exits { cause, times }),
+                    }
+                }
                 _ => bail!("the plugin wrote {line:?}"),
             }
         }
@@ -192,6 +216,44 @@ impl Events {
         if let Some(window) = window {
             self.windows.insert(window.name.clone(), window);
         }
+    }
+}
+
+/// Why a guest exited: by the vector, and ESR_EL2 (D24.2.40).
+fn cause(vector: u32, esr: u32, function: u32) -> String {
+    match vector {
+        0x480 => return "interrupt".into(),
+        0x500 => return "FIQ".into(),
+        0x580 => return "SError".into(),
+        _ => {}
+    }
+    match esr >> 26 {
+        0x01 if esr & 1 == 0 => "WFI".into(),
+        0x01 => "WFE".into(),
+        0x07 => "FP".into(),
+        0x16 => format!("HVC {function:#x}"),
+        0x17 => format!("SMC {function:#x}"),
+        0x18 => {
+            // Op0, Op2, Op1, CRn, CRm and the direction, as MRS and MSR encode them.
+            let field = |shift: u32, mask: u32| esr >> shift & mask;
+            let opcode = 0xd500_0000
+                | field(0, 1) << 21
+                | field(20, 3) << 19
+                | field(14, 7) << 16
+                | field(10, 15) << 12
+                | field(1, 15) << 8
+                | field(17, 7) << 5;
+            let verb = if esr & 1 == 1 { "read" } else { "write" };
+            format!("{verb} of {}", instruction::name(opcode))
+        }
+        0x20 => "instruction abort".into(),
+        // ISV: an access that the hypervisor can carry out; without it, memory.
+        0x24 if esr & 0x3c == 0x04 && esr & 1 << 24 != 0 && esr & 1 << 6 != 0 => {
+            "data abort, write".into()
+        }
+        0x24 if esr & 0x3c == 0x04 && esr & 1 << 24 != 0 => "data abort, read".into(),
+        0x24 => "data abort, other".into(),
+        class => format!("class {class:#04x}"),
     }
 }
 
@@ -230,6 +292,13 @@ mod tests {
         );
         assert_eq!(window.sums(Some(Lane::El2)).el_changes, 1);
         assert_eq!(window.sums(Some(Lane::GuestEl1)).traps, 0);
+        let text = "since boot 9\nexit boot 400 62000021 00000000 7\nexit boot 480 00000000 0 2\n\
+                    exit boot 400 5a000000 84000000 1\n";
+        let events = Events::parse(text).unwrap();
+        assert_eq!(events.since["boot"], 9);
+        let causes: Vec<_> =
+            events.exits["boot"].iter().map(|e| (e.cause.as_str(), e.times)).collect();
+        assert_eq!(causes, [("read of CTR_EL0", 7), ("interrupt", 2), ("HVC 0x84000000", 1)]);
         assert!(Events::parse("to 0 0 0 9 0\nwindow a 1\nto 0 0 0 9 0\n").is_err());
         assert!(Events::parse("nonsense").is_err());
     }

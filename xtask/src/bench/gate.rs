@@ -160,6 +160,7 @@ mod tests {
             cpu: "max".into(),
             value,
             window: None,
+            exits: Vec::new(),
         }
     }
 

@@ -47,15 +47,26 @@ pub struct Args {
     update: bool,
 }
 
-/// Linux's modes that Hypha has or will have.
-const MODES: [Mode; 3] = [Mode::Vhe, Mode::Nvhe, Mode::Protected];
+/// Linux's modes that Hypha has or will have, and Xen's.
+const MODES: [Mode; 4] = [Mode::Vhe, Mode::Nvhe, Mode::Protected, Mode::Type1];
 
 /// What docs/vhe-and-nvhe.md shows.
 const DRAWN: [&str; 4] = ["hypercall_null", "mmio_user_read", "sgi_other", "run_exit"];
 
-/// Hypha's modes with a /dev/kvm.
+/// Hypha's modes with guests.
 fn hypha_modes() -> Vec<Mode> {
-    MODES.into_iter().filter(|mode| mode.is_built()).collect()
+    MODES.into_iter().filter(|mode| Kernel::Hypha.has(*mode)).collect()
+}
+
+impl Kernel {
+    /// Does the kernel have this mode?
+    fn has(self, mode: Mode) -> bool {
+        match self {
+            Kernel::Linux => mode != Mode::Type1,
+            Kernel::Hypha => mode.is_built(),
+            Kernel::Xen => mode == Mode::Type1,
+        }
+    }
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -69,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.update {
         return gate::update(&built);
     }
-    let kit = Kit::watching(&built, &args.op)?;
+    let kit = Kit::watching(&built, &args.op, &args.kernel)?;
     let mut runs = Vec::new();
     for subject in subjects(&args.cpu, &args.kernel, &args.mode) {
         ui::step(format!("Measuring {} on {}", subject.title(), subject.cpu));
@@ -84,6 +95,11 @@ pub fn run(args: &Args) -> Result<()> {
         if !events.is_empty() {
             text += "What they are, on all CPUs, in the shortest round:\n\n";
             text += &format!("{events}\n{}\n\n", model::CAVEAT);
+        }
+        let exits = table::exits(&records, cpu);
+        if !exits.is_empty() {
+            text += "What a Debian guest exits for until its /init runs:\n\n";
+            text += &format!("{exits}\n");
         }
     }
     println!("{text}");
@@ -111,9 +127,10 @@ fn results_head() -> Result<String> {
     Ok(format!(
         "# Results of `./x bench`\n\n\
          Written by `./x bench --docs`; what each line counts is in [bench.md](bench.md). QEMU {version}, \
-         rustc {},\nDebian's Linux {}.\n\n",
+         rustc {},\nDebian's Linux {} and Xen {}.\n\n",
         gate::compiler()?,
-        debian::kernel_version()?
+        debian::kernel_version()?,
+        debian::xen_version()?
     ))
 }
 
@@ -122,14 +139,9 @@ fn subjects(cpus: &[String], kernels: &[Kernel], modes: &[Mode]) -> Vec<Subject>
     for cpu in cpus {
         for mode in MODES {
             for kernel in Kernel::value_variants() {
-                let exists = match kernel {
-                    Kernel::Linux => true,
-                    Kernel::Hypha => mode.is_built(),
-                    Kernel::Xen => false,
-                };
                 let wanted = (kernels.is_empty() || kernels.contains(kernel))
                     && (modes.is_empty() || modes.contains(&mode));
-                if exists && wanted {
+                if kernel.has(mode) && wanted {
                     subjects.push(Subject { kernel: *kernel, mode, cpu: cpu.clone() });
                 }
             }

@@ -12,6 +12,22 @@ pub struct Operation {
 pub enum Unit {
     Instructions,
     Kib,
+    /// Exits from a guest.
+    Exits,
+    /// A ratio, in thousandths.
+    Thousandths,
+}
+
+impl Unit {
+    /// A value's key in JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Unit::Instructions => "instructions",
+            Unit::Kib => "kib",
+            Unit::Exits => "exits",
+            Unit::Thousandths => "ratio",
+        }
+    }
 }
 
 const fn operation(name: &'static str, from: &'static str, to: &'static str) -> Operation {
@@ -111,6 +127,18 @@ pub const OPERATIONS: &[Operation] = &[
         "the first instructions of a Debian guest's /init",
     ),
     Operation {
+        name: "guest_boot_exits",
+        from: "a Debian guest's first instruction (its first exit)",
+        to: "the first instructions of its /init: how often it exited",
+        unit: Unit::Exits,
+    },
+    Operation {
+        name: "guest_boot_ratio",
+        from: "the same, in instructions of guest and host",
+        to: "the same, by those of the same kernel and initramfs on the machine itself",
+        unit: Unit::Thousandths,
+    },
+    Operation {
         name: "mem_host_kib",
         from: "the machine's memory, 2 GiB",
         to: "what of it programs can't have (MemAvailable) once the host is up",
@@ -128,6 +156,9 @@ pub const OPERATIONS: &[Operation] = &[
 pub fn find(name: &str) -> Option<&'static Operation> {
     OPERATIONS.iter().find(|operation| operation.name == name)
 }
+
+/// Those that a Debian guest's boot measures.
+pub const GUEST: [&str; 3] = ["boot_guest", "guest_boot_exits", "guest_boot_ratio"];
 
 /// The table of endpoints in Markdown, as docs/bench.md has it.
 #[cfg(test)]

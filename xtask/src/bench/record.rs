@@ -1,6 +1,6 @@
 //! What was measured, as JSON has it.
 
-use super::events::{LANES, Window};
+use super::events::{Exits, LANES, Window};
 use super::model;
 use super::operation::{self, Unit};
 use anyhow::Result;
@@ -32,10 +32,12 @@ pub struct Record {
     pub kernel: Kernel,
     pub mode: String,
     pub cpu: String,
-    /// Instructions, or KiB where the operation's unit says so.
+    /// In the operation's unit.
     pub value: u64,
     /// What the plugin saw of it.
     pub window: Option<Window>,
+    /// What guests exited for, where exits are counted.
+    pub exits: Vec<Exits>,
 }
 
 impl Record {
@@ -46,11 +48,15 @@ impl Record {
         map.insert("kernel".into(), json!(self.kernel.name()));
         map.insert("mode".into(), json!(self.mode));
         map.insert("cpu".into(), json!(self.cpu));
-        let key = match unit {
-            Unit::Instructions => "instructions",
-            Unit::Kib => "kib",
+        let value = match unit {
+            Unit::Thousandths => json!(self.value as f64 / 1000.0),
+            _ => json!(self.value),
         };
-        map.insert(key.into(), json!(self.value));
+        map.insert(unit.key().into(), value);
+        if !self.exits.is_empty() {
+            let causes = self.exits.iter().map(|exits| (exits.cause.clone(), json!(exits.times)));
+            map.insert("causes".into(), Value::Object(causes.collect()));
+        }
         if let Some(window) = &self.window {
             for (name, sum) in window.sums(None).fields() {
                 map.insert(name.into(), json!(sum));

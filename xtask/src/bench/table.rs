@@ -4,7 +4,10 @@ use super::events::Lane;
 use super::model;
 use super::operation::{OPERATIONS, Unit};
 use super::record::{Kernel, Record};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most causes of exits in a table.
+const CAUSES: usize = 16;
 
 /// Operation × kernel and mode for one CPU model, in Markdown; Hypha's columns
 /// have their ratio to Linux in the same mode beside them.
@@ -34,6 +37,8 @@ pub fn markdown(records: &[Record], cpu: &str) -> String {
             row.push(own.map_or(String::new(), |n| match operation.unit {
                 Unit::Instructions => grouped(n),
                 Unit::Kib => format!("{} KiB", grouped(n)),
+                Unit::Exits => format!("{} exits", grouped(n)),
+                Unit::Thousandths => format!("{:.3}", n as f64 / 1000.0),
             }));
             if *kernel == Kernel::Hypha {
                 let linux = value(operation.name, Kernel::Linux, mode);
@@ -69,6 +74,34 @@ pub fn events(records: &[Record], cpu: &str) -> String {
             row.extend(numbers.map(grouped));
             rows.push(row);
         }
+    }
+    if rows.len() > 1 { align(&rows) } else { String::new() }
+}
+
+/// What a Debian guest's boot exits for, the most frequent causes first.
+pub fn exits(records: &[Record], cpu: &str) -> String {
+    let here = |record: &&Record| record.cpu == cpu && !record.exits.is_empty();
+    let columns: Vec<_> = records.iter().filter(here).collect();
+    let mut causes: BTreeMap<&str, u64> = BTreeMap::new();
+    for record in &columns {
+        for exits in &record.exits {
+            let most = causes.entry(&exits.cause).or_default();
+            *most = exits.times.max(*most);
+        }
+    }
+    let mut causes: Vec<_> = causes.into_iter().collect();
+    causes.sort_by_key(|(cause, most)| (std::cmp::Reverse(*most), *cause));
+    let mut rows = vec![vec!["cause".to_string()]];
+    for record in &columns {
+        rows[0].push(format!("{} {}", record.kernel.name(), record.mode));
+    }
+    for (cause, _) in causes.iter().take(CAUSES) {
+        let mut row = vec![cause.to_string()];
+        for record in &columns {
+            let found = record.exits.iter().find(|exits| exits.cause == *cause);
+            row.push(found.map_or(String::new(), |exits| grouped(exits.times)));
+        }
+        rows.push(row);
     }
     if rows.len() > 1 { align(&rows) } else { String::new() }
 }
@@ -122,7 +155,7 @@ mod tests {
 
     fn record(op: &str, kernel: Kernel, value: u64) -> Record {
         let (op, mode, cpu) = (op.into(), "vhe".into(), "max".into());
-        Record { op, kernel, mode, cpu, value, window: None }
+        Record { op, kernel, mode, cpu, value, window: None, exits: Vec::new() }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     ensure(For::Run)?;
     let built = build::build(&build::Args::default())?;
-    let kit = Kit::watching(&built, &args.op)?;
+    let kit = Kit::watching(&built, &args.op, &args.kernel)?;
     let mut runs = Vec::new();
     for subject in super::subjects(std::slice::from_ref(&args.cpu), &args.kernel, &args.mode) {
         ui::step(format!("Tracing {} on {}", subject.title(), subject.cpu));
