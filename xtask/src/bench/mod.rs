@@ -1,8 +1,10 @@
 //! `./x bench`: what each exit costs, side by side with Linux.
 
 mod boot;
+mod chart;
 mod events;
 pub mod gate;
+mod headline;
 mod instruction;
 mod ladder;
 mod model;
@@ -18,7 +20,7 @@ use crate::{build, debian, paths, proc, ui};
 use anyhow::{Result, bail};
 use boot::{Kit, Subject};
 use clap::ValueEnum;
-use record::Kernel;
+use record::{Kernel, Record};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -39,7 +41,7 @@ pub struct Args {
     /// Write one record for each operation, kernel, mode and CPU model
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the tables to docs/bench-results.md, and draw docs/trace
+    /// Write the tables to docs/bench-results.md, docs/bench-chart.svg, docs/trace and the README's
     #[arg(long)]
     docs: bool,
     /// Write Hypha's counts to xtask/bench-counts.txt, which `./x test bench` compares with
@@ -88,28 +90,10 @@ pub fn run(args: &Args) -> Result<()> {
         runs.push((subject, measured));
     }
     let records: Vec<_> = runs.iter().flat_map(|(_, records)| records).cloned().collect();
-    let mut text = String::new();
-    for cpu in &args.cpu {
-        text += &format!("## {cpu}: instructions\n\n{}\n", table::markdown(&records, cpu));
-        let events = table::events(&records, cpu);
-        if !events.is_empty() {
-            text += "What they are, on all CPUs, in the shortest round:\n\n";
-            text += &format!("{events}\n{}\n\n", model::CAVEAT);
-        }
-        let exits = table::exits(&records, cpu);
-        if !exits.is_empty() {
-            text += "What a Debian guest exits for until its /init runs:\n\n";
-            text += &format!("{exits}\n");
-        }
-    }
+    let text: String = args.cpu.iter().map(|cpu| tables(&records, cpu)).collect();
     println!("{text}");
     if args.docs {
-        let text = format!("{}{}\n", results_head()?, text.trim_end());
-        proc::write_whole(&paths::root().join("docs/bench-results.md"), text.as_bytes())?;
-        runs.retain(|(subject, _)| subject.cpu == "max");
-        for op in DRAWN {
-            trace::write(op, &runs, Path::new("docs/trace"))?;
-        }
+        docs(&args.cpu, runs, &records)?;
     }
     if let Some(file) = &args.json {
         record::write(file, &records)?;
@@ -121,11 +105,52 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn results_head() -> Result<String> {
+/// All tables of a CPU model.
+fn tables(records: &[Record], cpu: &str) -> String {
+    let mut text = format!("## {cpu}: instructions\n\n{}\n", table::markdown(records, cpu));
+    let events = table::events(records, cpu);
+    if !events.is_empty() {
+        text += "What they are, on all CPUs, in the shortest round:\n\n";
+        text += &format!("{events}\n{}\n\n", model::CAVEAT);
+    }
+    let exits = table::exits(records, cpu);
+    if !exits.is_empty() {
+        text += "What a Debian guest exits for until its /init runs:\n\n";
+        text += &format!("{exits}\n");
+    }
+    text
+}
+
+/// The results of each CPU model in a file of its own; of `max` the chart, the ladders
+/// and the README's lines as well.
+fn docs(cpus: &[String], runs: Vec<(Subject, Vec<Record>)>, records: &[Record]) -> Result<()> {
+    for cpu in cpus {
+        let max = cpu == "max";
+        let name = if max { String::new() } else { format!("-{cpu}") };
+        let chart =
+            if max { "![All operations, by kernel and mode](bench-chart.svg)\n\n" } else { "" };
+        let text = format!("{}{chart}{}\n", results_head(cpu)?, tables(records, cpu).trim_end());
+        let file = paths::root().join(format!("docs/bench-results{name}.md"));
+        proc::write_whole(&file, text.as_bytes())?;
+    }
+    let runs: Vec<_> = runs.into_iter().filter(|(subject, _)| subject.cpu == "max").collect();
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let chart = chart::draw(records, "max");
+    proc::write_whole(&paths::root().join("docs/bench-chart.svg"), chart.as_bytes())?;
+    headline::write(records)?;
+    for op in DRAWN {
+        trace::write(op, &runs, Path::new("docs/trace"))?;
+    }
+    Ok(())
+}
+
+fn results_head(cpu: &str) -> Result<String> {
     let version = crate::qemu::check()?;
     let version = version.split_whitespace().next().unwrap_or_default();
     Ok(format!(
-        "# Results of `./x bench`\n\n\
+        "# Results of `./x bench`, {cpu}\n\n\
          Written by `./x bench --docs`; what each line counts is in [bench.md](bench.md). QEMU {version}, \
          rustc {},\nDebian's Linux {} and Xen {}.\n\n",
         gate::compiler()?,

@@ -134,7 +134,15 @@ fn arrow(svg: &mut String, from: usize, to: usize, y: usize, by: Option<&str>) {
     }
 }
 
-fn text(svg: &mut String, x: usize, y: usize, size: usize, weight: &str, fill: &str, words: &str) {
+pub fn text(
+    svg: &mut String,
+    x: usize,
+    y: usize,
+    size: usize,
+    weight: &str,
+    fill: &str,
+    words: &str,
+) {
     *svg += &format!(
         "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" font-weight=\"{weight}\" \
          fill=\"{fill}\">{}</text>\n",
@@ -142,7 +150,7 @@ fn text(svg: &mut String, x: usize, y: usize, size: usize, weight: &str, fill: &
     );
 }
 
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -9,19 +9,35 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most causes of exits in a table.
 const CAUSES: usize = 16;
 
+/// Kernels and modes that were measured, modes in the order of the modes' table.
+pub fn columns(records: &[Record], cpu: &str) -> Vec<(Kernel, String)> {
+    let rank = |mode: &str| ["vhe", "nvhe", "protected", "type1"].iter().position(|m| *m == mode);
+    let here = records.iter().filter(|record| record.cpu == cpu);
+    let columns: BTreeSet<_> = here.map(|r| (rank(&r.mode), r.kernel, r.mode.clone())).collect();
+    columns.into_iter().map(|(_, kernel, mode)| (kernel, mode)).collect()
+}
+
+/// A value in its unit.
+pub fn value(unit: Unit, n: u64) -> String {
+    match unit {
+        Unit::Instructions => grouped(n),
+        Unit::Kib => format!("{} KiB", grouped(n)),
+        Unit::Exits => format!("{} exits", grouped(n)),
+        Unit::Thousandths => format!("{:.3}", n as f64 / 1000.0),
+    }
+}
+
 /// Operation × kernel and mode for one CPU model, in Markdown; Hypha's columns
-/// have their ratio to Linux in the same mode beside them.
+/// have their ratio to Linux in the same mode (to Xen for Type-1) beside them.
 pub fn markdown(records: &[Record], cpu: &str) -> String {
     let here: Vec<_> = records.iter().filter(|record| record.cpu == cpu).collect();
     let value = |op: &str, kernel: Kernel, mode: &str| {
         let found = here.iter().find(|r| r.op == op && r.kernel == kernel && r.mode == mode);
         found.map(|record| record.value)
     };
-    let rank = |mode: &str| ["vhe", "nvhe", "protected", "type1"].iter().position(|m| *m == mode);
-    let columns: BTreeSet<_> =
-        here.iter().map(|r| (rank(&r.mode), r.kernel, r.mode.as_str())).collect();
+    let columns = columns(records, cpu);
     let mut rows = vec![vec!["operation".to_string()]];
-    for (_, kernel, mode) in &columns {
+    for (kernel, mode) in &columns {
         rows[0].push(format!("{} {mode}", kernel.name()));
         if *kernel == Kernel::Hypha {
             rows[0].push("ratio".into());
@@ -32,19 +48,15 @@ pub fn markdown(records: &[Record], cpu: &str) -> String {
             continue;
         }
         let mut row = vec![operation.name.to_string()];
-        for (_, kernel, mode) in &columns {
+        for (kernel, mode) in &columns {
             let own = value(operation.name, *kernel, mode);
-            row.push(own.map_or(String::new(), |n| match operation.unit {
-                Unit::Instructions => grouped(n),
-                Unit::Kib => format!("{} KiB", grouped(n)),
-                Unit::Exits => format!("{} exits", grouped(n)),
-                Unit::Thousandths => format!("{:.3}", n as f64 / 1000.0),
-            }));
+            row.push(own.map_or(String::new(), |n| self::value(operation.unit, n)));
             if *kernel == Kernel::Hypha {
-                let linux = value(operation.name, Kernel::Linux, mode);
-                row.push(match (own, linux) {
-                    (Some(own), Some(linux)) if linux > 0 => {
-                        format!("{:.2}", own as f64 / linux as f64)
+                let other = if mode == "type1" { Kernel::Xen } else { Kernel::Linux };
+                let other = value(operation.name, other, mode);
+                row.push(match (own, other) {
+                    (Some(own), Some(other)) if other > 0 => {
+                        format!("{:.2}", own as f64 / other as f64)
                     }
                     _ => String::new(),
                 });
