@@ -292,7 +292,7 @@ mod tests {
         );
         assert_eq!(window.sums(Some(Lane::El2)).el_changes, 1);
         assert_eq!(window.sums(Some(Lane::GuestEl1)).traps, 0);
-        let text = "since boot 9\nexit boot 400 62000021 00000000 7\nexit boot 480 00000000 0 2\n\
+        let text = "since boot 9\nexit boot 400 6232c001 00000000 7\nexit boot 480 00000000 0 2\n\
                     exit boot 400 5a000000 84000000 1\n";
         let events = Events::parse(text).unwrap();
         assert_eq!(events.since["boot"], 9);
