@@ -205,9 +205,8 @@ pub fn words(name: &str) -> [u64; 2] {
 macro_rules! mark {
     ($($(#[$doc:meta])* $name:ident = $n:literal;)+) => {$(
         $(#[$doc])*
-        #[inline(never)]
-        pub fn $name(name: &str) {
-            let [x0, x1] = words(name);
+        #[inline(always)]
+        pub fn $name([x0, x1]: [u64; 2]) {
             // SAFETY: changes no register or memory (xtask/plugin says what it is).
             unsafe {
                 core::arch::asm!(concat!("movz xzr, #", $n), in("x0") x0, in("x1") x1,
@@ -218,10 +217,15 @@ macro_rules! mark {
 }
 
 mark! {
-    /// Opens a window.
+    /// Opens a window of a name ([`words`]).
     open = 0x6801;
-    /// Closes it.
-    close = 0x6803;
     /// Asks for the count of instructions since power-on.
     count = 0x6805;
+}
+
+/// Closes the window.
+#[inline(always)]
+pub fn close() {
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("movz xzr, #0x6803", options(nostack)) };
 }
