@@ -28,7 +28,7 @@ mod wait;
 pub use addr::{BLOCK_SHIFT, BLOCK_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 pub use errno::Errno;
 pub use ids::IdSet;
-pub use lock::{Lock, LockGuard, LockTracker, rank, set_lock_tracker};
+pub use lock::{Lock, LockGuard, LockTracker, rank, relax, set_lock_tracker};
 pub use room::Room;
 pub use user::{UserMem, UserMemExt};
 pub use wait::WaitQueue;

@@ -12,8 +12,8 @@
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
-use spin::Once;
 use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::{Once, RelaxStrategy};
 
 /// The lock order, outermost first. The numbers leave room.
 ///
@@ -84,10 +84,31 @@ pub fn set_lock_tracker(tracker: &'static dyn LockTracker) {
     TRACKER.call_once(|| tracker);
 }
 
+/// A turn of a loop that waits for another CPU. YIELD on the machine, as Linux's
+/// cpu_relax() has it, not [`core::hint::spin_loop`]'s ISB: a hardware thread or an
+/// emulator lets the other run at once.
+#[inline(always)]
+pub fn relax() {
+    #[cfg(target_os = "none")]
+    arch::barrier::yield_hint();
+    #[cfg(not(target_os = "none"))]
+    core::hint::spin_loop();
+}
+
+/// [`relax`] for the crate `spin`.
+struct Yield;
+
+impl RelaxStrategy for Yield {
+    #[inline(always)]
+    fn relax() {
+        relax();
+    }
+}
+
 /// A fair spin lock around a `T`, with a rank from [`rank`].
 pub struct Lock<T: ?Sized> {
     rank: u8,
-    inner: TicketMutex<T>,
+    inner: TicketMutex<T, Yield>,
 }
 
 impl<T> Lock<T> {

@@ -128,7 +128,7 @@ impl FutexTable {
                 return true;
             }
             // Woken or requeued between the two locks: look again.
-            core::hint::spin_loop();
+            base::relax();
         }
     }
 
