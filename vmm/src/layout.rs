@@ -55,8 +55,8 @@ pub const GICC_BASE: u64 = 0x3ffd_0000;
 pub const GICC_SIZE: u64 = 0x2000;
 /// One CPU's GICv3 redistributor: two frames of 64 KiB.
 pub const GICR_STRIDE: u64 = 0x2_0000;
-/// Interrupt IDs that the GIC is asked for: SGIs, PPIs and 96 SPIs.
-pub const GIC_IRQS: u32 = 128;
+/// The fewest interrupt IDs that KVM gives a GIC, and in what steps there are more.
+const GIC_IRQS: (u32, u32) = (64, 32);
 /// The first shared peripheral interrupt's INTID.
 pub const SPI_INTID: u32 = 32;
 
@@ -87,6 +87,14 @@ pub const fn virtio_base(slot: u32) -> u64 {
 /// The interrupt of virtio-mmio slot `slot`.
 pub const fn virtio_spi(slot: u32) -> u32 {
     VIRTIO_SPI.saturating_add(slot)
+}
+
+/// How many interrupt IDs the GIC of a machine with `slots` virtio-mmio devices has. Guests set up each
+/// interrupt that there is, by an exit or more: no more than needed.
+pub const fn gic_irqs(slots: u32) -> u32 {
+    let (least, step) = GIC_IRQS;
+    let used = virtio_spi(slots).saturating_add(SPI_INTID).div_ceil(step).saturating_mul(step);
+    if used < least { least } else { used }
 }
 
 /// Where everything that is loaded into RAM goes.
@@ -168,7 +176,19 @@ mod tests {
         }
         const { assert!(GICD_BASE + GICD_SIZE <= 1 << 30) };
         const { assert!(GICC_BASE + GICC_SIZE <= GICD_BASE) };
-        assert!(virtio_spi(VIRTIO_SLOTS) + SPI_INTID <= GIC_IRQS);
+    }
+
+    #[test]
+    fn interrupts_as_needed() {
+        assert_eq!(gic_irqs(0), 64);
+        assert_eq!(gic_irqs(3), 64);
+        // Slot 15 has INTID 63, the last of 64.
+        assert_eq!(gic_irqs(16), 64);
+        assert_eq!(gic_irqs(17), 96);
+        assert_eq!(gic_irqs(VIRTIO_SLOTS), 96);
+        for slots in 0..=VIRTIO_SLOTS {
+            assert!(virtio_spi(slots) + SPI_INTID <= gic_irqs(slots));
+        }
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub fn create(vm: &VmFd, choice: GicChoice, cpus: u32) -> Result<(Gic, DeviceFd)
 }
 
 /// Places it and initialises it, once the vCPUs are there.
-pub fn init(fd: &DeviceFd, gic: Gic, cpus: u32) -> Result<()> {
-    set(fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &layout::GIC_IRQS)?;
+pub fn init(fd: &DeviceFd, gic: Gic, cpus: u32, irqs: u32) -> Result<()> {
+    set(fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &irqs)?;
     let address = |kind: u32, address: u64| set(fd, KVM_DEV_ARM_VGIC_GRP_ADDR, kind, &address);
     match gic {
         Gic::V3 => {

@@ -125,7 +125,7 @@ impl Vm {
         })?;
         let (gic, gic_fd) = gic::create(&fd, run.gic, run.cpus)?;
         let vcpus = create_vcpus(&fd, run)?;
-        gic::init(&gic_fd, gic, run.cpus)?;
+        gic::init(&gic_fd, gic, run.cpus, layout::gic_irqs(run.virtio_slots()?))?;
         // The PMU's interrupt goes to the GIC, which has to be ready.
         if run.features.contains(&Feature::Pmu) {
             vcpus.iter().try_for_each(Vcpu::init_pmu)?;
