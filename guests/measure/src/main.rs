@@ -10,7 +10,7 @@
 //! | operation | from | to |
 //! | --- | --- | --- |
 //! | `hypercall_null` | HVC of a function that doesn't exist | its return, loop included |
-//! | `smccc_version`, `psci_version` | HVC | its return, loop included |
+//! | `smccc_version`, `psci_version`, `psci_affinity` | HVC | its return, loop included |
 //! | `mmio_user_read`, `mmio_user_write` | a load from, a store to a PL031 register in the VMM | the next instruction, loop included |
 //! | `ioeventfd_write` | a store to a queue's notify register | the next instruction, loop included |
 //! | `vgic_read` | a load of GICD_TYPER | the next instruction, loop included |
@@ -77,6 +77,8 @@ fn run(m: &'static Machine) {
     loops("hypercall_null", &|| hvc(0xc600_ff00));
     loops("smccc_version", &|| hvc(psci::SMCCC_VERSION));
     loops("psci_version", &|| hvc(psci::VERSION));
+    let own = mrs!("mpidr_el1") & 0xff_00ff_ffff;
+    loops("psci_affinity", &|| hvc_of(psci::AFFINITY_INFO, own));
     if m.rtc != 0 {
         loops("mmio_user_read", &|| {
             mmio::read32(m.rtc + RTC_ID);
@@ -191,9 +193,14 @@ fn marked(name: &str, f: &dyn Fn()) {
 
 #[inline(always)]
 fn hvc(function: u64) {
+    hvc_of(function, 0);
+}
+
+#[inline(always)]
+fn hvc_of(function: u64, argument: u64) {
     // SAFETY: SMCCC: x4 to x17 may change, the rest is kept.
     unsafe {
-        core::arch::asm!("hvc #0", inout("x0") function => _, out("x1") _, out("x2") _,
+        core::arch::asm!("hvc #0", inout("x0") function => _, inout("x1") argument => _, inout("x2") 0u64 => _,
             out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
             out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
             out("x15") _, out("x16") _, out("x17") _);

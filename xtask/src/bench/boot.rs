@@ -22,10 +22,11 @@ const GUEST_MEM: u32 = 512;
 
 /// What a domain can measure: what needs neither `hypha-vmm`'s devices nor memory
 /// that comes on demand.
-const DOMAIN: [&str; 10] = [
+const DOMAIN: [&str; 11] = [
     "hypercall_null",
     "smccc_version",
     "psci_version",
+    "psci_affinity",
     "vgic_read",
     "sgi_self",
     "sgi_other",

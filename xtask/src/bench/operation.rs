@@ -44,6 +44,11 @@ pub const OPERATIONS: &[Operation] = &[
     operation("smccc_version", "HVC of SMCCC_VERSION", "its return, loop included"),
     operation("psci_version", "HVC of PSCI_VERSION", "its return, loop included"),
     operation(
+        "psci_affinity",
+        "HVC of PSCI_AFFINITY_INFO, which looks at vCPUs",
+        "its return, loop included",
+    ),
+    operation(
         "mmio_user_read",
         "a load from a PL031 register in the VMM",
         "the next instruction, loop included",
