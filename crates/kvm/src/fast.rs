@@ -4,6 +4,7 @@
 //! counts; nothing here takes a [`regime::HostRegime`], so nothing can.
 
 use crate::vcpu::Entry;
+use psci::Action;
 use traps::esr::{Esr, Fault, ec, fault_ipa};
 use traps::sysreg::{SysAccess, SysReg, read_constant};
 use traps::{MmioAccess, inject::skip};
@@ -31,6 +32,23 @@ pub enum Fast {
 pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     let esr = Esr(context.esr_el2);
     if esr.ec() == ec::HVC64 { hypercall(context, entry) } else { other(context, entry, esr) }
+}
+
+/// Answers a hypercall that [`fast`] left, if it only asks about vCPUs. For hosts to
+/// which a guest's exit comes with all of its registers in memory: there it is worth
+/// not to leave the loop that runs the guest.
+pub fn query(context: &mut GuestContext, entry: &Entry<'_>) -> bool {
+    if Esr(context.esr_el2).ec() != ec::HVC64 {
+        return false;
+    }
+    let [function, arg1, arg2, arg3, ..] = context.regs;
+    match psci::decide(&entry.snapshot.policy, function as u32, [arg1, arg2, arg3]) {
+        Action::AffinityInfo { target, level } => {
+            context.set_x(0, entry.vcpus.affinity_info(target, level));
+            true
+        }
+        _ => false,
+    }
 }
 
 #[inline(never)]

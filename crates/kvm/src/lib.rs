@@ -36,7 +36,7 @@ mod vm;
 pub use bus::{Bus, MmioDevice};
 pub use device::Device;
 pub use drive::{Driver, drive};
-pub use fast::{Fast, fast};
+pub use fast::{Fast, fast, query};
 pub use host::{AddressSpace, EventFd, Exit, Facts, Host, HostFrame, MmuNotifier};
 pub use memory::VmMemory;
 pub use run::Vcpu;

@@ -679,9 +679,7 @@ impl Vcpu {
                 self.set_x0(answer);
             }
             Action::AffinityInfo { target, level } => {
-                let all =
-                    vcpus.iter().map(|core| (core.mpidr() & psci::MPIDR_AFFINITY, core.power()));
-                self.set_x0(psci::affinity_info(target, level, all));
+                self.set_x0(vcpus.affinity_info(target, level));
             }
             Action::SystemOff => return self.stop_system(page::SYSTEM_EVENT_SHUTDOWN, 0),
             Action::SystemReset { reset2 } => {

@@ -633,6 +633,12 @@ impl VcpuList {
         self.iter().find(|core| core.id == id)
     }
 
+    /// PSCI's AFFINITY_INFO (Arm DEN0022, 5.7).
+    pub(crate) fn affinity_info(&self, target: u64, level: u64) -> u64 {
+        let all = self.iter().map(|core| (core.mpidr() & psci::MPIDR_AFFINITY, core.power()));
+        psci::affinity_info(target, level, all)
+    }
+
     /// Appends; the caller holds the VM's lock, and the index is `len`.
     pub(crate) fn push(&self, core: Arc<VcpuCore>) -> Result<()> {
         let at = self.len();

@@ -1013,8 +1013,21 @@ fn fast_answers_need_no_host() {
             assert_eq!(fast(context, entry), how);
             assert_eq!((context.x(0), context.pc), (x0, 0x1000));
         }
+        // SYSTEM_OFF is no query; AFFINITY_INFO of the second vCPU, of none, is one.
+        assert!(!query(context, entry));
+        for (target, answer) in [(other_core.mpidr() & psci::MPIDR_AFFINITY, 0), (9, u64::MAX - 1)]
+        {
+            context.set_x(0, 0xc400_0004);
+            context.set_x(1, target);
+            context.set_x(2, 0);
+            assert_eq!(fast(context, entry), Fast::NeedsHost);
+            assert!(query(context, entry));
+            assert_eq!((context.x(0), context.pc), (answer, 0x1000));
+        }
         // ID_AA64PFR0_EL1.
         context.esr_el2 = trap(SysReg::new(3, 0, 0, 4, 0), 3, true);
+        context.set_x(0, 0xc400_0004);
+        assert!(!query(context, entry));
         assert_eq!(fast(context, entry), Fast::Resume);
         assert_eq!((context.x(3), context.pc), (entry.snapshot.id.get(4, 0), 0x1004));
         // GICD_TYPER, then a write and a pending register, which aren't fast.
