@@ -343,8 +343,9 @@ impl Subject {
             ..self.record(op, value)
         };
         let line = |line: &str| {
-            // Xen says whose line it is: "(XEN) DOM1: ".
-            let line = line.rsplit_once("DOM1: ").map_or(line, |(_, line)| line);
+            // Xen says whose line it is, "(XEN) DOM1: ", and so does Hypha.
+            let whose = line.rsplit_once("DOM1: ").or_else(|| line.split_once("[domU1] "));
+            let line = whose.map_or(line, |(_, line)| line);
             let (op, value) = line.split_once(": ")?;
             operation::find(op)?;
             Some(record(op, value.trim().parse().ok()?))
