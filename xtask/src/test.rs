@@ -1,6 +1,6 @@
 //! `./x test`: everything that must hold before a change lands.
 
-use crate::check::{licences, rooms, style, unit};
+use crate::check::{docs, licences, rooms, style, unit};
 use crate::system_packages::{For, ensure};
 use crate::toolchain::Toolchain;
 use crate::workspace::{self, Package, Room};
@@ -119,6 +119,7 @@ fn tests(context: &Workshop, args: &Args) -> Vec<Test> {
     let mut tests = vec![
         check("fmt", |c| style::fmt(&c.toolchain)),
         check("unsafe rooms", |c| rooms::check(&c.members)),
+        check("docs", |_| docs::check()),
         check("licences", |c| licences::check(&c.toolchain)),
         check("clippy host", |c| style::clippy_host(&c.toolchain, &c.members)),
     ];
