@@ -1,8 +1,8 @@
 //! The kernel command line, as Linux reads it
 //! (Documentation/admin-guide/kernel-parameters.rst).
 //!
-//! * [`Params`]: iterates over the parameters. No heap and no state, so early
-//!   boot can ask for single ones with the MMU off.
+//! * [`EarlyArgs`]: what decides the mode, for early boot with the MMU off.
+//! * [`Params`]: iterates over the parameters. No heap and no state.
 //! * [`BootArgs`]: all of it, typed, with warnings to log and what is passed on
 //!   to init.
 //! * [`KvmMode`]: the values of `kvm-arm.mode=`.
@@ -15,11 +15,13 @@ extern crate alloc;
 extern crate std;
 
 mod args;
+mod early;
 mod mode;
 mod values;
 mod words;
 
 pub use args::{BootArgs, Warning};
+pub use early::{EarlyArgs, EarlyMode};
 pub use mode::{KvmMode, ModeRequest, mode_requested, vhe_hidden};
 pub use values::{parse_int, parse_size};
 pub use words::{Param, Params, same_key};

@@ -1,5 +1,5 @@
 //! Where kernel and hypervisor stand: `kvm-arm.mode=` and
-//! `id_aa64mmfr1.vh=0`. No heap: needed before the MMU is on.
+//! `id_aa64mmfr1.vh=0`. Early boot asks [`crate::EarlyArgs`] instead.
 
 use crate::words::Params;
 use core::fmt;

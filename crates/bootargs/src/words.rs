@@ -1,5 +1,4 @@
-//! Splitting the command line: no heap, no statics, position-independent, so
-//! that early boot can use it with the MMU off.
+//! Splitting the command line: no heap, no statics.
 
 /// One parameter: `key`, `key=value` or `key="some value"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,16 +27,6 @@ pub enum Requested {
     Unknown,
 }
 
-/// The values of `kvm-arm.mode=` and what they ask for.
-pub const VALUES: [(&[u8], Requested); 6] = [
-    (b"vhe", Requested::Vhe),
-    (b"nvhe", Requested::Nvhe),
-    (b"protected", Requested::Protected),
-    (b"nested", Requested::Nested),
-    (b"none", Requested::None),
-    (b"type1", Requested::Type1),
-];
-
 /// What the machine and the command line say.
 ///
 /// One aligned word, as is [`Choice`]: with the MMU off, memory is Device, where

@@ -8,6 +8,7 @@
 use arch::host::Patch;
 use arch::map::Mapper;
 use arch::regime::{Attributes, MAIR, Regime};
+use bootargs::{EarlyArgs, EarlyMode, KvmMode};
 use core::cell::UnsafeCell;
 use mode::{Choice, Facts, Place, Requested};
 
@@ -69,7 +70,8 @@ unsafe extern "C" {
 /// where the Image lies.
 #[unsafe(no_mangle)]
 extern "C" fn hypha_early(device_tree: u64, image: u64) -> *const BootPlan {
-    let (arguments, has_domains) = read_chosen(device_tree);
+    let (line, has_domains) = read_chosen(device_tree);
+    let arguments = EarlyArgs::read(line.len, |index| line.at(index));
     let entered_at = arch::sysreg::exception_level();
     let facts = Facts {
         entered_at: entered_at as u8,
@@ -77,8 +79,8 @@ extern "C" fn hypha_early(device_tree: u64, image: u64) -> *const BootPlan {
         e2h_is_res1: entered_at == 2 && e2h_is_res1(),
         build_has_vhe: cfg!(feature = "vhe"),
         build_has_hyp: crate::hyp::is_built(),
-        vhe_hidden: arguments.value(b"id_aa64mmfr1.vh=").is_some_and(|v| v.is(b"0")),
-        requested: requested(&arguments),
+        vhe_hidden: arguments.vhe_hidden,
+        requested: requested(arguments.mode),
         has_domains,
     };
     let choice = mode::choose(&facts);
@@ -176,14 +178,17 @@ fn e2h_is_res1() -> bool {
     mode::e2h_is_res1(arch::sysreg::id_aa64mmfr4_el1(), hcr, far != mark)
 }
 
-fn requested(arguments: &Bytes) -> Requested {
-    let Some(value) = arguments.value(b"kvm-arm.mode=") else { return Requested::Absent };
-    for (name, requested) in &mode::VALUES {
-        if value.is(name) {
-            return *requested;
-        }
+fn requested(mode: EarlyMode) -> Requested {
+    match mode {
+        EarlyMode::Absent => Requested::Absent,
+        EarlyMode::Unknown => Requested::Unknown,
+        EarlyMode::Mode(KvmMode::Vhe) => Requested::Vhe,
+        EarlyMode::Mode(KvmMode::Nvhe) => Requested::Nvhe,
+        EarlyMode::Mode(KvmMode::Protected) => Requested::Protected,
+        EarlyMode::Mode(KvmMode::Nested) => Requested::Nested,
+        EarlyMode::Mode(KvmMode::Type1) => Requested::Type1,
+        EarlyMode::Mode(KvmMode::None) => Requested::None,
     }
-    Requested::Unknown
 }
 
 /// Bytes in memory that nobody else writes now, read one at a time.
@@ -210,27 +215,6 @@ impl Bytes {
 
     fn matches(&self, at: u64, text: &[u8]) -> bool {
         text.iter().zip(at..).all(|(&byte, i)| self.at(i) == byte)
-    }
-
-    /// Whether these bytes are exactly `text`.
-    fn is(&self, text: &[u8]) -> bool {
-        self.len == text.len() as u64 && self.matches(0, text)
-    }
-
-    /// The value of the last parameter `name` (with its `=`).
-    fn value(&self, name: &[u8]) -> Option<Bytes> {
-        let mut found = None;
-        let mut at_word = true;
-        for i in 0..self.len {
-            if at_word && self.matches(i, name) {
-                let from = i.wrapping_add(name.len() as u64);
-                let end = (from..self.len).find(|&j| self.at(j) <= b' ').unwrap_or(self.len);
-                let start = self.start.wrapping_add(from);
-                found = Some(Bytes { start, len: end.wrapping_sub(from) });
-            }
-            at_word = self.at(i) == b' ';
-        }
-        found
     }
 }
 

@@ -7,7 +7,7 @@ pub use early::{BootPlan, take_table};
 
 use crate::{console, cpu, gic, hyp, log, machine, memory, smp, stack, time};
 use arch::regime::Regime;
-use mode::{Hypervisor, Requested};
+use mode::Hypervisor;
 
 core::arch::global_asm!(include_str!("head.s"));
 
@@ -71,7 +71,4 @@ fn banner(plan: &BootPlan) {
         Hypervisor::Type1 => "Type-1, in the kernel, no user space",
     };
     ::log::info!("Hypervisor: {hypervisor}: {}", plan.choice.reason.text());
-    if facts.requested == Requested::Unknown {
-        ::log::warn!("kvm-arm.mode=: unknown value; known: vhe nvhe protected nested none type1");
-    }
 }
