@@ -107,7 +107,7 @@ impl Vcpu {
             return give(ipa >> self.vm.facts().ipa_bits != 0);
         }
         let abort = esr.data_abort();
-        let write = !fetch && abort.is_write();
+        let write = esr.needs_write();
         match snapshot.slots.find(ipa) {
             Some(slot) if !(write && slot.readonly) => {
                 let space = self.vm.space();

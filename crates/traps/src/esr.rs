@@ -116,6 +116,20 @@ impl Esr {
         self.0 & (1 << 7) != 0
     }
 
+    /// For aborts, of data and of fetches: whether stage 2 must give write
+    /// permission. A failed walk of stage 1 needs it only for a permission fault:
+    /// hardware then wanted to set the access flag or dirty state, for a fetch as
+    /// for a load. A fetch itself has no WnR (RES0).
+    #[inline]
+    pub const fn needs_write(self) -> bool {
+        if self.s1ptw() {
+            matches!(self.fault(), Fault::Permission)
+        } else {
+            let abort = self.data_abort();
+            self.ec() == ec::DABT_LOWER && abort.wnr() && !abort.cache_maintenance()
+        }
+    }
+
     /// For data aborts.
     #[inline]
     pub const fn data_abort(self) -> DataAbort {
@@ -192,22 +206,10 @@ impl DataAbort {
     }
 
     /// WnR: a write, unless it is cache maintenance, which reports a write
-    /// always, or the walk of stage 1 failed, see [`DataAbort::is_write`].
+    /// always, or the walk of stage 1 failed, see [`Esr::needs_write`].
     #[inline(always)]
     pub const fn wnr(self) -> bool {
         self.0 & (1 << 6) != 0
-    }
-
-    /// Whether the access needs write permission. A failed stage-1 walk needs
-    /// it only for a permission fault: hardware then wanted to set the access
-    /// flag or dirty state.
-    #[inline]
-    pub const fn is_write(self) -> bool {
-        if Esr(self.0).s1ptw() {
-            matches!(Esr(self.0).fault(), Fault::Permission)
-        } else {
-            self.wnr() && !self.cache_maintenance()
-        }
     }
 }
 
@@ -240,16 +242,25 @@ mod tests {
         // str w3, [x0] to unmapped IPA: ISV, SAS=2, SRT=3, WnR, translation L3.
         let esr = Esr((0x24 << 26) | IL | (1 << 24) | (2 << 22) | (3 << 16) | (1 << 6) | 0x07);
         let abort = esr.data_abort();
-        assert!(abort.valid() && abort.is_write() && !abort.sixty_four() && !abort.sign_extend());
+        assert!(esr.needs_write());
+        assert!(abort.valid() && !abort.sixty_four() && !abort.sign_extend());
         assert_eq!((abort.size(), abort.rt()), (4, 3));
         assert_eq!(esr.fault(), Fault::Translation);
     }
 
     #[test]
     fn stage_1_walks_read_unless_permission_failed() {
-        let walk = |dfsc: u64| Esr((0x24 << 26) | (1 << 7) | (1 << 6) | dfsc).data_abort();
-        assert!(!walk(0x07).is_write());
-        assert!(walk(0x0f).is_write());
+        for class in [ec::DABT_LOWER, ec::IABT_LOWER] {
+            let walk = |fsc: u64| Esr((u64::from(class) << 26) | (1 << 7) | fsc);
+            assert!(!walk(0x07).needs_write() && !walk(0x07 | 1 << 6).needs_write());
+            assert!(walk(0x0f).needs_write());
+        }
+    }
+
+    #[test]
+    fn fetches_read() {
+        let fetch = |fsc: u64| Esr((u64::from(ec::IABT_LOWER) << 26) | fsc);
+        assert!(!fetch(0x07).needs_write() && !fetch(0x0f).needs_write());
     }
 
     #[test]
@@ -268,7 +279,7 @@ mod tests {
             prop_assert!([1, 2, 4, 8].contains(&abort.size()));
             prop_assert!(abort.rt() < 32);
             prop_assert!(esr.ec() < 64);
-            let _ = (esr.fault(), abort.is_write());
+            let _ = (esr.fault(), esr.needs_write());
         }
     }
 }

@@ -3,7 +3,7 @@
 //! nor writes to, what was there before.
 
 use crate::vm::MAIL;
-use crate::vm::{NOWHERE, RAM, Running, Vm, load_loop, store_loop, walk};
+use crate::vm::{CODE, NOWHERE, RAM, Running, Vm, flags, get, load_loop, store_loop, walk};
 use el0_tests::util::{ANON, BLOCK, Map, PAGE, RW, ms, until};
 use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::Ordering::SeqCst;
@@ -12,7 +12,7 @@ cases!("kvm_memory";
     sees_stores, host_sees_guest, remap_fixed, remap_fixed_block, munmap_faults,
     munmap_page_of_block, dontneed, dontneed_block, dontneed_under_stores, mprotect_read_only,
     mprotect_none, mremap_away, fork_under_load, fork_under_stores, fork_child_is_apart,
-    slot_deleted, slot_moved, slot_read_only, shared_memory, walk_under_churn, two_vms,
+    flags_by_hardware_under_fork, slot_deleted, slot_moved, slot_read_only, shared_memory, walk_under_churn, two_vms,
 );
 
 fn machine(off: usize, pc: u64) -> Result<(Vm, Running), Fail> {
@@ -244,6 +244,47 @@ fn fork_child_is_apart() -> Outcome {
     v.run().map_err(crate::vm::e)?;
     let pid = fork(|| i32::from(v.run().err().map(|e| e.errno()) != Some(libc::EIO)))?;
     check_eq!(wait(pid)?, End::Exit(0));
+    Ok(())
+}
+
+fn flags_by_hardware_under_fork() -> Outcome {
+    // The guest's page table is shared with a child, and so read-only in stage 2,
+    // when hardware sets a page's access flag for a fetch, or its dirty state.
+    const AF: usize = 1 << 10;
+    const READ_ONLY: usize = 1 << 7;
+    const DBM: usize = 1 << 51;
+    let vm = Vm::new(BLOCK)?;
+    let v = vm.vcpu(0, flags(), [RAM, MAIL, 0])?;
+    // ID_AA64MMFR1_EL1.HAFDBS: 2 has dirty state as well.
+    if get(&v, 0x6030_0000_0013_c039)? & 0xf < 2 {
+        return Ok(());
+    }
+    let (level1, level2, level3, data) = (0, PAGE, 2 * PAGE, 3 * PAGE);
+    let put = |at: usize, descriptor: usize| vm.ram.word(at).store(descriptor, SeqCst);
+    let ram = |at: usize| RAM as usize + at;
+    // 1 GiB of code and mailbox, one of memory; then pages.
+    put(level1 + 8, CODE as usize | 0x705);
+    put(level1 + 16, ram(0) | 0x705);
+    put(level1 + 24, ram(level2) | 3);
+    put(level2, ram(level3) | 3);
+    let r = Running::new(v)?;
+    for i in 1..=10 {
+        put(level3, CODE as usize | 0x307);
+        put(level3 + 8, ram(data) | 0x307 | READ_ONLY | DBM);
+        let pid = fork(|| {
+            ms(20);
+            // The child's table is as it was.
+            let seen = [0, 8].map(|at| vm.ram.word(level3 + at).load(SeqCst));
+            i32::from(seen[0] & AF != 0 || seen[1] & AF != 0)
+        })?;
+        vm.mail.word(16).store(1, SeqCst);
+        check!(until(|| vm.count() >= i), "round {i}: the guest stands still, {}", r.fault());
+        check!(vm.ram.word(level3).load(SeqCst) & AF != 0);
+        check_eq!(vm.ram.word(level3 + 8).load(SeqCst) & (AF | READ_ONLY), AF);
+        check_eq!(vm.ram.word(data).load(SeqCst), i);
+        check_eq!(wait(pid)?, End::Exit(0));
+    }
+    r.stop()?;
     Ok(())
 }
 

@@ -119,6 +119,72 @@ guest_counters:
     mrs     x5, CNTVCT_EL0
     str     x5, [x1, #8]
     b       guest_counters
+    // With the MMU on by the table at x1, hardware setting access flags and dirty
+    // state: when x2 + 16 says so, fetches from the page at 0xc0000000, which is
+    // this one, stores a count to the page behind it, and shows it.
+guest_flags:
+    mov     x5, #0xff00                 // 1: normal, write-back
+    msr     mair_el1, x5
+    movz    x5, #0x3519                 // T0SZ 25, WBWA, inner shareable, 4 KiB
+    movk    x5, #0x8080, lsl #16        // EPD1
+    movk    x5, #0x182, lsl #32         // HD, HA, 40 bits
+    msr     tcr_el1, x5
+    msr     ttbr0_el1, x1
+    isb
+    tlbi    vmalle1
+    dsb     sy
+    isb
+    movz    x5, #0x1805                 // RES1 bits, I, C, M
+    movk    x5, #0x30d0, lsl #16
+    msr     sctlr_el1, x5
+    isb
+    movz    x7, #0xc000, lsl #16
+    adr     x6, 3f
+    and     x6, x6, #0xfff
+    orr     x6, x6, x7
+    add     x7, x7, #4096
+1:  ldr     x5, [x2, #16]
+    cbz     x5, 1b
+    str     xzr, [x2, #16]
+    tlbi    vmalle1
+    dsb     sy
+    isb
+    blr     x6
+    add     x4, x4, #1
+    str     x4, [x7]
+    dsb     sy
+    str     x4, [x2, #8]
+    b       1b
+3:  ret
+    // With vectors at x2, shows ID_AA64PFR0_EL1 and how many of nine accesses to a
+    // GICv3's CPU interface were UNDEFINED. (Not ICC_SRE_EL1: where
+    // ICC_SRE_EL2.Enable is RAO/WI, as in QEMU, nothing traps it.)
+guest_icc:
+    msr     vbar_el1, x2
+    isb
+    mov     x4, #0
+    mrs     x5, id_aa64pfr0_el1
+    str     x5, [x2]
+    mrs     x5, S3_0_C4_C6_0            // ICC_PMR_EL1
+    mrs     x5, S3_0_C12_C8_0           // ICC_IAR0_EL1
+    mrs     x5, S3_0_C12_C11_3          // ICC_RPR_EL1
+    mrs     x5, S3_0_C12_C12_0          // ICC_IAR1_EL1
+    mrs     x5, S3_0_C12_C12_4          // ICC_CTLR_EL1
+    msr     S3_0_C12_C11_1, xzr         // ICC_DIR_EL1
+    msr     S3_0_C12_C11_5, xzr         // ICC_SGI1R_EL1
+    msr     S3_0_C12_C12_1, xzr         // ICC_EOIR1_EL1
+    msr     S3_0_C12_C12_7, xzr         // ICC_IGRPEN1_EL1
+    str     x4, [x2, #16]
+    mov     x5, #1
+    dmb     sy
+    str     x5, [x2, #8]
+    b       .
+guest_skip:
+    mrs     x5, elr_el1
+    add     x5, x5, #4
+    msr     elr_el1, x5
+    add     x4, x4, #1
+    eret
 guest_end:
 "#
 );
@@ -155,6 +221,12 @@ program! {
     disr, guest_disr;
     /// Shows its counters.
     counters, guest_counters;
+    /// Fetches and stores where hardware sets access flag and dirty state.
+    flags, guest_flags;
+    /// Tries the registers of a GICv3.
+    icc, guest_icc;
+    /// Counts an exception in x4 and goes on behind what caused it.
+    skip, guest_skip;
 }
 
 /// A page with all programs, for [`CODE`].

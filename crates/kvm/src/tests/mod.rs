@@ -655,6 +655,27 @@ fn faults_map_pages_and_blocks() {
 }
 
 #[test]
+fn a_fetch_that_sets_an_access_flag_writes() {
+    // TCR_EL1.HA, and a page table that is read-only in stage 2 for now.
+    let _ram = sim::ram(16);
+    let mut vmm = Vmm::new();
+    let space = vmm.host.space.clone();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let (gpa, hva) = (0x4000_0000, 0x7000_0000);
+    vmm.memory(&vm, 0, gpa, BLOCK_SIZE, hva, 0).unwrap();
+    let walk = |fsc: u64| u64::from(ec::IABT_LOWER) << 26 | IL | 1 << 7 | fsc;
+    space.back(hva, Size::Page, false);
+    vmm.host.push(move |state, _| abort(state, walk(7), gpa));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(gpa).map(|leaf| leaf.2), Some(false));
+    let own = space.back(hva, Size::Page, true);
+    vmm.host.push(move |state, _| abort(state, walk(0xf), gpa));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vm.memory.lookup(gpa), Some((own, 4096, true)));
+}
+
+#[test]
 fn a_fault_that_races_starts_over() {
     let _ram = sim::ram(16);
     let mut vmm = Vmm::new();
