@@ -211,7 +211,7 @@ pub trait MmuNotifier: Send + Sync {
 pub trait EventFd: Send + Sync {
     /// Adds to the counter, and wakes who waits.
     fn signal(&self, count: u64);
-    /// Takes the counter, if it isn't zero.
+    /// Takes the counter, if it isn't zero. Who waits isn't woken: an irqfd does.
     fn take(&self) -> bool;
     /// Who waits.
     fn wait_queue(&self) -> &WaitQueue;

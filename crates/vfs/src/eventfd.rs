@@ -32,6 +32,8 @@ pub struct EventFd {
 
 struct State {
     count: u64,
+    /// A write found it full, since it was last taken.
+    refused: bool,
     /// Replaced as a whole, so that signalling only counts a reference up.
     consumers: Option<Consumers>,
 }
@@ -39,7 +41,7 @@ struct State {
 impl EventFd {
     /// An eventfd.
     pub fn new(initial: u32, semaphore: bool) -> Result<Arc<EventFd>> {
-        let state = State { count: u64::from(initial), consumers: None };
+        let state = State { count: u64::from(initial), refused: false, consumers: None };
         room::try_arc(EventFd {
             semaphore,
             state: Lock::new(rank::INODE, state),
@@ -109,23 +111,42 @@ impl EventFd {
         }
     }
 
-    /// Takes the count; `None` if it is zero.
+    /// Takes the count as a read does; `None` if it is zero. Wakes everybody: who
+    /// polls for writing with EPOLLET hears of each read, as on Linux.
     pub fn take(&self) -> Option<u64> {
-        let value = {
-            let mut state = self.state.lock();
-            if state.count == 0 {
-                return None;
-            }
-            let value = if self.semaphore { 1 } else { state.count };
-            state.count = state.count.saturating_sub(value);
-            value
-        };
+        let (value, _) = self.state.lock().take(self.semaphore)?;
         self.queue.wake_all();
         Some(value)
     }
+
+    /// Takes it from within the kernel, for one of those that wait (an irqfd): it
+    /// wakes nobody, itself included, unless a writer found no room. Whether
+    /// there was something.
+    pub fn consume(&self) -> bool {
+        let Some((_, was_full)) = self.state.lock().take(self.semaphore) else { return false };
+        if was_full {
+            self.queue.wake_all();
+        }
+        true
+    }
 }
 
+/// The highest count that a write leaves (eventfd(2)).
+const MAX: u64 = u64::MAX.wrapping_sub(1);
+
 impl State {
+    /// What a read gives, and whether a writer may wait for it.
+    fn take(&mut self, semaphore: bool) -> Option<(u64, bool)> {
+        if self.count == 0 {
+            return None;
+        }
+        let was_full = self.count >= MAX || self.refused;
+        self.refused = false;
+        let value = if semaphore { 1 } else { self.count };
+        self.count = self.count.saturating_sub(value);
+        Some((value, was_full))
+    }
+
     fn take_for_consumers(&mut self) -> Option<Consumers> {
         let consumers = self.consumers.clone()?;
         self.count = 0;
@@ -149,11 +170,10 @@ impl File for EventFd {
         }
         let consumers = {
             let mut state = self.state.lock();
-            let sum = state
-                .count
-                .checked_add(value)
-                .filter(|sum| *sum != u64::MAX)
-                .ok_or(Errno::EAGAIN)?;
+            let Some(sum) = state.count.checked_add(value).filter(|sum| *sum <= MAX) else {
+                state.refused = true;
+                return Err(Errno::EAGAIN);
+            };
             state.count = sum;
             if value == 0 { None } else { state.take_for_consumers() }
         };
@@ -164,7 +184,7 @@ impl File for EventFd {
         let count = self.state.lock().count;
         let mut events = Events::empty();
         events.set(Events::READ, count > 0);
-        events.set(Events::WRITE, count < u64::MAX.wrapping_sub(1));
+        events.set(Events::WRITE, count < MAX);
         events.set(Events::ERR, count == u64::MAX);
         events
     }
@@ -211,6 +231,41 @@ mod tests {
         assert_eq!(semaphore.read(&who, &mut buf), Ok(8));
         assert_eq!(semaphore.read(&who, &mut buf), Err(Errno::EAGAIN));
         assert_eq!(EventFd::open(0, 4).err(), Some(Errno::EINVAL));
+    }
+
+    #[test]
+    fn consuming_wakes_only_who_found_it_full() {
+        struct Woken(AtomicU32);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let woken = Arc::new(Woken(AtomicU32::new(0)));
+        let times = || woken.0.load(Relaxed);
+        let file = EventFd::open(0, 0).unwrap();
+        let event = file.downcast::<EventFd>().unwrap();
+        event.wait_queue().unwrap().register(&woken.clone().into()).unwrap();
+        assert!(!event.consume());
+        event.signal(1);
+        assert_eq!(times(), 1);
+        // An irqfd doesn't signal itself.
+        assert!(event.consume() && !event.consume());
+        assert_eq!(times(), 1);
+        // A write that had to wait, though it isn't full for all.
+        let who = Caller::default();
+        assert_eq!(file.write(&who, &5u64.to_le_bytes()), Ok(8));
+        assert_eq!(file.write(&who, &(u64::MAX - 3).to_le_bytes()), Err(Errno::EAGAIN));
+        assert!(event.consume());
+        assert_eq!(times(), 3);
+        // Full for all: who polls for writing waits.
+        assert_eq!(file.write(&who, &(u64::MAX - 1).to_le_bytes()), Ok(8));
+        assert!(event.consume());
+        assert_eq!(times(), 5);
+        // A read tells everybody.
+        event.signal(1);
+        assert_eq!(event.take(), Some(1));
+        assert_eq!(times(), 7);
     }
 
     #[test]

@@ -312,7 +312,7 @@ impl EventFd for Event {
     }
 
     fn take(&self) -> bool {
-        self.0.downcast::<File>().is_some_and(|event| event.take().is_some())
+        self.0.downcast::<File>().is_some_and(|event| event.consume())
     }
 
     fn wait_queue(&self) -> &WaitQueue {
