@@ -115,6 +115,18 @@ impl FdTable {
         Ok(())
     }
 
+    /// Closes a descriptor again that was given to `file`, if it still is its.
+    pub fn take_back(&self, fd: i32, file: &Arc<OpenFile>) {
+        let Ok(index) = usize::try_from(fd) else { return };
+        let taken = {
+            let mut slots = self.slots.lock();
+            let entry = slots.entries.get(index).and_then(Option::as_ref);
+            let same = entry.is_some_and(|entry| Arc::ptr_eq(&entry.file, file));
+            if same { slots.take(index) } else { None }
+        };
+        drop(taken);
+    }
+
     /// Takes a range of descriptors out, at most `max`: call until it is empty.
     fn take_some(
         &self,

@@ -10,8 +10,9 @@ use core::any::Any;
 use core::task::Waker;
 use frame::Frame;
 use kvm::{Device, Done, Kvm, Vcpu, Vm};
-use kvm_abi::ioctl::RUN;
+use kvm_abi::ioctl::{CREATE_VCPU, RUN};
 use signal::Restart;
+use spin::Once;
 use vfs::{File, OpenFile, VmObject, abi::OpenFlags};
 
 /// /dev/kvm.
@@ -20,8 +21,8 @@ pub struct KvmFile(pub Arc<Kvm>);
 /// KVM_CREATE_VM's.
 struct VmFile(Arc<Vm>);
 
-/// KVM_CREATE_VCPU's.
-struct VcpuFile(Arc<Vcpu>);
+/// KVM_CREATE_VCPU's: empty until the vCPU is made.
+struct VcpuFile(Once<Arc<Vcpu>>);
 
 /// KVM_CREATE_DEVICE's.
 struct DeviceFile(Arc<Device>);
@@ -53,7 +54,8 @@ impl File for VcpuFile {
     }
 
     fn mmap(&self) -> Result<Arc<dyn VmObject>> {
-        Ok(Arc::new(RunPage(self.0.run_page().clone())))
+        let vcpu = self.0.get().ok_or(Errno::EIO)?;
+        Ok(Arc::new(RunPage(vcpu.run_page().clone())))
     }
 }
 
@@ -79,7 +81,9 @@ impl Drop for VmFile {
 
 impl Drop for VcpuFile {
     fn drop(&mut self) {
-        vcpu::with_host_regime(|regime| self.0.vm().release(regime));
+        if let Some(vcpu) = self.0.get() {
+            vcpu::with_host_regime(|regime| vcpu.vm().release(regime));
+        }
     }
 }
 
@@ -93,8 +97,11 @@ impl Drop for DeviceFile {
 pub fn ioctl(file: &OpenFile, request: u32, arg: u64) -> Option<SysResult> {
     let user = &CurrentUser;
     let done = if let Some(vcpu) = file.downcast::<VcpuFile>() {
-        return Some(vcpu_ioctl(&vcpu.0, request, arg));
+        return vcpu.0.get().map(|vcpu| vcpu_ioctl(vcpu, request, arg));
     } else if let Some(vm) = file.downcast::<VmFile>() {
+        if request == CREATE_VCPU {
+            return Some(create_vcpu(&vm.0, arg));
+        }
         vcpu::with_host_regime(|regime| vm.0.ioctl(regime, user, request, arg))
     } else if let Some(device) = file.downcast::<DeviceFile>() {
         vcpu::with_host_regime(|regime| device.0.ioctl(regime, user, request, arg))
@@ -104,6 +111,25 @@ pub fn ioctl(file: &OpenFile, request: u32, arg: u64) -> Option<SysResult> {
         return None;
     };
     Some(done.map_err(Failure::Errno).and_then(finish))
+}
+
+/// KVM_CREATE_VCPU. The descriptor comes first: a VM never loses a vCPU again, so
+/// that nothing may fail once it has it.
+fn create_vcpu(vm: &Arc<Vm>, id: u64) -> SysResult {
+    let files = process::current()?.files()?;
+    let vcpu = room::try_arc(VcpuFile(Once::new()))?;
+    let file = OpenFile::anonymous(vcpu.clone(), OpenFlags::RDWR)?;
+    let fd = install(file.clone(), true)?;
+    match vcpu::with_host_regime(|regime| vm.ioctl(regime, &CurrentUser, CREATE_VCPU, id)) {
+        Ok(Done::Vcpu(made)) => {
+            vcpu.0.call_once(|| made);
+            Ok(fd)
+        }
+        other => {
+            files.take_back(fd as i32, &file);
+            finish(other?)
+        }
+    }
 }
 
 /// How often KVM_RUN tries again for memory: what it lacks may be something
@@ -157,12 +183,12 @@ fn finish(done: Done) -> SysResult {
     match done {
         Done::Value(value) => Ok(value),
         Done::Vm(vm) => open(room::try_arc(VmFile(vm))?),
-        Done::Vcpu(vcpu) => open(room::try_arc(VcpuFile(vcpu))?),
         Done::Device { device, fd_at } => {
             let fd = open(room::try_arc(DeviceFile(device))?)?;
             CurrentUser.write_obj(fd_at, &(fd as u32))?;
             Ok(0)
         }
-        Done::Wait => Err(Errno::EAGAIN.into()),
+        // [`create_vcpu`] and [`vcpu_ioctl`] deal with these.
+        Done::Vcpu(_) | Done::Wait => Err(Errno::EAGAIN.into()),
     }
 }

@@ -1,15 +1,16 @@
 //! Capabilities, registers, and what bad arguments get.
 
-use crate::vm::{MAIL, NOWHERE, RAM, Vm, core_reg, e, get, load_loop, needs_gicv3, set};
-use el0_tests::util::{BLOCK, Map, PAGE};
+use crate::vm::{MAIL, NOWHERE, RAM, Vm, core_reg, e, get, icc, load_loop, needs_gicv3, set, skip};
+use el0_tests::util::{BLOCK, Map, PAGE, until};
 use el0_tests::{Errno, Outcome, cases, check, check_eq, sys};
 use kvm_bindings::{RegList, kvm_create_device, kvm_vcpu_init};
 use kvm_ioctls::{Cap, Kvm};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering::SeqCst;
 
 cases!("kvm_abi";
     version_and_capabilities, core_registers, register_list, register_errors, slot_errors,
-    vcpu_errors, init_errors, device_errors, unknown_ioctls, bad_pointers, reset_by_init,
+    vcpu_errors, vcpu_without_a_descriptor, no_gic_no_gicv3, init_errors, device_errors, unknown_ioctls, bad_pointers, reset_by_init,
     descriptors_keep_the_machine, run_page,
 );
 
@@ -164,6 +165,47 @@ fn vcpu_errors() -> Outcome {
     let one = [core_reg(0), &raw const value as u64];
     let r = sys!(libc::SYS_ioctl, fd, io(W, 16, 0xab), one.as_ptr());
     check_eq!(r, Err(Errno(libc::ENOEXEC)));
+    Ok(())
+}
+
+fn vcpu_without_a_descriptor() -> Outcome {
+    // It leaves no vCPU behind.
+    let vm = Vm::new(BLOCK)?;
+    let create = |id: usize| sys!(libc::SYS_ioctl, vm.fd.as_raw_fd(), io(0, 0, 0x41), id);
+    let next = sys!(libc::SYS_dup, vm.fd.as_raw_fd())?;
+    sys!(libc::SYS_close, next)?;
+    let limit = |soft: usize| -> Result<[u64; 2], Errno> {
+        let mut old = [0u64; 2];
+        sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, old.as_mut_ptr())?;
+        let new = [soft as u64, old[1]];
+        sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, new.as_ptr(), 0)?;
+        Ok(old)
+    };
+    let old = limit(next)?;
+    let r = create(0);
+    limit(old[0] as usize)?;
+    check_eq!(r, Err(Errno(libc::EMFILE)));
+    let fd = create(0)?;
+    check_eq!(create(0), Err(Errno(libc::EEXIST)));
+    // The failed ones took no descriptor.
+    sys!(libc::SYS_close, fd)?;
+    check_eq!(sys!(libc::SYS_dup, vm.fd.as_raw_fd()), Ok(fd));
+    Ok(())
+}
+
+fn no_gic_no_gicv3() -> Outcome {
+    // A machine whose VMM makes no interrupt controller has none.
+    let vm = Vm::new(BLOCK)?;
+    // EL1's synchronous exceptions, with SP_EL1, go to the handler.
+    let at = MAIL + 0x200;
+    let branch = 0x1400_0000 | (skip().wrapping_sub(at) >> 2) as u32 & 0x03ff_ffff;
+    vm.mail.word(0x200).store(branch as usize, SeqCst);
+    let r = vm.start(0, icc(), [0, MAIL, 0])?;
+    check!(until(|| vm.count() == 1), "the guest stands still, {}", r.fault());
+    // ID_AA64PFR0_EL1.GIC.
+    check_eq!(vm.mail.word(0).load(SeqCst) >> 24 & 0xf, 0);
+    check_eq!(vm.mail.word(16).load(SeqCst), 9);
+    r.stop()?;
     Ok(())
 }
 
