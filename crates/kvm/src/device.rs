@@ -38,6 +38,8 @@ impl Device {
         arg: u64,
     ) -> Result<Done> {
         self.vm.check_space()?;
+        // vCPUs inject what irqfds were signalled for; here they may all stand.
+        self.vm.drain_all_irqfds(regime);
         let vcpus = AllVcpus { vm: &self.vm, regime };
         match request {
             ioctl::SET_DEVICE_ATTR => {

@@ -12,6 +12,7 @@ use base::{Errno, Result, Room, UserMem, UserMemExt, room};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 use kvm_abi as abi;
+use regime::HostRegime;
 
 /// KVM_CAP_IRQ_ROUTING.
 pub(crate) const MAX_ROUTES: usize = 4096;
@@ -23,8 +24,11 @@ const MAX_IO_EVENTS: usize = 1000;
 /// so that the number of descriptors is no bound.
 const MAX_IRQFDS: usize = 4096;
 
-/// Global system interrupt to pin of the interrupt controller. `None`: each is
-/// its own.
+/// How many interrupts of irqfds are injected at once, with the VM locked.
+const BATCH: usize = 64;
+
+/// Global system interrupt to pin of the interrupt controller, in order. `None`:
+/// each is its own.
 pub(crate) type Routes = Option<Vec<(u32, u32)>>;
 
 /// An irqfd: a waker on an eventfd.
@@ -104,7 +108,10 @@ impl Vm {
     fn pulse(&self, routes: &Routes, gsi: u32) {
         let pin = match routes {
             None => Some(gsi),
-            Some(routes) => routes.iter().find(|(from, _)| *from == gsi).map(|(_, pin)| *pin),
+            Some(routes) => {
+                let at = routes.binary_search_by_key(&gsi, |(from, _)| *from).ok();
+                at.and_then(|at| routes.get(at)).map(|(_, pin)| *pin)
+            }
         };
         if let (Some(pin), Some(vgic)) = (pin, self.vgic()) {
             let intid = pin.saturating_add(32);
@@ -114,26 +121,47 @@ impl Vm {
         }
     }
 
-    /// Injects what irqfds were signalled for.
-    pub(crate) fn drain_irqfds(&self) {
+    /// Injects what irqfds were signalled for, some at a time. Whether that was all.
+    pub(crate) fn drain_irqfds(&self) -> bool {
+        let mut left = BATCH;
         {
             let config = self.config.lock();
             for irqfd in &config.irqfds {
+                if !irqfd.line.pending.load(Ordering::Relaxed) {
+                    continue;
+                }
+                if left == 0 {
+                    break;
+                }
                 if irqfd.line.pending.swap(false, Ordering::SeqCst) && irqfd.line.eventfd.take() {
                     self.pulse(&config.routes, irqfd.line.gsi);
+                    left = left.saturating_sub(1);
                 }
             }
         }
         self.vcpus.wake_sleepers();
+        left != 0
+    }
+
+    /// All that they were signalled for until now: Linux injects while somebody
+    /// signals, so that nobody who looks afterwards finds it missing.
+    pub(crate) fn drain_all_irqfds(&self, regime: &mut HostRegime) {
+        for _ in 0..=MAX_IRQFDS / BATCH {
+            if self.drain_irqfds() {
+                break;
+            }
+            self.host().window(regime);
+        }
     }
 
     /// KVM_IRQFD.
-    pub(crate) fn irqfd(&self, args: &abi::Irqfd) -> Result<()> {
+    pub(crate) fn irqfd(&self, regime: &mut HostRegime, args: &abi::Irqfd) -> Result<()> {
         if args.flags & !abi::IRQFD_FLAG_DEASSIGN != 0 || args.gsi as usize >= MAX_ROUTES {
             return Err(Errno::EINVAL);
         }
         let eventfd = self.host().eventfd(args.fd as i32)?;
         if args.flags & abi::IRQFD_FLAG_DEASSIGN != 0 {
+            self.drain_all_irqfds(regime);
             let mut gone = Vec::new();
             {
                 let mut config = self.config.lock();
@@ -176,12 +204,17 @@ impl Vm {
         }
         // It may have been signalled before.
         line.pending.store(true, Ordering::SeqCst);
-        self.drain_irqfds();
+        self.drain_all_irqfds(regime);
         Ok(())
     }
 
     /// KVM_SET_GSI_ROUTING.
-    pub(crate) fn set_gsi_routing(&self, user: &dyn UserMem, addr: u64) -> Result<()> {
+    pub(crate) fn set_gsi_routing(
+        &self,
+        regime: &mut HostRegime,
+        user: &dyn UserMem,
+        addr: u64,
+    ) -> Result<()> {
         let head: abi::IrqRouting = user.read_obj(addr)?;
         if head.nr as usize > MAX_ROUTES || head.flags != 0 {
             return Err(Errno::EINVAL);
@@ -202,7 +235,15 @@ impl Vm {
             }
             routes.push((entry.gsi, pin));
         }
-        self.config.lock().routes = Some(routes);
+        routes.sort_unstable();
+        // One chip has one pin for each.
+        if routes.array_windows().any(|[(a, _), (b, _)]| a == b) {
+            return Err(Errno::EINVAL);
+        }
+        // What was signalled before goes where it went before.
+        self.drain_all_irqfds(regime);
+        let old = self.config.lock().routes.replace(routes);
+        drop(old);
         Ok(())
     }
 

@@ -465,9 +465,7 @@ impl Vcpu {
             if requests & request::SNAPSHOT != 0 {
                 *snapshot = self.vm.memory.snapshot();
             }
-            if requests & request::IRQFD != 0 {
-                self.vm.drain_irqfds();
-            }
+            let more = requests & request::IRQFD != 0 && !self.vm.drain_irqfds();
             if requests & request::POWER != 0
                 && let Some(start) = core.take_start()
             {
@@ -482,6 +480,10 @@ impl Vcpu {
                 }
                 self.flush_fired(&mut state, fired);
                 flushed = true;
+            }
+            if more {
+                core.request(request::IRQFD);
+                return Ready::Window;
             }
         }
         if core.power_raw() == kvm_abi::MP_STATE_RUNNABLE {

@@ -196,9 +196,9 @@ impl Vm {
                 Err(if log.slot >= crate::slots::MAX_SLOTS { Errno::EINVAL } else { Errno::ENOENT })
             }
             ioctl::IRQ_LINE => self.irq_line(user.read_obj(arg)?).map(zero),
-            ioctl::IRQFD => self.irqfd(&user.read_obj(arg)?).map(zero),
+            ioctl::IRQFD => self.irqfd(regime, &user.read_obj(arg)?).map(zero),
             ioctl::IOEVENTFD => self.ioeventfd(&user.read_obj(arg)?).map(zero),
-            ioctl::SET_GSI_ROUTING => self.set_gsi_routing(user, arg).map(zero),
+            ioctl::SET_GSI_ROUTING => self.set_gsi_routing(regime, user, arg).map(zero),
             ioctl::CREATE_DEVICE => self.create_device(user.read_obj(arg)?, arg),
             ioctl::CREATE_IRQCHIP => match self.facts().gic() {
                 // It is a GICv2, always.

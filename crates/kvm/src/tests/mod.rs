@@ -783,6 +783,132 @@ fn a_vm_has_only_so_many_irqfds() {
     assert_eq!(add(4096), Err(Errno::ENOSPC));
 }
 
+/// A VM with so many irqfds, from SPI 40 on, edge-triggered and enabled.
+fn with_irqfds(vmm: &mut Vmm, count: u32) -> (Arc<Vm>, Arc<Vcpu>, Arc<Device>) {
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let gic = vmm.gic(&vm);
+    let vgic = vm.vgic().unwrap();
+    vgic.mmio_write(0, vgic::Region::Dist, 0, 4, 2);
+    for reg in 0..8 {
+        vgic.mmio_write(0, vgic::Region::Dist, 0x104 + 4 * reg, 4, u64::from(u32::MAX));
+        for half in [0xc08, 0xc0c] {
+            vgic.mmio_write(0, vgic::Region::Dist, half + 8 * reg, 4, u64::from(u32::MAX));
+        }
+    }
+    for n in 0..count {
+        vmm.host.add_eventfd(n as i32);
+        let irqfd = abi::Irqfd { fd: n, gsi: 8 + n, ..Default::default() };
+        assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &irqfd), Ok(0));
+    }
+    (vm, vcpu, gic)
+}
+
+/// GICD_ISPENDR`n`, as a VMM saves it.
+fn saved_pending(vmm: &mut Vmm, gic: &Device, n: u64) -> u32 {
+    let addr = USER + 256;
+    let attr =
+        abi::DeviceAttr { flags: 0, group: abi::vgic::GRP_DIST_REGS, attr: 0x200 + 4 * n, addr };
+    let at = vmm.put(&attr);
+    gic.ioctl(&mut vmm.regime, &vmm.user, ioctl::GET_DEVICE_ATTR, at).unwrap();
+    vmm.user.read_obj(addr).unwrap()
+}
+
+#[test]
+fn what_irqfds_were_signalled_for_is_saved() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let (vm, _vcpu, gic) = with_irqfds(&mut vmm, 200);
+    let signal = |vmm: &Vmm, n: i32| vmm.host.eventfds.lock().unwrap()[&n].signal(1);
+    assert_eq!(saved_pending(&mut vmm, &gic, 1), 0);
+    // No vCPU runs that could inject it.
+    signal(&vmm, 3);
+    assert_eq!(saved_pending(&mut vmm, &gic, 1), 1 << 11);
+    // What was signalled before an irqfd goes isn't lost.
+    signal(&vmm, 4);
+    let irqfd =
+        abi::Irqfd { fd: 4, gsi: 12, flags: abi::IRQFD_FLAG_DEASSIGN, ..Default::default() };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IRQFD, &irqfd), Ok(0));
+    assert_eq!(vm.vgic().unwrap().mmio_read(0, vgic::Region::Dist, 0x204, 4), 3 << 11);
+    // Many: with windows between.
+    let before = vmm.host.windows.load(Ordering::Relaxed);
+    (0..200).filter(|n| *n != 4).for_each(|n| signal(&vmm, n));
+    let pending: Vec<u32> = (1..8).map(|n| saved_pending(&mut vmm, &gic, n)).collect();
+    assert_eq!(pending, [0xffff_ff00, !0, !0, !0, !0, !0, 0xffff]);
+    assert!(vmm.host.windows.load(Ordering::Relaxed) >= before + 3);
+}
+
+#[test]
+fn a_vcpu_takes_many_irqfds_with_windows_between() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let (vm, vcpu, _gic) = with_irqfds(&mut vmm, 200);
+    (0..200).for_each(|n| vmm.host.eventfds.lock().unwrap()[&n].signal(1));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert!(vmm.host.windows.load(Ordering::Relaxed) >= 3);
+    let vgic = vm.vgic().unwrap();
+    let pending = |n: u32| vgic.mmio_read(0, vgic::Region::Dist, 0x200 + 4 * n, 4) as u32;
+    assert_eq!((pending(1), pending(4), pending(7)), (0xffff_ff00, !0, 0xffff));
+}
+
+#[test]
+fn gsis_go_where_they_are_routed() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let (vm, _vcpu, gic) = with_irqfds(&mut vmm, 4);
+    let route = |vmm: &mut Vmm, routes: &[(u32, u32)]| {
+        let mut words = Vec::from([routes.len() as u32, 0]);
+        for (gsi, pin) in routes {
+            words.extend([*gsi, abi::IRQ_ROUTING_IRQCHIP, 0, 0, 0, *pin, 0, 0, 0, 0, 0, 0]);
+        }
+        for (n, word) in words.iter().enumerate() {
+            vmm.user.write_obj(USER + 4 * n as u64, word).unwrap();
+        }
+        value(vm.ioctl(&mut vmm.regime, &vmm.user, ioctl::SET_GSI_ROUTING, USER))
+    };
+    let signal = |vmm: &Vmm, n: i32| vmm.host.eventfds.lock().unwrap()[&n].signal(1);
+    // Signalled before: where it went before.
+    signal(&vmm, 0);
+    // In no order; 9 isn't there.
+    assert_eq!(route(&mut vmm, &[(11, 17), (8, 16), (10, 20)]), Ok(0));
+    assert_eq!(saved_pending(&mut vmm, &gic, 1), 1 << 8);
+    (0..4).for_each(|n| signal(&vmm, n));
+    assert_eq!(saved_pending(&mut vmm, &gic, 1), 1 << 8 | 1 << 16 | 1 << 17 | 1 << 20);
+    // One pin for each.
+    assert_eq!(route(&mut vmm, &[(8, 16), (9, 1), (8, 17)]), Err(Errno::EINVAL));
+}
+
+#[test]
+fn without_an_interrupt_controller_there_is_no_gicv3() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let pfr0 = 0x6030_0000_0013_c020;
+    let gic = |value: u64| value >> 24 & 0xf;
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    // It may come yet.
+    assert_eq!(vmm.get(&vcpu, pfr0).map(gic), Ok(1));
+    vmm.host.push(|state, _| {
+        assert_eq!(state.lrs.hcr, vgic::ICH_HCR_TRAP_ALL);
+        state.context.esr_el2 = trap(SysReg::new(3, 0, 4, 6, 0), 5, true);
+        Exit::Sync
+    });
+    vmm.host.push(move |state, entry| {
+        assert_eq!(state.context.el1(El1::ESR_EL1) >> 26, 0, "ICC_PMR_EL1 is UNDEFINED");
+        assert_eq!(gic(entry.snapshot.id.get(4, 0)), 0);
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.get(&vcpu, pfr0).map(gic), Ok(0));
+    // With one, it stays.
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    vmm.gic(&vm);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.get(&vcpu, pfr0).map(gic), Ok(1));
+    assert_eq!(vcpu.core().state.lock().lrs.hcr & vgic::ICH_HCR_TRAP_ALL, 0);
+}
+
 #[test]
 fn read_only_slots_tell_the_vmm_of_writes() {
     let _ram = sim::ram(8);
