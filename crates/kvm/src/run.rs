@@ -305,8 +305,16 @@ impl Vcpu {
 
     /// At a vCPU's first KVM_RUN: what is fixed from now on.
     fn first_run(&self) -> Result<()> {
-        let (virt, phys) = {
+        let (virt, phys, hidden) = {
             let mut config = self.vm.config.lock();
+            let hidden = self.vm.facts().has_gicv3() && self.vm.vgic().is_none();
+            if hidden {
+                // As Linux's kvm_finalize_sys_regs: until now it could come.
+                self.vm.change_locked(|new| {
+                    new.id.hide_gicv3();
+                    Ok(())
+                })?;
+            }
             if let Some(vgic) = self.vm.vgic() {
                 vgic.map_resources()?;
                 config.timer_irqs.fix()?;
@@ -315,9 +323,16 @@ impl Vcpu {
             }
             self.vm.ran.store(true, Ordering::Relaxed);
             let irqs = &config.timer_irqs;
-            (irqs.get(TimerKind::Virtual), irqs.get(TimerKind::Physical))
+            (irqs.get(TimerKind::Virtual), irqs.get(TimerKind::Physical), hidden)
         };
+        if hidden {
+            self.vm.tell_all();
+        }
         let mut state = self.core.state.lock();
+        if hidden {
+            // Its system registers are UNDEFINED.
+            state.lrs.hcr = vgic::ICH_HCR_TRAP_ALL;
+        }
         state.vtimer_intid = virt;
         state.ptimer_intid = phys;
         state.ran = true;

@@ -149,7 +149,10 @@ impl Vm {
     }
 
     /// The same where the VM's lock is held; [`Vm::tell_all`] is to follow.
-    fn change_locked<T>(&self, f: impl FnOnce(&mut VmSnapshot) -> Result<T>) -> Result<T> {
+    pub(crate) fn change_locked<T>(
+        &self,
+        f: impl FnOnce(&mut VmSnapshot) -> Result<T>,
+    ) -> Result<T> {
         let mut new = self.memory.snapshot().try_clone()?;
         let result = f(&mut new)?;
         self.memory.publish(new);

@@ -206,6 +206,11 @@ impl IdRegs {
         }
     }
 
+    /// The VM has no GICv3, after all: its system registers aren't there.
+    pub fn hide_gicv3(&mut self) {
+        self.change(ID_AA64PFR0, 24, |_| 0);
+    }
+
     /// The optional PSTATE bits.
     pub fn pstate_features(&self) -> PstateFeatures {
         PstateFeatures {

@@ -22,6 +22,8 @@ pub const ICH_HCR_UIE: u64 = 1 << 1;
 pub const ICH_HCR_LRENPIE: u64 = 1 << 2;
 /// ICH_HCR_EL2.NPIE: tell when no list register is pending.
 pub const ICH_HCR_NPIE: u64 = 1 << 3;
+/// ICH_HCR_EL2.TC, TALL0, TALL1: trap all of the CPU interface's system registers.
+pub const ICH_HCR_TRAP_ALL: u64 = 7 << 10;
 /// ICH_HCR_EL2.TDIR: trap ICC_DIR_EL1. Reserved where ICH_VTR_EL2.TDS is 0.
 pub const ICH_HCR_TDIR: u64 = 1 << 14;
 /// ICH_HCR_EL2.EOIcount, its place.

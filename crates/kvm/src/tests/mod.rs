@@ -409,6 +409,7 @@ fn id_registers_shrink_before_the_first_run_only() {
     let mut vmm = Vmm::new();
     let vm = vmm.vm();
     let vcpu = vmm.ready(&vm, 0);
+    vmm.gic(&vm);
     let pfr0 = reg::sysreg(3, 0, 0, 4, 0);
     let shown = vmm.get(&vcpu, pfr0).unwrap();
     assert_eq!(shown >> 24 & 0xf, 1);
