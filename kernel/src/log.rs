@@ -26,12 +26,16 @@ struct Logger;
 static LOGGER: Logger = Logger;
 
 /// Starts the log.
-pub fn init(arguments: &BootArgs) {
+pub fn init() {
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(LevelFilter::Debug);
+}
+
+/// As the command line says.
+pub fn set(arguments: &BootArgs) {
     if let Some(level) = arguments.loglevel {
         CONSOLE_LEVEL.store(level, Ordering::Relaxed);
     }
-    let _ = log::set_logger(&LOGGER);
-    log::set_max_level(LevelFilter::Debug);
 }
 
 /// Linux's log level (syslog(2)) of a message.
@@ -69,8 +73,8 @@ fn emit(level: u8, text: &[u8]) {
         let shown = text.iter().position(|&byte| byte == b'>').map_or(0, |at| at.saturating_add(1));
         let text = text.get(shown..).unwrap_or(text);
         // A terminal wants a carriage return too.
-        console::write(text.strip_suffix(b"\n").unwrap_or(text));
-        console::write(b"\r\n");
+        console::log(text.strip_suffix(b"\n").unwrap_or(text));
+        console::log(b"\r\n");
         SHOWN.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,27 +1,28 @@
 //! What the device tree says of the machine.
 #![expect(unsafe_code, reason = "the device tree is raw memory")]
 
-use alloc::string::{String, ToString};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use arch::regime::STACKS;
-use bootargs::BootArgs;
+use bootargs::{BootArgs, Console, Consoles, EarlyCon};
+use devices::{Device, cell, cell_counts, cells, is_enabled, reg, text};
 use domain::Region;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use frame::RamRange;
 
-/// Where a device's registers are, by physical address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registers {
-    /// First byte.
-    pub base: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
+pub use devices::Registers;
 
 /// A serial port that the kernel can drive.
 #[derive(Clone, Debug)]
 pub struct Serial {
+    /// Where it is in the tree.
+    pub path: String,
+    /// What Linux calls it: `ttyAMA0`, `ttyS0`.
+    pub name: &'static str,
+    /// The number in that.
+    pub number: u32,
     /// What drives it.
     pub kind: SerialKind,
     /// Its registers.
@@ -39,7 +40,21 @@ pub enum SerialKind {
     Ns16550 {
         /// `reg-shift`.
         shift: u32,
+        /// `reg-io-width` is 4: they are read and written as words.
+        words: bool,
     },
+}
+
+/// As many ports as have names.
+const SERIALS_MAX: usize = 4;
+
+impl SerialKind {
+    fn names(self) -> &'static [&'static str; SERIALS_MAX] {
+        match self {
+            SerialKind::Pl011 => &["ttyAMA0", "ttyAMA1", "ttyAMA2", "ttyAMA3"],
+            SerialKind::Ns16550 { .. } => &["ttyS0", "ttyS1", "ttyS2", "ttyS3"],
+        }
+    }
 }
 
 /// How firmware is called (`/psci`, `method`).
@@ -100,8 +115,12 @@ pub struct Machine {
     pub psci: Option<Conduit>,
     /// The interrupt controller.
     pub gic: Option<Gic>,
-    /// The console.
-    pub serial: Option<Serial>,
+    /// The serial ports.
+    pub serials: Vec<Serial>,
+    /// Which of them show the log, and what /dev/console is.
+    pub consoles: Consoles,
+    /// Where `earlycon` writes.
+    pub early: Option<Serial>,
     /// The real-time clock (`arm,pl031`).
     pub rtc: Option<Registers>,
     /// The command line, raw.
@@ -126,51 +145,6 @@ pub unsafe fn read(address: u64, offset: u64) -> Option<Fdt<'static>> {
     unsafe { Fdt::from_raw(pointer).ok() }
 }
 
-fn cells(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
-    let start = at.checked_mul(4)?;
-    let end = start.checked_add(count.checked_mul(4)?)?;
-    let bytes = bytes.get(start..end)?;
-    Some(bytes.iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte)))
-}
-
-fn cell_property(node: &FdtNode<'_>, name: &str) -> Option<u64> {
-    let property = node.property(name)?;
-    cells(property.value(), 0, 1)
-}
-
-fn text(node: &FdtNode<'_>, name: &str) -> Option<String> {
-    let property = node.property(name)?;
-    let value = property.value();
-    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
-    Some(String::from_utf8_lossy(value.get(..end)?).to_string())
-}
-
-fn compatible(node: &FdtNode<'_>, with: &str) -> bool {
-    node.property("compatible").is_some_and(|property| {
-        property.value().split(|&byte| byte == 0).any(|name| name == with.as_bytes())
-    })
-}
-
-fn enabled(node: &FdtNode<'_>) -> bool {
-    text(node, "status").is_none_or(|status| status == "okay" || status == "ok")
-}
-
-/// `reg`, with the parent's cell counts.
-fn reg(node: &FdtNode<'_>, address_cells: usize, size_cells: usize) -> Vec<Registers> {
-    let Some(property) = node.property("reg") else { return Vec::new() };
-    let bytes = property.value();
-    let stride = address_cells.saturating_add(size_cells).max(1);
-    let count = (bytes.len() / 4).checked_div(stride).unwrap_or(0);
-    (0..count)
-        .filter_map(|i| {
-            let at = i.checked_mul(stride)?;
-            let base = cells(bytes, at, address_cells)?;
-            let len = cells(bytes, at.checked_add(address_cells)?, size_cells)?;
-            Some(Registers { base, len })
-        })
-        .collect()
-}
-
 /// The first entry of `interrupts`, for a GIC: type, number, flags.
 fn interrupt(node: &FdtNode<'_>) -> Option<u32> {
     let property = node.property("interrupts")?;
@@ -186,8 +160,6 @@ impl Machine {
     /// Reads the tree. What is missing or malformed is left out.
     pub fn from_tree(tree: &Fdt<'_>, at: RamRange) -> Machine {
         let root = tree.root();
-        let address_cells = cell_property(&root, "#address-cells").unwrap_or(2) as usize;
-        let size_cells = cell_property(&root, "#size-cells").unwrap_or(1) as usize;
         let chosen = root.child("chosen");
         let command_line = chosen.as_ref().and_then(|c| text(c, "bootargs")).unwrap_or_default();
         let mut machine = Machine {
@@ -202,7 +174,9 @@ impl Machine {
             cpus: Vec::new(),
             psci: None,
             gic: None,
-            serial: None,
+            serials: Vec::new(),
+            consoles: Consoles::choose(&[], &[], None),
+            early: None,
             rtc: None,
             arguments: BootArgs::parse(&command_line),
             command_line,
@@ -215,17 +189,16 @@ impl Machine {
         for region in tree.memory_reservations() {
             machine.reserved.push(RamRange::new(region.address(), region.size()));
         }
-        let stdout = stdout(&root);
-        for node in root.children() {
-            machine.take(&node, address_cells, size_cells, stdout.as_deref());
-        }
-        if machine.serial.is_none() && stdout.is_some() {
-            // stdout-path names something else: any port is better than none.
-            for node in root.children() {
-                machine.take_serial(&node, address_cells, size_cells);
+        let stdout = devices::stdout(tree);
+        let mut stdout_port = None;
+        devices::walk(tree, &mut |device| {
+            if machine.take(device) && stdout.as_deref() == Some(device.path) {
+                stdout_port = machine.serials.len().checked_sub(1);
             }
-        }
+        });
+        machine.name_serials(&root);
         machine.memory = runs(&machine.memory, &machine.no_map);
+        machine.choose_consoles(stdout_port);
         machine
     }
 
@@ -282,33 +255,25 @@ impl Machine {
         }
     }
 
-    fn take(&mut self, node: &FdtNode<'_>, address_cells: usize, size_cells: usize, stdout: Option<&str>) {
-        let regs = || reg(node, address_cells, size_cells);
-        if text(node, "device_type").as_deref() == Some("memory") && enabled(node) {
+    /// Takes a device. Whether it is a serial port that can be had.
+    fn take(&mut self, device: &Device<'_>) -> bool {
+        let node = device.node;
+        let regs = || device.registers();
+        if text(node, "device_type").as_deref() == Some("memory") && device.is_enabled() {
             self.memory.extend(regs().iter().map(|r| RamRange::new(r.base, r.len)));
-        } else if node.name() == "cpus" {
-            let id_cells = cell_property(node, "#address-cells").unwrap_or(1) as usize;
-            for cpu in node.children() {
-                if text(&cpu, "device_type").as_deref() == Some("cpu") && enabled(&cpu) {
-                    self.cpus.extend(reg(&cpu, id_cells, 0).first().map(|r| r.base));
-                }
-            }
-        } else if node.name() == "reserved-memory" {
-            for region in node.children() {
-                let regions = reg(&region, address_cells, size_cells);
-                let no_map = region.property("no-map").is_some();
-                let list = if no_map { &mut self.no_map } else { &mut self.reserved };
-                list.extend(regions.iter().map(|r| RamRange::new(r.base, r.len)));
-            }
-        } else if compatible(node, "arm,psci-0.2") || compatible(node, "arm,psci-1.0") {
+        } else if device.path == "/cpus" {
+            self.cpus = cpus(node);
+        } else if device.path == "/reserved-memory" {
+            self.take_reserved(node);
+        } else if device.is_compatible("arm,psci-0.2") || device.is_compatible("arm,psci-1.0") {
             self.psci = match text(node, "method").as_deref() {
                 Some("smc") => Some(Conduit::Smc),
                 Some("hvc") => Some(Conduit::Hvc),
                 _ => None,
             };
-        } else if compatible(node, "arm,gic-v3") {
+        } else if device.is_compatible("arm,gic-v3") {
             let regions = regs();
-            let count = cell_property(node, "#redistributor-regions").unwrap_or(1) as usize;
+            let count = cell(node, "#redistributor-regions").unwrap_or(1) as usize;
             if let Some((distributor, rest)) = regions.split_first() {
                 self.gic = Some(Gic::V3 {
                     distributor: *distributor,
@@ -319,7 +284,7 @@ impl Machine {
                         .collect(),
                 });
             }
-        } else if compatible(node, "arm,cortex-a15-gic") || compatible(node, "arm,gic-400") {
+        } else if device.is_compatible("arm,cortex-a15-gic") || device.is_compatible("arm,gic-400") {
             if let [distributor, cpu, rest @ ..] = regs().as_slice() {
                 self.gic = Some(Gic::V2 {
                     distributor: *distributor,
@@ -328,29 +293,121 @@ impl Machine {
                     guest: rest.get(1).copied(),
                 });
             }
-        } else if compatible(node, "arm,pl031") {
+        } else if device.is_compatible("arm,pl031") {
             self.rtc = regs().first().copied();
-        } else if stdout.is_none_or(|path| path.trim_start_matches('/') == node.name()) {
-            self.take_serial(node, address_cells, size_cells);
+        } else {
+            return self.take_serial(device);
+        }
+        false
+    }
+
+    fn take_reserved(&mut self, node: &FdtNode<'_>) {
+        let counts = cell_counts(node);
+        for region in node.children() {
+            let regions = reg(&region, counts);
+            let no_map = region.property("no-map").is_some();
+            let list = if no_map { &mut self.no_map } else { &mut self.reserved };
+            list.extend(regions.iter().map(|r| RamRange::new(r.base, r.len)));
         }
     }
 
-    fn take_serial(&mut self, node: &FdtNode<'_>, address_cells: usize, size_cells: usize) {
-        let kind = if compatible(node, "arm,pl011") {
+    fn take_serial(&mut self, device: &Device<'_>) -> bool {
+        let kind = if device.is_compatible("arm,pl011") {
             SerialKind::Pl011
-        } else if compatible(node, "ns16550a") || compatible(node, "ns16550") {
-            let shift = cell_property(node, "reg-shift").unwrap_or(0).min(8) as u32;
-            SerialKind::Ns16550 { shift }
+        } else if device.is_compatible("ns16550a") || device.is_compatible("ns16550") {
+            let shift = cell(device.node, "reg-shift").unwrap_or(0).min(8) as u32;
+            SerialKind::Ns16550 { shift, words: cell(device.node, "reg-io-width") == Some(4) }
         } else {
-            return;
+            return false;
         };
-        if self.serial.is_some() || !enabled(node) {
-            return;
-        }
-        if let Some(registers) = reg(node, address_cells, size_cells).first().copied() {
-            self.serial = Some(Serial { kind, registers, intid: interrupt(node) });
+        let first = device.registers().first().copied();
+        let usable = device.is_enabled() && self.serials.len() < SERIALS_MAX;
+        let Some(registers) = first.filter(|_| usable) else { return false };
+        let intid = interrupt(device.node);
+        let path = String::from(device.path);
+        self.serials.push(Serial { path, name: "", number: 0, kind, registers, intid });
+        true
+    }
+
+    /// Gives the ports Linux's names: by number of the alias `serialN`, the others
+    /// by what is left.
+    fn name_serials(&mut self, root: &FdtNode<'_>) {
+        let aliases = root.child("aliases");
+        let alias = |n: usize| text(aliases.as_ref()?, &format!("serial{n}"));
+        let mut taken: Vec<&str> = Vec::new();
+        for by_alias in [true, false] {
+            for serial in &mut self.serials {
+                let names = serial.kind.names();
+                let free = |at: &usize| names.get(*at).is_some_and(|name| !taken.contains(name));
+                let at = (0..names.len()).find(|n| alias(*n).as_deref() == Some(&serial.path));
+                if at.is_some() != by_alias {
+                    continue;
+                }
+                let at = at.filter(free).or_else(|| (0..names.len()).find(free));
+                if let Some((at, name)) = at.and_then(|at| Some((at, *names.get(at)?))) {
+                    (serial.name, serial.number) = (name, at as u32);
+                    taken.push(name);
+                }
+            }
         }
     }
+
+    /// As `console=` and `earlycon` say; `stdout` is what the device tree names.
+    fn choose_consoles(&mut self, stdout: Option<usize>) {
+        // Any port is better than none.
+        let stdout = stdout.or((!self.serials.is_empty()).then_some(0));
+        let names: Vec<&str> = self.serials.iter().map(|serial| serial.name).collect();
+        self.consoles = Consoles::choose(&self.arguments.consoles, &names, stdout);
+        self.arguments.warnings.extend_from_slice(&self.consoles.warnings);
+        let Some(value) = &self.arguments.earlycon else { return };
+        let device = |kind, base| {
+            let registers = Registers { base, len: 0x1000 };
+            Serial { path: String::new(), name: "earlycon", number: 0, kind, registers, intid: None }
+        };
+        match EarlyCon::parse(value) {
+            Ok(EarlyCon::Stdout) => {
+                self.early = stdout.and_then(|port| self.serials.get(port)).cloned();
+            }
+            Ok(EarlyCon::Pl011(address)) => self.early = Some(device(SerialKind::Pl011, address)),
+            Ok(EarlyCon::Uart8250 { address, words }) => {
+                let kind = SerialKind::Ns16550 { shift: if words { 2 } else { 0 }, words };
+                self.early = Some(device(kind, address));
+            }
+            Err(warning) => self.arguments.warnings.push(warning),
+        }
+        // What is RAM, or has no place in the linear map, is no device.
+        let is_device = |at: &Registers| {
+            let end = at.base.saturating_add(at.len);
+            let apart = |ram: &RamRange| end <= ram.start.get() || ram.end() <= at.base;
+            end <= BEYOND.start.get() && self.memory.iter().all(apart)
+        };
+        self.early = self.early.take().filter(|serial| is_device(&serial.registers));
+    }
+
+    /// The ports that are a console.
+    pub fn used_serials(&self) -> impl Iterator<Item = &Serial> {
+        let Consoles { log, console, .. } = &self.consoles;
+        let used = move |port| log.contains(&port) || *console == Console::Port(port);
+        let all = self.serials.iter().enumerate();
+        all.filter(move |(port, _)| used(*port)).map(|(_, serial)| serial)
+    }
+
+    /// What can say something before the consoles are there: `earlycon`'s, or else
+    /// the first port that the log goes to.
+    pub fn first_port(&self) -> Option<&Serial> {
+        let first = self.consoles.log.first().and_then(|port| self.serials.get(*port));
+        self.early.as_ref().or(first)
+    }
+}
+
+/// The CPUs' MPIDR affinities.
+fn cpus(node: &FdtNode<'_>) -> Vec<u64> {
+    let id_cells = cell(node, "#address-cells").unwrap_or(1) as usize;
+    let is_cpu = |node: &FdtNode<'_>| text(node, "device_type").as_deref() == Some("cpu");
+    node.children()
+        .filter(|node| is_cpu(node) && is_enabled(node))
+        .filter_map(|node| cells(node.property("reg")?.value(), 0, id_cells))
+        .collect()
 }
 
 /// What lies beyond 48 bits has no place in the linear map.
@@ -379,14 +436,4 @@ fn initrd(chosen: &FdtNode<'_>) -> Option<RamRange> {
     let (start, end) = (address("linux,initrd-start")?, address("linux,initrd-end")?);
     let len = end.checked_sub(start).filter(|len| *len > 0)?;
     Some(RamRange::new(start, len))
-}
-
-/// The path of `/chosen/stdout-path`, aliases resolved, options cut off.
-fn stdout(root: &FdtNode<'_>) -> Option<String> {
-    let path = text(&root.child("chosen")?, "stdout-path")?;
-    let path = path.split(':').next()?.to_string();
-    if path.starts_with('/') {
-        return Some(path);
-    }
-    text(&root.child("aliases")?, &path)
 }

@@ -3,7 +3,7 @@
 
 use crate::boot::{BootPlan, take_table};
 use crate::machine::{Gic, Machine, Registers};
-use crate::stack;
+use crate::{console, panic, stack};
 use arch::map::{MapError, Mapper};
 use arch::mmio::Mmio;
 use arch::regime::{Attributes, Regime};
@@ -98,10 +98,13 @@ pub fn image() -> [u64; 4] {
 /// to the frame allocator. Once, on the boot CPU.
 pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'static Machine {
     OFFSET.store(plan.offset, Ordering::Relaxed);
+    // Without a device tree there is nowhere to say so.
     let Some(tree) = tree else { crate::power::hang() };
     let tree_at = RamRange::new(device_tree & !0xfff, (tree.data().len() as u64).saturating_add(0x1fff) & !0xfff);
     let mut machine = Machine::from_tree(tree, tree_at);
     machine.tree_address = device_tree;
+    crate::log::set(&machine.arguments);
+    speak_early(plan, &machine);
     let [start, _, _, end] = image().map(virt_to_phys);
     let image = RamRange::new(start, end.wrapping_sub(start));
     machine.settle(image);
@@ -110,9 +113,9 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
         machine.reserve_domains(tree);
     }
 
-    let root = take_table().unwrap_or_else(|| crate::power::hang());
-    if map_all(plan, root, &machine).is_err() {
-        crate::power::hang();
+    let Some(root) = take_table() else { panic::fatal(format_args!("no room for the kernel's map")) };
+    if let Err(error) = map_all(plan, root, &machine) {
+        panic::fatal(format_args!("the kernel's map can't be built: {error:?}"));
     }
     // SAFETY: the new tables map the Image, its stack and data as the old did
     // (text becomes read-only, data not executable), and all RAM; the identity
@@ -124,7 +127,8 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
         } else {
             plan.ttbr1 = root;
         }
-        frame::init(plan.offset, &machine.memory, &machine.reserved).unwrap_or_else(|_| crate::power::hang());
+        frame::init(plan.offset, &machine.memory, &machine.reserved)
+            .unwrap_or_else(|_| panic::fatal(format_args!("there is no RAM that could be used")));
     }
     KERNEL_MAP.call_once(|| KernelMap { regime: plan.regime, root });
     if plan.regime != Regime::El2 {
@@ -146,6 +150,29 @@ pub fn close_lower_half() {
     unsafe { arch::host::set_ttbr0(empty_table()) };
     arch::barrier::isb();
     arch::tlb::flush_all();
+}
+
+/// Maps a port in boot's tables, so that what goes wrong from here on can be told.
+fn speak_early(plan: &BootPlan, machine: &Machine) {
+    let Some(registers) = machine.first_port().map(|port| port.registers) else { return };
+    let root = if plan.regime == Regime::El2 { plan.ttbr0 } else { plan.ttbr1 };
+    let (start, len) = whole_pages(&registers);
+    let mut pages = take_table;
+    // SAFETY: boot's tables stand in the Image's bss, which they map.
+    let mut mapper = unsafe { Mapper::new(root, plan.offset, plan.regime, &mut pages) };
+    if mapper.map(phys_to_virt(start), start, len, Attributes::Device).is_ok() {
+        // The walks of this CPU see the new entries (Arm ARM D8.2.6).
+        arch::barrier::dsb_ishst();
+        arch::barrier::isb();
+        console::early(machine);
+    }
+}
+
+/// The pages that a device's registers are in.
+fn whole_pages(registers: &Registers) -> (u64, u64) {
+    let start = registers.base & !0xfff;
+    let end = registers.base.wrapping_add(registers.len).wrapping_add(0xfff) & !0xfff;
+    (start, end.wrapping_sub(start))
 }
 
 fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError> {
@@ -179,7 +206,7 @@ fn map_all(plan: &BootPlan, root: u64, machine: &Machine) -> Result<(), MapError
             Err(error) => Err(error),
         }
     };
-    if let Some(serial) = &machine.serial {
+    for serial in machine.serials.iter().chain(&machine.early) {
         device(&serial.registers)?;
     }
     if let Some(rtc) = &machine.rtc {

@@ -187,17 +187,16 @@ pub fn interrupts() {
                 let _suspended = fail::suspend();
                 timer::interrupt();
             }
-            id if Some(id) == console::intid() => {
-                let _suspended = fail::suspend();
-                console::interrupt();
-            }
             id => match vcpu::interrupt(id).or_else(|| type1::interrupt(id)) {
                 // Stays active: the guest deactivates it.
                 Some(true) => continue,
                 Some(false) => {}
                 None => {
-                    log::warn!("Interrupt {id} has no handler: disabled");
-                    gic::disable(id);
+                    let _suspended = fail::suspend();
+                    if !console::interrupt(id) {
+                        log::warn!("Interrupt {id} has no handler: disabled");
+                        gic::disable(id);
+                    }
                 }
             },
         }

@@ -1,25 +1,36 @@
-//! The console as a terminal: bytes from the serial port to the line
-//! discipline, and back.
+//! The serial ports as terminals: bytes from the port to the line discipline,
+//! and back.
 
 use crate::machine::SerialKind;
 use crate::process::{signals, table};
 use crate::{console, fs, memory};
 use ::tty::{Tty, TtyDriver, TtyHost, Ttys};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bootargs::Console;
 use signal::{SigInfo, Signal};
 use spin::Once;
-use vfs::Caller;
+use vfs::{Caller, DevId};
 use vfs::device::{self, DeviceRegistry};
 
 static TTYS: Once<Arc<Ttys>> = Once::new();
-static CONSOLE: Once<Arc<Tty>> = Once::new();
+/// Those of the ports.
+static PORTS: Once<Vec<Arc<Tty>>> = Once::new();
 
-struct Driver;
+/// Of a port.
+struct Driver(usize);
 
 impl TtyDriver for Driver {
     fn put(&self, bytes: &[u8]) {
-        console::write(bytes);
+        console::write(self.0, bytes);
     }
+}
+
+/// Linux's ttynull.
+struct Null;
+
+impl TtyDriver for Null {
+    fn put(&self, _: &[u8]) {}
 }
 
 struct Host;
@@ -52,23 +63,29 @@ impl TtyHost for Host {
 /// Makes the console's terminal and its devices.
 pub fn register(devices: &DeviceRegistry) {
     let ttys = TTYS.call_once(Ttys::new);
-    if console::is_there() {
-        let kind = memory::machine().and_then(|machine| Some(machine.serial.as_ref()?.kind));
-        let (name, dev) = match kind {
-            Some(SerialKind::Ns16550 { .. }) => ("ttyS0", device::TTY_S0),
-            _ => ("ttyAMA0", device::TTY_AMA0),
+    let Some(machine) = memory::machine() else { return };
+    let make = |name, dev, driver| Tty::new(name, dev, driver, Arc::new(Host), fs::timers());
+    let ports = machine.serials.iter().enumerate().map(|(port, serial)| {
+        let first = match serial.kind {
+            SerialKind::Ns16550 { .. } => device::TTY_S0,
+            SerialKind::Pl011 => device::TTY_AMA0,
         };
-        let tty = Tty::new(name, dev, Arc::new(Driver), Arc::new(Host), fs::timers());
-        ttys.add(tty.clone(), true);
-        CONSOLE.call_once(|| tty);
+        let dev = DevId::new(first.major, first.minor.wrapping_add(serial.number));
+        let tty = make(serial.name, dev, Arc::new(Driver(port)) as Arc<dyn TtyDriver>);
+        ttys.add(tty.clone(), machine.consoles.console == Console::Port(port));
+        tty
+    });
+    PORTS.call_once(|| ports.collect());
+    if machine.consoles.console == Console::Null {
+        ttys.add(make("ttynull", device::TTY_NULL, Arc::new(Null)), true);
     }
     ttys.register(devices);
-    console::enable_input(input);
+    console::enable_input(|_| true, input);
 }
 
 /// The name of the terminal that /dev/console is.
 pub fn console_name() -> Option<&'static str> {
-    CONSOLE.get().map(|tty| tty.name())
+    TTYS.get()?.console().map(|tty| tty.name())
 }
 
 /// The leader of `session` has ended: it loses its terminal.
@@ -85,9 +102,9 @@ pub fn of_session(session: u32) -> Option<(u64, u32)> {
     Some((tty.dev().encode(), tty.session()?.1))
 }
 
-/// Bytes from the serial port.
-fn input(bytes: &[u8]) {
-    if let Some(tty) = CONSOLE.get() {
+/// Bytes from a serial port.
+fn input(port: usize, bytes: &[u8]) {
+    if let Some(tty) = PORTS.get().and_then(|ports| ports.get(port)) {
         tty.input(bytes);
     }
 }

@@ -12,7 +12,7 @@ use core::fmt;
 
 /// Something on the command line that the kernel cannot follow. For the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning(String);
+pub struct Warning(pub(crate) String);
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -34,6 +34,8 @@ pub const CONSOLE: DevId = DevId::new(5, 1);
 pub const TTY_S0: DevId = DevId::new(4, 64);
 /// /dev/ttyAMA0.
 pub const TTY_AMA0: DevId = DevId::new(204, 64);
+/// /dev/ttynull, of a major number that Linux hands out as it likes.
+pub const TTY_NULL: DevId = DevId::new(240, 0);
 /// /dev/kvm.
 pub const KVM: DevId = DevId::new(10, 232);
 

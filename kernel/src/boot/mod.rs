@@ -20,11 +20,11 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
         arch::timer::use_virtual();
     }
     time::init();
+    log::init();
     // SAFETY: early.rs mapped the device tree at its linear address.
     let tree = unsafe { machine::read(device_tree, plan.offset) };
     let machine = memory::init(plan, device_tree, &tree);
     crate::clock::init();
-    log::init(&machine.arguments);
     console::init(machine);
     banner(plan);
     memory::report();
@@ -43,6 +43,7 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
         ::log::error!("CPU0 lacks {why}");
     }
     smp::start_secondaries(plan, machine);
+    console::end_early(machine);
     crate::kernel_main(plan)
 }
 

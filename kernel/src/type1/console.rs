@@ -54,7 +54,8 @@ pub fn init(plans: &[Plan]) {
     }
     UARTS.call_once(|| uarts);
     PORT.call_once(|| Lock::new(rank::INODE, Port { mux, log_lines: log::shown() }));
-    console::enable_input(input);
+    // The others may be a VM's.
+    console::enable_input(|port| console::main() == Some(port), input);
 }
 
 /// The console of a VM that starts (anew).
@@ -83,7 +84,7 @@ fn set_on(number: usize, on: bool) {
 }
 
 /// Bytes came in at the machine's port. In an interrupt handler.
-fn input(bytes: &[u8]) {
+fn input(_: usize, bytes: &[u8]) {
     for &byte in bytes {
         let what = PORT.get().map(|port| {
             let mut port = port.lock();
@@ -121,7 +122,9 @@ impl Port {
             if len == 0 {
                 return;
             }
-            console::write(line.get(..len).unwrap_or_default());
+            if let Some(port) = console::main() {
+                console::write(port, line.get(..len).unwrap_or_default());
+            }
         }
     }
 }

@@ -146,7 +146,7 @@ fn claims(
     let reserved: Vec<Region> =
         machine.kept.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect();
     let mut interrupts = Vec::new();
-    if let Some(serial) = &machine.serial {
+    for serial in machine.used_serials() {
         device(&serial.registers, "the console");
         interrupts.extend(serial.intid);
     }

@@ -176,6 +176,8 @@ impl Bench<'_> {
             }
         })?;
         says(&log, "Kernel panic: no init found")?;
+        says(&log, "x28 [")?;
+        says(&log, "Backtrace of CPU")?;
         says(&log, "rebooting")
     }
 
@@ -217,7 +219,7 @@ impl Bench<'_> {
 
 /// An initramfs that sleeps a second, says what the kernel counted, and powers
 /// off.
-fn reporting_initrd() -> Result<PathBuf> {
+pub fn reporting_initrd() -> Result<PathBuf> {
     const INIT: &[u8] = b"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc
 /bin/busybox mount -t proc proc /proc

@@ -6,6 +6,7 @@ mod cpus;
 mod endure;
 mod guest;
 mod linux;
+mod ports;
 mod programs;
 pub mod suites;
 mod type1;
@@ -57,6 +58,7 @@ pub struct Bench<'a> {
 /// One after the other: two cores are enough for one emulated machine.
 const GROUPS: &[&[SystemTest]] = &[
     corner::TESTS,
+    ports::TESTS,
     boot::TESTS,
     programs::TESTS,
     guest::TESTS,
