@@ -17,9 +17,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         Some(at) => log::error!("Kernel panic: {} at {}:{}", info.message(), at.file(), at.line()),
         None => log::error!("Kernel panic: {}", info.message()),
     }
-    let frame_pointer: u64;
-    // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer) };
+    let registers = arch::trap::registers();
+    show_registers(&registers.x, registers.sp);
+    let [.., frame_pointer, _] = registers.x;
     backtrace(frame_pointer, None);
     end()
 }
@@ -28,10 +28,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 pub fn exception(what: Arguments<'_>, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     begin();
     log::error!("Kernel panic: {what}: ESR {esr:#x} FAR {far:#x} PC {:#x} PSTATE {:#x}", frame.pc, frame.pstate);
-    for (i, row) in frame.x.chunks(4).enumerate() {
-        log::error!("x{:<2} {row:016x?}", i.wrapping_mul(4));
-    }
-    log::error!("sp  {:016x}", frame.sp);
+    show_registers(&frame.x, frame.sp);
     let [.., x29, _] = frame.x;
     backtrace(x29, Some(frame.pc));
     end()
@@ -53,10 +50,7 @@ pub fn hypervisor(failure: &hyp_abi::Failure) -> ! {
         "Kernel panic: hyp failed at EL2: vector {}, ESR {:#x} FAR {:#x} HPFAR {:#x} PC {:#x} PSTATE {:#x}",
         failure.vector, failure.esr, failure.far, failure.hpfar, failure.pc, failure.pstate
     );
-    for (i, row) in failure.x.chunks(4).enumerate() {
-        log::error!("x{:<2} {row:016x?}", i.wrapping_mul(4));
-    }
-    log::error!("sp  {:016x}", failure.sp);
+    show_registers(&failure.x, failure.sp);
     if failure.line != 0 {
         log::error!("hyp: a broken invariant in line {} of its source", failure.line);
     }
@@ -76,6 +70,13 @@ fn begin() {
             gic::send_sgi(index, gic::SGI_STOP);
         }
     }
+}
+
+fn show_registers(x: &[u64; 31], sp: u64) {
+    for (i, row) in x.chunks(4).enumerate() {
+        log::error!("x{:<2} {row:016x?}", i.wrapping_mul(4));
+    }
+    log::error!("sp  {sp:016x}");
 }
 
 /// The most lines of a backtrace, and the most frames it looks at: recursion
@@ -191,5 +192,9 @@ fn end() -> ! {
 pub fn fatal(why: Arguments<'_>) -> ! {
     begin();
     log::error!("Kernel panic: {why}");
+    let registers = arch::trap::registers();
+    show_registers(&registers.x, registers.sp);
+    let [.., frame_pointer, _] = registers.x;
+    backtrace(frame_pointer, None);
     end()
 }

@@ -54,6 +54,38 @@ unsafe extern "C" {
     fn __return_to_el0(frame: *mut TrapFrame) -> !;
 }
 
+/// What the caller has in its registers: for a panic, which no exception led to.
+#[inline(always)]
+pub fn registers() -> TrapFrame {
+    let mut frame = TrapFrame::default();
+    // SAFETY: stores to `frame`, at the offsets of `x` and `sp`, and nowhere else.
+    unsafe {
+        core::arch::asm!(
+            "stp x0, x1, [{frame}]",
+            "stp x2, x3, [{frame}, #16]",
+            "stp x4, x5, [{frame}, #32]",
+            "stp x6, x7, [{frame}, #48]",
+            "stp x8, x9, [{frame}, #64]",
+            "stp x10, x11, [{frame}, #80]",
+            "stp x12, x13, [{frame}, #96]",
+            "stp x14, x15, [{frame}, #112]",
+            "stp x16, x17, [{frame}, #128]",
+            "stp x18, x19, [{frame}, #144]",
+            "stp x20, x21, [{frame}, #160]",
+            "stp x22, x23, [{frame}, #176]",
+            "stp x24, x25, [{frame}, #192]",
+            "stp x26, x27, [{frame}, #208]",
+            "stp x28, x29, [{frame}, #224]",
+            "mov {sp}, sp",
+            "stp x30, {sp}, [{frame}, #240]",
+            frame = in(reg) &raw mut frame,
+            sp = out(reg) _,
+            options(nostack, preserves_flags)
+        );
+    }
+    frame
+}
+
 /// Address of the host's vectors, for VBAR, on a CPU that `entry` is for. The
 /// CPU's TPIDR points to a [`PerCpu`].
 pub fn vectors(entry: Entry) -> u64 {
