@@ -137,7 +137,8 @@ fn walk(node: &FdtNode<'static>, m: &mut Machine) {
         (m.gicd, m.gicc) = (reg(node, 0), reg(node, 2));
     } else if is(node, "ns16550a") || is(node, "ns16550") {
         (m.uart, m.pl011) = (reg(node, 0), false);
-    } else if is(node, "arm,pl011") && m.uart == 0 {
+    } else if (is(node, "arm,pl011") || is(node, "arm,sbsa-uart")) && m.uart == 0 {
+        // Xen's is an SBSA UART: a PL011 that needs no setting up.
         (m.uart, m.pl011) = (reg(node, 0), true);
     } else if is(node, "arm,pl031") {
         m.rtc = reg(node, 0);
