@@ -1,4 +1,4 @@
-//! Hands the guests' linker script to the linker.
+//! Every guest's build script: hands the linker script to the linker.
 
 fn main() {
     println!("cargo::rerun-if-changed=../rt/image.ld");
