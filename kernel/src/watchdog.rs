@@ -1,14 +1,17 @@
 //! Finds CPUs that are stuck in the kernel. The kernel runs with interrupts
 //! masked and takes them at EL0, in guests, when idle and in `sched::breathe`;
 //! who doesn't come to any of these for long can only be found by others. Each
-//! CPU's timer says every few seconds that it lives, and looks at the next CPU.
+//! CPU's timer says every few seconds that it lives, and looks at the next CPU. A CPU
+//! that a virtual machine has to itself is left alone.
 
-use crate::{cpu, panic, sched, time, timer};
+use crate::timer::{self, Timer};
+use crate::{cpu, panic, sched, time};
 use alloc::sync::Arc;
 use alloc::task::Wake;
-use base::Nanos;
-use core::sync::atomic::Ordering::Relaxed;
+use base::{Lock, Nanos, rank};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::task::Waker;
+use cpu::MAX_CPUS;
 
 const SECOND: Nanos = 1_000_000_000;
 /// How often each CPU says so.
@@ -16,19 +19,51 @@ const PERIOD: Nanos = 4 * SECOND;
 /// How long it may be silent (Linux: twice `watchdog_thresh`, as well).
 const LIMIT: Nanos = 20 * SECOND;
 
+/// CPUs that neither are watched nor watch, a bit each.
+static ALONE: AtomicU64 = AtomicU64::new(0);
+/// Each CPU's next time.
+static NEXT: [Lock<Option<Timer>>; MAX_CPUS] =
+    [const { Lock::new(rank::TIMER, None) }; MAX_CPUS];
+
 struct Watch;
 
 impl Wake for Watch {
     fn wake(self: Arc<Self>) {
+        if is_alone(cpu::index()) {
+            return;
+        }
         look();
-        timer::arm(time::now().saturating_add(PERIOD), Waker::from(self));
+        arm(self);
+    }
+}
+
+fn is_alone(cpu: usize) -> bool {
+    ALONE.load(Relaxed) >> (cpu & 63) & 1 != 0
+}
+
+fn arm(watch: Arc<Watch>) {
+    let next = timer::arm(time::now().saturating_add(PERIOD), Waker::from(watch));
+    if let Some(slot) = NEXT.get(cpu::index()) {
+        *slot.lock() = Some(next);
+    }
+}
+
+/// Leaves these CPUs alone, a bit each: no interrupt of ours comes there.
+pub fn leave_alone(cpus: u64) {
+    ALONE.fetch_or(cpus, Relaxed);
+    for (index, slot) in NEXT.iter().enumerate().filter(|(index, _)| is_alone(*index)) {
+        let next = slot.lock().take();
+        next.into_iter().for_each(timer::cancel);
+        if let Some(cpu) = cpu::get(index) {
+            cpu.alive.store(0, Relaxed);
+        }
     }
 }
 
 /// This CPU is watched from here on, and watches.
 pub fn init_cpu() {
     cpu::this().alive.store(time::now(), Relaxed);
-    timer::arm(time::now().saturating_add(PERIOD), Waker::from(Arc::new(Watch)));
+    arm(Arc::new(Watch));
 }
 
 /// This CPU lives; does the next?
@@ -40,8 +75,10 @@ fn look() {
         return;
     }
     let index = me.index.load(Relaxed);
-    let after = cpu::online().find(|cpu| cpu.index.load(Relaxed) > index);
-    let Some(next) = after.or_else(|| cpu::online().next()) else { return };
+    let mut watched = cpu::online().filter(|cpu| !is_alone(cpu.index.load(Relaxed) as usize));
+    let first = watched.next();
+    let after = first.into_iter().chain(watched).find(|cpu| cpu.index.load(Relaxed) > index);
+    let Some(next) = after.or(first) else { return };
     let alive = next.alive.load(Relaxed);
     let silent = now.saturating_sub(alive);
     if alive == 0 || silent < LIMIT {

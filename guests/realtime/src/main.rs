@@ -6,6 +6,8 @@
 //! How late: from the deadline to the handler's third instruction, by the virtual
 //! counter. Between ticks it waits (WFI), or with `spin` it computes.
 //!
+//! With `alone=` it does nothing but compute, for so many seconds, and ends.
+//!
 //! Every second it adds one to the word at `post=`, and says what stands at `look=`:
 //! memory that it shares with others.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -57,6 +59,16 @@ fn guest_main(m: &'static Machine) {
     let spin = m.bootargs.split_ascii_whitespace().any(|word| word == "spin");
     let seconds = m.number("seconds", u64::MAX);
     let (post, look) = (m.number("post", 0), m.number("look", 0));
+    let alone = m.number("alone", 0);
+    if alone != 0 {
+        say!("rt: computes");
+        let end = cpu::now() + alone * cpu::frequency();
+        while cpu::now() < end {
+            core::hint::spin_loop();
+        }
+        say!("rt: has computed");
+        return;
+    }
     on_interrupt(tick);
     gic::init(m);
     gic::init_cpu(m);

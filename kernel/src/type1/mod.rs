@@ -17,7 +17,7 @@ mod vm;
 pub use devices::interrupt;
 
 use crate::boot::BootPlan;
-use crate::{cpu, kvm, power, sched, task, time};
+use crate::{cpu, kvm, power, sched, task, time, watchdog};
 use core::sync::atomic::Ordering;
 
 /// Starts the VMs.
@@ -27,6 +27,9 @@ pub fn start(boot: &BootPlan) {
         return without_guests();
     }
     let Some(host) = kvm::hypervisor(boot) else { return without_guests() };
+    for plan in plans.iter().filter(|plan| plan.is_exclusive()) {
+        watchdog::leave_alone(plan.all_cpus());
+    }
     console::init(&plans);
     devices::init(&plans);
     supervisor::start(plans, host);

@@ -1,7 +1,7 @@
 //! Machines whose VMs stand in the device tree.
 
 use super::{Bench, Needs, SystemTest, gicv2, options, says};
-use crate::console::{Console, Keyboard};
+use crate::console::{Console, Keyboard, Wait};
 use crate::fdt::Node;
 use crate::run::{self, Mode};
 use crate::type1::{self, Vm};
@@ -50,8 +50,14 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "type1: a malformed property keeps one VM from starting",
         needs: Needs::Type1,
-        long: true,
+        long: false,
         run: |bench| bench.malformed(),
+    },
+    SystemTest {
+        name: "type1: an exclusive CPU that computes takes no exit in 10 seconds",
+        needs: Needs::Type1,
+        long: false,
+        run: |bench| bench.computes_alone(),
     },
     SystemTest {
         name: "type1: a guest has the machine's disk and network, by virtio-mmio",
@@ -68,7 +74,7 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "type1: VMs share memory, and have the memory that the tree names",
         needs: Needs::Type1,
-        long: true,
+        long: false,
         run: |bench| bench.shared_memory(),
     },
     SystemTest {
@@ -128,6 +134,10 @@ impl Bench<'_> {
         for vm in ["domU1", "domU2"] {
             says(&log, &format!("[{vm}] hypha-guest: up"))?;
         }
+        if args.cpu == "max" {
+            starts_within(&log, "rt", 15_000_000)?;
+            starts_within(&log, "domU2", 60_000_000)?;
+        }
         no_tick_missed(&log)
     }
 
@@ -183,7 +193,7 @@ impl Bench<'_> {
     fn storms(&self) -> Result<()> {
         let args = machine();
         let kernel = self.built.image.clone().context("no kernel")?;
-        let mut attacker = Vm::bare("attack", "guest-attack", "storms=3 rounds=0")?;
+        let mut attacker = Vm::bare("attack", "guest-attack", "storms=2 rounds=0")?;
         attacker.cpus = 2;
         let vms = [attacker, Vm::realtime()?];
         let mut machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
@@ -273,6 +283,35 @@ impl Bench<'_> {
         says(&log, "Type-1: domU1: a device of its may write memory of its own accord")
     }
 
+    /// In a second and in ten it takes the same exits: those of its start and end.
+    fn computes_alone(&self) -> Result<()> {
+        let args = run::Args { smp: 2, ..machine() };
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let mut exits = Vec::new();
+        for seconds in [1, 10] {
+            let vm = Vm::bare("alone", type1::REALTIME, &format!("alone={seconds}"))?.alone();
+            let mut machine = type1::machine(&args, &kernel, &[vm], &self.tree())?;
+            let trace = self.tree().with_extension("int");
+            // 64 ns an instruction: ten seconds are soon over.
+            let extra = ["-icount", "shift=6,sleep=off", "-d", "int", "-D"];
+            machine.extra.extend(extra.map(String::from));
+            machine.extra.push(trace.display().to_string());
+            self.watched(&machine, Keyboard::Nobody, |console| {
+                console.expect("[alone] rt: has computed", Duration::from_secs(args.timeout))?;
+                match console.wait_end(Some(SOON)) {
+                    Wait::Ended => Ok(()),
+                    _ => bail!("the machine stays on without a VM"),
+                }
+            })?;
+            exits.push(exits_to_el2(&std::fs::read_to_string(&trace)?, 1));
+        }
+        ui::note(format!("exits in 1 and in 10 seconds: {exits:?}"));
+        match exits[..] {
+            [one, ten] if one == ten && one > 0 => Ok(()),
+            _ => bail!("computing costs exits: {exits:?}"),
+        }
+    }
+
     /// One counts in memory that both have; one has its RAM where the tree says.
     fn shared_memory(&self) -> Result<()> {
         const GUESTS: u64 = 0x8000_0000;
@@ -349,6 +388,36 @@ fn transports() -> Node {
         devices = devices.child(node);
     }
     Node::new("").cells("#address-cells", &[2]).cells("#size-cells", &[2]).child(devices)
+}
+
+/// How many exceptions QEMU's log (`-d int`) says that took CPU `cpu` from a guest to EL2.
+fn exits_to_el2(trace: &str, cpu: u32) -> usize {
+    let begins = format!("on CPU {cpu}");
+    let mut here = false;
+    let mut exits = 0;
+    for line in trace.lines() {
+        if line.starts_with("Taking exception") {
+            here = line.ends_with(&begins);
+        } else if here && line.starts_with("...from EL1 to EL2") {
+            exits += 1;
+        }
+    }
+    exits
+}
+
+/// From power-on to the VM's first instruction: the log's time, which is counted in
+/// instructions of all CPUs, and idle time.
+fn starts_within(log: &str, vm: &str, limit: u64) -> Result<()> {
+    let text = format!("] {vm}: starts, ");
+    let line = log.lines().find(|line| line.contains(&text)).context("the VM never starts")?;
+    let time = line.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
+    let (seconds, micros) = time.split_once('.').context("the log has no times")?;
+    let instructions = seconds.parse::<u64>()? * 1_000_000_000 + micros.parse::<u64>()? * 1000;
+    ui::note(format!("{vm} starts after {instructions} instructions"));
+    if instructions > limit {
+        bail!("{vm} starts after {instructions} instructions, and not {limit}");
+    }
+    Ok(())
 }
 
 /// What the real-time guest reports, every second.
