@@ -1,6 +1,29 @@
-//! A crashed guest's last words.
+//! What Type-1 mode has to say: a crashed guest's last words, and what is not its
+//! guests'.
 
+use frame::Use;
 use vcpu_context::{El1, GuestContext};
+
+/// All virtual machines are up, and `guests` bytes are their memory and modules: what
+/// the rest is.
+pub fn memory(guests: u64) {
+    let stats = frame::stats();
+    let ours = stats.total.saturating_sub(stats.free).saturating_sub(guests);
+    let stacks = stats.used_for(Use::Stack);
+    let tables = stats.used_for(Use::Table).saturating_add(stats.used_for(Use::GuestTable));
+    let heap = stats.used_for(Use::Heap);
+    let known = [stats.table, stacks, tables, heap].into_iter().fold(0, u64::saturating_add);
+    log::info!(
+        "Type-1: all virtual machines are up, {} KiB are not theirs: {} frame table, {} stacks, \
+         {} translation tables, {} heap, {} kernel and others",
+        ours >> 10,
+        stats.table >> 10,
+        stacks >> 10,
+        tables >> 10,
+        heap >> 10,
+        ours.saturating_sub(known) >> 10
+    );
+}
 
 /// The registers of a virtual CPU, to the log.
 pub fn registers(name: &str, index: usize, context: &GuestContext) {

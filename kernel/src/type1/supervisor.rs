@@ -3,6 +3,7 @@
 use super::console;
 use super::memory::GuestMemory;
 use super::plan::{self, Plan};
+use super::report;
 use super::vm::{End, Life, schedule};
 use crate::{power, sched, task, time};
 use alloc::sync::Arc;
@@ -66,10 +67,7 @@ impl Coming {
     /// It has started, or never will. The last one says what is left for others.
     fn is_up(&mut self) {
         if core::mem::take(&mut self.0) && COMING.fetch_sub(1, Ordering::SeqCst) == 1 {
-            let stats = frame::stats();
-            let guests = GUESTS.load(Ordering::SeqCst);
-            let ours = stats.total.saturating_sub(stats.free).saturating_sub(guests);
-            log::info!("Type-1: all virtual machines are up, {} KiB are not theirs", ours >> 10);
+            report::memory(GUESTS.load(Ordering::SeqCst));
         }
     }
 }
