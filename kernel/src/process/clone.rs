@@ -186,7 +186,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
         if signals.exiting.is_some() || signals.exec.is_some() {
             return Err(Failure::Restart(Restart::Always));
         }
-        if signals.stopped
+        if signals.stopped.is_some()
             && let Some(thread) = task.thread.get()
         {
             thread.attention.store(true, Release);

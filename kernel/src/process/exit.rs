@@ -16,7 +16,7 @@ pub fn ticks(nanos: Nanos) -> u64 {
 /// Tells all threads of a process to end, with wait status `status` unless one
 /// was given before.
 pub fn begin_group_exit(process: &Arc<Process>, status: i32) {
-    process.signals.lock().exiting.get_or_insert(status);
+    process.signals.lock().begin_exit(status);
     // In place: a copy of the list might find no memory.
     process.threads.lock().iter().for_each(signals::alert);
 }
@@ -27,7 +27,7 @@ pub fn exit(code: i32) -> ! {
     if let Ok(process) = super::current() {
         let alone = process.threads.lock().len() == 1;
         if alone {
-            process.signals.lock().exiting.get_or_insert((code & 0xff) << 8);
+            process.signals.lock().begin_exit((code & 0xff) << 8);
         }
     }
     thread()
@@ -71,6 +71,8 @@ fn leave() {
     };
     if last {
         end(&process);
+    } else {
+        signals::settle_stop(&process);
     }
     process.thread_gone.wake_all();
 }

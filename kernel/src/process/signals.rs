@@ -23,8 +23,12 @@ pub struct ProcessSignals {
     pub(super) pending: Pending,
     /// Too large for structures that are moved about on small stacks.
     pub(super) actions: Box<Actions>,
-    /// All threads stand still.
-    pub(super) stopped: bool,
+    /// All threads are to stand still.
+    pub(super) stopped: Option<Stop>,
+    /// How many of them do.
+    pub(super) standing: usize,
+    /// A stop is over by SIGCONT, and no wait() has heard.
+    pub(super) continued: bool,
     /// A thread took a stop signal and is about to stop the process: SIGCONT
     /// and SIGKILL call it off.
     pub(super) stopping: bool,
@@ -34,6 +38,51 @@ pub struct ProcessSignals {
     pub(super) exec: Option<u32>,
     /// It is init and dies of its own faults only.
     pub(super) unkillable: bool,
+}
+
+/// A stop of the whole process.
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    /// By which signal.
+    signal: Signal,
+    /// All threads stand still.
+    complete: bool,
+    /// A wait() has told of it.
+    heard: bool,
+}
+
+/// What a parent may hear of a child that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It stopped by this signal.
+    Stopped(Signal),
+    /// It goes on.
+    Continued,
+}
+
+impl ProcessSignals {
+    /// All threads are to end, with `status` unless one was given before.
+    pub(super) fn begin_exit(&mut self, status: i32) {
+        self.exiting.get_or_insert(status);
+        self.forget_stop();
+    }
+
+    /// Who ends isn't stopped any more, and neither was it continued.
+    fn forget_stop(&mut self) {
+        (self.stopping, self.stopped, self.continued) = (false, None, false);
+    }
+
+    /// What no wait() has heard yet, of what is asked for; `leave`: it is to be
+    /// heard again.
+    pub(super) fn news(&mut self, stopped: bool, continued: bool, leave: bool) -> Option<News> {
+        if let Some(stop) = self.stopped.as_mut().filter(|stop| stopped && stop.complete && !stop.heard) {
+            stop.heard = !leave;
+            return Some(News::Stopped(stop.signal));
+        }
+        let news = (self.continued && continued).then_some(News::Continued);
+        self.continued &= news.is_none() || leave;
+        news
+    }
 }
 
 /// Whether the current thread has something to do before it returns to EL0:
@@ -53,7 +102,7 @@ pub fn signal_pending() -> bool {
         let signals = thread.signals.lock();
         process.exiting.is_some()
             || process.exec.is_some_and(|tid| tid != thread.tid())
-            || process.stopped
+            || process.stopped.is_some()
             || signals.has_work(process.pending.set())
     }
 }
@@ -114,14 +163,13 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
                 thread.signals.lock().pending.flush(cancelled);
             }
         }
-        if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) {
-            shared.stopping = false;
+        if signal == Signal::SIGKILL {
+            shared.forget_stop();
         }
-        if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) && shared.stopped {
-            shared.stopped = false;
-            // Only who goes on has news: the others end.
-            if signal == Signal::SIGCONT {
-                continued = true;
+        if signal == Signal::SIGCONT {
+            shared.stopping = false;
+            if shared.stopped.take().is_some() {
+                (shared.continued, continued) = (true, true);
                 alerted.extend(threads.iter().cloned());
             }
         }
@@ -154,7 +202,7 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
         }
     }
     if continued {
-        wait_event(process, true, None);
+        tell_parent(process, News::Continued);
     }
     alerted.iter().for_each(alert);
     // Those who wait for it with it blocked: rt_sigtimedwait(), signalfd.
@@ -198,21 +246,19 @@ fn first_success(results: impl Iterator<Item = Result<()>>) -> Result<()> {
 }
 
 /// Tells the parent that a process stopped or continued.
-fn wait_event(process: &Arc<Process>, continued: bool, stopped: Option<u8>) {
+fn tell_parent(process: &Arc<Process>, news: News) {
     let parent = table::with(|table| {
-        let entry = table.entry(process.pid).ok()?;
-        entry.continued = continued;
-        entry.stopped = stopped;
-        let parent = entry.parent;
+        let parent = table.entry(process.pid).ok()?.parent;
         table.entry(parent).ok().map(|entry| entry.process.clone())
     });
     let Some(parent) = parent else { return };
     parent.child_changed.wake_all();
     if parent.signals.lock().actions.wants_child_stops() {
-        let (code, status) = match stopped {
-            Some(signal) => (code::CLD_STOPPED, i32::from(signal)),
-            None => (code::CLD_CONTINUED, i32::from(Signal::SIGCONT.number())),
+        let (code, by) = match news {
+            News::Stopped(signal) => (code::CLD_STOPPED, signal),
+            News::Continued => (code::CLD_CONTINUED, Signal::SIGCONT),
         };
+        let status = i32::from(by.number());
         let time = process.cpu_time();
         let times = (exit::ticks(time.user), exit::ticks(time.system));
         let info = SigInfo::child(Signal::SIGCHLD, code, (process.pid, 0), status, times);
@@ -303,7 +349,7 @@ fn step() -> Step {
     }
     let mut own = thread.signals.lock();
     let killed = shared.pending.set().with(own.pending.set()).contains(Signal::SIGKILL);
-    if shared.stopped && !killed {
+    if shared.stopped.is_some() && !killed {
         return Step::Stand;
     }
     let unkillable = shared.unkillable;
@@ -361,35 +407,61 @@ fn stop(signal: Signal) {
             return;
         }
     }
-    let first = {
+    {
         let mut signals = process.signals.lock();
         if !core::mem::take(&mut signals.stopping) {
             return;
         }
-        !core::mem::replace(&mut signals.stopped, true)
-    };
-    if first {
-        wait_event(&process, false, Some(signal.number()));
+        signals.stopped.get_or_insert(Stop { signal, complete: false, heard: false });
     }
-    process.threads().iter().for_each(alert);
+    // The last of them to stand still tells the parent. In place: a copy of the
+    // list might find no memory.
+    process.threads.lock().iter().for_each(alert);
+}
+
+/// One more thread stands still, or is gone: the process has stopped if it was
+/// the last to run.
+pub(super) fn settle_stop(process: &Arc<Process>) {
+    let stopped = {
+        let threads = process.threads.lock();
+        let mut signals = process.signals.lock();
+        let all = signals.standing >= threads.len() && signals.exiting.is_none();
+        let begun = signals.stopped.filter(|stop| all && !stop.complete);
+        begun.map(|stop| {
+            signals.stopped = Some(Stop { complete: true, ..stop });
+            signals.continued = false;
+            stop.signal
+        })
+    };
+    if let Some(signal) = stopped {
+        tell_parent(process, News::Stopped(signal));
+    }
 }
 
 /// Waits for SIGCONT or the end.
 fn stand_still() {
-    loop {
-        let stopped = super::with_thread(|thread| {
-            let shared = thread.process.signals.lock();
-            let own = thread.signals.lock();
-            let killed = shared.pending.set().with(own.pending.set()).contains(Signal::SIGKILL);
-            shared.stopped && shared.exiting.is_none() && !killed
-        });
-        if stopped != Ok(true) {
-            // There may be more to do than when it stopped.
-            let _ = super::with_thread(|thread| thread.attention.store(true, SeqCst));
-            return;
-        }
+    let Ok(process) = super::current() else { return };
+    let count = |add: isize| {
+        let mut signals = process.signals.lock();
+        signals.standing = signals.standing.saturating_add_signed(add);
+    };
+    count(1);
+    settle_stop(&process);
+    while super::with_thread(must_stand) == Ok(true) {
         sched::park();
     }
+    // Stopped again meanwhile, it comes back before it gets to EL0.
+    count(-1);
+    // There may be more to do than when it stopped.
+    let _ = super::with_thread(|thread| thread.attention.store(true, SeqCst));
+}
+
+fn must_stand(thread: &Thread) -> bool {
+    let shared = thread.process.signals.lock();
+    let own = thread.signals.lock();
+    let killed = shared.pending.set().with(own.pending.set()).contains(Signal::SIGKILL);
+    let ends = shared.exiting.is_some() || shared.exec.is_some_and(|tid| tid != thread.tid());
+    shared.stopped.is_some() && !ends && !killed
 }
 
 /// The FP/SIMD registers as a frame has them.
@@ -527,7 +599,7 @@ impl Process {
 
     /// Whether it is stopped.
     pub fn is_stopped(&self) -> bool {
-        self.signals.lock().stopped
+        self.signals.lock().stopped.is_some_and(|stop| stop.complete)
     }
 
     /// Whether the current thread of a terminal's background group may be

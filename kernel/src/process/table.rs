@@ -25,10 +25,6 @@ pub(super) struct Entry {
     pub children: BTreeSet<u32>,
     /// It ended with this wait status.
     pub zombie: Option<i32>,
-    /// It stopped by this signal, and no wait() has heard.
-    pub stopped: Option<u8>,
-    /// It continued, and no wait() has heard.
-    pub continued: bool,
     /// What the parent gets when it ends; 0: nothing.
     pub exit_signal: u8,
     /// It called execve(): setpgid() by the parent is over.
@@ -148,8 +144,6 @@ pub fn add_process(process: &Arc<Process>, parent: u32, exit_signal: u8) -> Resu
             session,
             children: BTreeSet::new(),
             zombie: None,
-            stopped: None,
-            continued: false,
             exit_signal,
             ran_exec: false,
             own_time: CpuTime::default(),

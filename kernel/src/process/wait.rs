@@ -1,6 +1,7 @@
 //! wait4() and waitid().
 
 use super::cputime::CpuTime;
+use super::signals::News;
 use super::table::{self, Table};
 use crate::syscall::Failure;
 use crate::wait;
@@ -102,20 +103,15 @@ fn look(
                 let time = entry.own_time.plus(entry.children_time);
                 news = Some(Found { time, pages: entry.pages, ..exited(child, status) });
             }
-        } else if let Some(signal) = entry.stopped.filter(|_| options.stopped) {
-            if !options.leave {
-                entry.stopped = None;
-            }
-            let status = i32::from(signal);
-            let code = (code::CLD_STOPPED, status);
-            news = Some(Found { code, ..exited(child, status << 8 | 0x7f) });
-        } else if entry.continued && options.continued {
-            if !options.leave {
-                entry.continued = false;
-            }
-            let signal = i32::from(Signal::SIGCONT.number());
-            let code = (code::CLD_CONTINUED, signal);
-            news = Some(Found { code, ..exited(child, 0xffff) });
+        } else {
+            let mut signals = entry.process.signals.lock();
+            news = signals.news(options.stopped, options.continued, options.leave).map(|news| {
+                let (code, by, status) = match news {
+                    News::Stopped(by) => (code::CLD_STOPPED, by, i32::from(by.number()) << 8 | 0x7f),
+                    News::Continued => (code::CLD_CONTINUED, Signal::SIGCONT, 0xffff),
+                };
+                Found { code: (code, i32::from(by.number())), ..exited(child, status) }
+            });
         }
         if news.is_some() {
             break;

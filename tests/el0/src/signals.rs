@@ -16,6 +16,7 @@ cases!("signals";
     fault_when_blocked_kills, bus_error_past_eof, undefined_instruction, breakpoint,
     edit_context, registers_survive, itimer_real, itimer_waits, alarm, sigtimedwait, sigtimedwait_timeout,
     pause, sigsuspend, ppoll_mask, to_one_thread, to_any_unblocked_thread, stop_and_continue,
+    stop_is_told_when_all_threads_stand, stop_of_the_killed_is_not_told,
     default_actions, sigchld, ignored_sigchld_reaps, sigpipe, kill_errors, inherited_by_fork,
     during_many_syscalls, interrupted_sleep, handler_longs_return,
 );
@@ -776,6 +777,54 @@ fn stop_and_continue() -> Outcome {
     wait_opts(pid, libc::WUNTRACED)?;
     sys!(libc::SYS_kill, pid, libc::SIGKILL)?;
     check_eq!(wait(pid)?, End::Signal(libc::SIGKILL));
+    Ok(())
+}
+
+fn stop_is_told_when_all_threads_stand() -> Outcome {
+    const THREADS: usize = 4;
+    let m = Map::shared(PAGE)?;
+    let counts = || std::array::from_fn::<_, THREADS, _>(|i| m.word(i * 64).load(SeqCst));
+    let pid = fork(|| {
+        thread::scope(|s| {
+            for i in 0..THREADS {
+                s.spawn(move || {
+                    // For ever.
+                    while m.word(i * 64).fetch_add(1, SeqCst) < usize::MAX {}
+                });
+            }
+        });
+        0
+    })?;
+    for round in 0..40 {
+        let before = counts();
+        check!(until(|| counts().iter().zip(&before).all(|(now, then)| now > then)));
+        sys!(libc::SYS_kill, pid, libc::SIGSTOP)?;
+        check_eq!(wait_opts(pid, libc::WUNTRACED)?, (pid as usize, End::Stopped(libc::SIGSTOP)));
+        let told = counts();
+        ms(3);
+        check!(counts() == told, "round {round}: {told:?}, then {:?}", counts());
+        sys!(libc::SYS_kill, pid, libc::SIGCONT)?;
+        check_eq!(wait_opts(pid, libc::WCONTINUED)?, (pid as usize, End::Continued));
+    }
+    sys!(libc::SYS_kill, pid, libc::SIGKILL)?;
+    check_eq!(wait(pid)?, End::Signal(libc::SIGKILL));
+    Ok(())
+}
+
+/// A stop that nobody has waited for is no news any more once SIGKILL has come.
+fn stop_of_the_killed_is_not_told() -> Outcome {
+    for _ in 0..10 {
+        let pid = fork(|| {
+            loop {
+                ms(1000);
+            }
+        })?;
+        sys!(libc::SYS_kill, pid, libc::SIGSTOP)?;
+        let look = libc::WSTOPPED | libc::WNOWAIT;
+        sys!(libc::SYS_waitid, libc::P_PID, pid, 0, look, 0)?;
+        sys!(libc::SYS_kill, pid, libc::SIGKILL)?;
+        check_eq!(wait_opts(pid, libc::WUNTRACED)?, (pid as usize, End::Signal(libc::SIGKILL)));
+    }
     Ok(())
 }
 
