@@ -307,6 +307,8 @@ fn rest(start: Nanos, end: impl Fn() -> Option<bool>) -> bool {
     let index = cpu::index();
     this.idle_since.store(start, Relaxed);
     let result = loop {
+        // Before the sleep: no switch may come for long.
+        stack::reap();
         IDLE.fetch_or(bit(index), SeqCst);
         if let Some(result) = end() {
             break result;

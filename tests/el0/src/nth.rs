@@ -51,8 +51,8 @@ pub fn each(scenario: impl Fn() -> Result<(), Errno>) -> Outcome {
     // What stays for good is there after the first time.
     scenario()?;
     let (mut before, mut after) = (String::new(), String::new());
-    // What others left behind may still be going (a stack stays until another task
-    // has the CPU); what the scenario leaves it leaves each time.
+    // What others left behind may still be going; what the scenario leaves it leaves
+    // each time.
     for _ in 0..3 {
         before = accounts()?;
         each_once(&nth, &scenario)?;

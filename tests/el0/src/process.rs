@@ -1,7 +1,7 @@
 //! fork, exec, wait, pipes between processes, groups and sessions.
 
 use crate::util::{Map, PAGE, c, close, disposition, handle, mask, ms, pipe, read, until, write};
-use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
+use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ cases!("process";
     exec_errors, exec_keeps_and_closes, exec_resets_signals, exec_from_thread, exec_arg_limit,
     orphan_reparented, groups_and_sessions, kill_group, cow, cow_chain, cow_file_private,
     fork_storm, fork_tree, fork_in_threaded, group_kill_misses_nobody, zombies_counted, pdeathsig, vfork_shares,
-    many_children_at_once, proc_of_child,
+    many_children_at_once, proc_of_child, stacks_come_back,
 );
 
 /// What `el0-tests --helper WORD…` does: the other end of the exec cases.
@@ -659,5 +659,22 @@ fn proc_of_child() -> Outcome {
     child.kill()?;
     child.wait()?;
     check!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    Ok(())
+}
+
+/// A child's kernel stack is free once it has ended, whoever knew it last.
+fn stacks_come_back() -> Outcome {
+    let stacks = || -> Result<usize, Fail> {
+        let text = std::fs::read_to_string("/proc/hypha").map_err(|_| Fail::skip("/proc/hypha"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("stacks "));
+        line.ok_or("no stacks").and_then(|n| n.parse().map_err(|_| "no number")).map_err(Fail::new)
+    };
+    let before = stacks()?;
+    for round in 0..50 {
+        let pid = fork(|| 0)?;
+        check_eq!(wait(pid)?, End::Exit(0));
+        let back = until(|| stacks().is_ok_and(|now| now <= before));
+        check!(back, "round {round}: {before} bytes before, {} after", stacks()?);
+    }
     Ok(())
 }
