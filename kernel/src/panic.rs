@@ -6,9 +6,13 @@ use crate::task::Task;
 use arch::trap::TrapFrame;
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 static PANICKING: AtomicBool = AtomicBool::new(false);
+/// How many CPUs stand still.
+static STOPPED: AtomicUsize = AtomicUsize::new(0);
+/// How long the others may take to, nanoseconds.
+const PATIENCE: u64 = 100_000_000;
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
@@ -61,15 +65,29 @@ fn begin() {
     arch::irq::mask_all();
     if PANICKING.swap(true, Ordering::SeqCst) {
         // Another CPU is at it already, or we panicked while panicking.
-        power::hang();
+        stop();
     }
-    console::panicked();
+    let mut others = 0usize;
     for index in 0..cpu::MAX_CPUS {
         let online = cpu::get(index).is_some_and(|cpu| cpu.online.load(Ordering::Relaxed));
         if online && index != cpu::index() {
             gic::send_sgi(index, gic::SGI_STOP);
+            others = others.wrapping_add(1);
         }
     }
+    // Let them end the lines that they are writing; one may hang with interrupts
+    // masked.
+    let until = time::now().saturating_add(PATIENCE);
+    while STOPPED.load(Ordering::Acquire) < others && time::now() < until {
+        core::hint::spin_loop();
+    }
+    console::panicked();
+}
+
+/// Another CPU tells of the end: this one stands still.
+pub fn stop() -> ! {
+    STOPPED.fetch_add(1, Ordering::Release);
+    power::hang()
 }
 
 fn show_registers(x: &[u64; 31], sp: u64) {

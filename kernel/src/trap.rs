@@ -3,7 +3,7 @@
 
 use crate::process::{self, Fault, FaultKind, cputime};
 use crate::{
-    console, cpu, fail, gic, panic, power, sched, speculation, syscall, task, timer, type1, vcpu,
+    console, cpu, fail, gic, panic, sched, speculation, syscall, task, timer, type1, vcpu,
 };
 use arch::trap::TrapFrame;
 use arch::uaccess;
@@ -180,7 +180,7 @@ pub fn interrupts() {
         };
         match gic::intid(intid) {
             gic::SGI_RESCHEDULE => {}
-            gic::SGI_STOP => power::hang(),
+            gic::SGI_STOP => panic::stop(),
             gic::SGI_PUT => vcpu::put_requested(),
             id if id == arch::timer::host_intid() => {
                 cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
