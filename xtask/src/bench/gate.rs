@@ -22,8 +22,6 @@ const CPU: &str = "max";
 /// A CPU whose ID registers ask for mitigations, and what is counted on it.
 const OTHER_CPU: &str = "neoverse-n1";
 const OTHER_OPS: [&str; 4] = ["hypercall_null", "psci_version", "mmio_user_read", "vgic_read"];
-/// How often a Debian guest exits while it boots: under VHE, on the other CPU.
-const EXITS: &str = "guest_boot_exits";
 
 fn file() -> PathBuf {
     paths::root().join("xtask/bench-counts.txt")
@@ -31,7 +29,7 @@ fn file() -> PathBuf {
 
 const HEAD: &str = "\
 # Instructions of Hypha's exits (QEMU -icount, GICv3, 2 CPUs), one a line: mode operation
-# count, with the CPU model before them if it isn't max; guest_boot_exits counts exits.
+# count, with the CPU model before them if it isn't max.
 # `./x test bench` refuses counts that are more than 2 % or 8 above these, whichever is
 # more; `./x bench --update` writes them anew.
 ";
@@ -176,12 +174,6 @@ fn measure(built: &build::Built, modes: &[Mode]) -> Result<Vec<Record>> {
             };
             records.extend(subject.measure(&kit, ops)?.into_iter().filter(instructions));
         }
-    }
-    if modes.contains(&Mode::Vhe) {
-        let ops = [EXITS.to_string()];
-        let kit = Kit::watching(built, &ops, &[Kernel::Hypha])?;
-        let subject = Subject { kernel: Kernel::Hypha, mode: Mode::Vhe, cpu: OTHER_CPU.into() };
-        records.extend(subject.measure(&kit, &ops)?);
     }
     Ok(records)
 }
