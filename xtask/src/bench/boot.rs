@@ -324,15 +324,7 @@ impl Subject {
     }
 
     fn record(&self, op: &str, value: u64) -> Record {
-        Record {
-            op: op.into(),
-            kernel: self.kernel,
-            mode: self.mode.name().into(),
-            cpu: self.cpu.clone(),
-            value,
-            window: None,
-            exits: Vec::new(),
-        }
+        Record::new(op, self.kernel, self.mode.name(), &self.cpu, value)
     }
 
     /// The lines `name: number` of known operations, and what the plugin counted

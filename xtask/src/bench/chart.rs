@@ -98,15 +98,8 @@ mod tests {
 
     #[test]
     fn bars() {
-        let record = |kernel, mode: &str, value| Record {
-            op: "hypercall_null".into(),
-            kernel,
-            mode: mode.into(),
-            cpu: "max".into(),
-            value,
-            window: None,
-            exits: Vec::new(),
-        };
+        let record =
+            |kernel, mode: &str, value| Record::new("hypercall_null", kernel, mode, "max", value);
         let records = [record(Kernel::Linux, "vhe", 1314), record(Kernel::Hypha, "vhe", 97)];
         let svg = draw(&records, "max");
         assert!(svg.contains("1,314") && svg.contains(">97<"));

@@ -189,15 +189,7 @@ mod tests {
     use super::*;
 
     fn record(op: &str, value: u64) -> Record {
-        Record {
-            op: op.into(),
-            kernel: Kernel::Hypha,
-            mode: "vhe".into(),
-            cpu: "max".into(),
-            value,
-            window: None,
-            exits: Vec::new(),
-        }
+        Record::new(op, Kernel::Hypha, "vhe", "max", value)
     }
 
     #[test]

@@ -83,15 +83,8 @@ mod tests {
 
     #[test]
     fn written() {
-        let record = |op: &str, kernel, mode: &str, value| Record {
-            op: op.into(),
-            kernel,
-            mode: mode.into(),
-            cpu: "max".into(),
-            value,
-            window: None,
-            exits: Vec::new(),
-        };
+        let record =
+            |op: &str, kernel, mode: &str, value| Record::new(op, kernel, mode, "max", value);
         let records = [
             record("hypercall_null", Kernel::Linux, "vhe", 1314),
             record("hypercall_null", Kernel::Xen, "type1", 1657),

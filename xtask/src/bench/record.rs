@@ -41,6 +41,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// A value, with nothing seen besides.
+    pub fn new(op: &str, kernel: Kernel, mode: &str, cpu: &str, value: u64) -> Self {
+        let (op, mode, cpu) = (op.into(), mode.into(), cpu.into());
+        Self { op, kernel, mode, cpu, value, window: None, exits: Vec::new() }
+    }
+
     fn json(&self) -> Value {
         let unit = operation::find(&self.op).map_or(Unit::Instructions, |found| found.unit);
         let mut map = Map::new();

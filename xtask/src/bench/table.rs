@@ -166,8 +166,7 @@ mod tests {
     use super::*;
 
     fn record(op: &str, kernel: Kernel, value: u64) -> Record {
-        let (op, mode, cpu) = (op.into(), "vhe".into(), "max".into());
-        Record { op, kernel, mode, cpu, value, window: None, exits: Vec::new() }
+        Record::new(op, kernel, "vhe", "max", value)
     }
 
     #[test]
