@@ -1,6 +1,7 @@
 //! Users, groups and resource limits. Everybody is root: IDs are kept and
 //! shown, and grant or deny nothing.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Result};
 
@@ -43,8 +44,9 @@ pub struct Credentials {
     pub user: Ids,
     /// Groups.
     pub group: Ids,
-    /// Further groups.
-    pub groups: Vec<u32>,
+    /// Further groups: up to 256 KiB, so that processes share them and no copy
+    /// is ever made.
+    pub groups: Arc<Vec<u32>>,
 }
 
 /// Resources, as getrlimit(2) numbers them (asm-generic/resource.h).

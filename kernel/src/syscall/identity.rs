@@ -4,7 +4,7 @@ use super::SysResult;
 use crate::process::credentials::{Ids, resource};
 use crate::process::{caller, current, table, with_thread};
 use crate::user::CurrentUser;
-use base::{Errno, Result, UserMemExt};
+use base::{Errno, Result, UserMemExt, room};
 use syscalls::nr;
 
 pub fn getpid() -> SysResult {
@@ -72,7 +72,7 @@ pub fn getgroups(size: i32, list: u64) -> SysResult {
         if size < groups.len() {
             return Err(Errno::EINVAL.into());
         }
-        for (at, group) in (0u64..).step_by(4).zip(&groups) {
+        for (at, group) in (0u64..).step_by(4).zip(groups.iter()) {
             CurrentUser.write_obj(list.wrapping_add(at), group)?;
         }
     }
@@ -82,7 +82,10 @@ pub fn getgroups(size: i32, list: u64) -> SysResult {
 pub fn setgroups(size: i32, list: u64) -> SysResult {
     let size = usize::try_from(size).ok().filter(|&size| size <= GROUPS_MAX);
     let groups = CurrentUser.read_vec(list, size.ok_or(Errno::EINVAL)?)?;
-    current()?.with_identity(|_, credentials| credentials.groups = groups);
+    let groups = room::try_arc(groups)?;
+    let old = current()?.with_identity(|_, credentials| core::mem::replace(&mut credentials.groups, groups));
+    // Not under the lock.
+    drop(old);
     Ok(0)
 }
 

@@ -5,7 +5,7 @@ use el0_tests::nth::{Nth, each, surely};
 use el0_tests::{Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 
 cases!("fail";
-    reads_back, pipes, sockets, events, memory, processes, files,
+    reads_back, pipes, sockets, events, memory, processes, groups, files,
 );
 
 fn reads_back() -> Outcome {
@@ -70,6 +70,17 @@ fn processes() -> Outcome {
     each(|| {
         let pid = fork(|| 0)?;
         surely(|| wait(pid)).map(drop)
+    })
+}
+
+fn groups() -> Outcome {
+    let groups = [0u32; 65536];
+    each(|| {
+        let result = sys!(libc::SYS_setgroups, groups.len(), groups.as_ptr())
+            .and_then(|_| fork(|| 0))
+            .and_then(|pid| surely(|| wait(pid)));
+        surely(|| sys!(libc::SYS_setgroups, 0, 0))?;
+        result.map(drop)
     })
 }
 

@@ -12,7 +12,7 @@ cases!("process";
     exit_codes, wait_nohang_and_echild, wait_any, waitid_nowait, rusage, pipe_to_child, command_output,
     command_stdin, command_env_cwd, command_signal, command_many_args, command_in_threads,
     exec_errors, exec_keeps_and_closes, exec_resets_signals, exec_from_thread, exec_arg_limit,
-    orphan_reparented, groups_and_sessions, kill_group, cow, cow_chain, cow_file_private,
+    orphan_reparented, groups_and_sessions, many_groups, kill_group, cow, cow_chain, cow_file_private,
     fork_storm, fork_tree, fork_in_threaded, group_kill_misses_nobody, zombies_counted, pdeathsig, vfork_shares,
     many_children_at_once, proc_of_child, stacks_come_back,
 );
@@ -392,6 +392,52 @@ fn groups_and_sessions() -> Outcome {
     check_eq!(sys!(libc::SYS_setpgid, 0, -1isize), Err(Errno(libc::EINVAL)));
     write(w, b"x")?;
     check_eq!(wait(pid)?, End::Exit(0));
+    Ok(())
+}
+
+/// Bytes on the kernel's heap, where the kernel says so.
+fn heap_used() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/hypha").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("heap-used "))?.parse().ok()
+}
+
+/// As many groups as there may be cost their memory once, not for each child.
+fn many_groups() -> Outcome {
+    const MOST: usize = 65536;
+    let groups: Vec<u32> = (0..MOST as u32).collect();
+    check_eq!(sys!(libc::SYS_setgroups, MOST + 1, groups.as_ptr()), Err(Errno(libc::EINVAL)));
+    sys!(libc::SYS_setgroups, MOST, groups.as_ptr())?;
+    check_eq!(sys!(libc::SYS_getgroups, 0, 0), Ok(MOST));
+    check_eq!(sys!(libc::SYS_getgroups, MOST - 1, 0), Err(Errno(libc::EINVAL)));
+    let before = heap_used();
+    let (r, w) = pipe(0)?;
+    let mut children = Vec::new();
+    for n in 0..64 {
+        children.push(fork(|| {
+            close(w);
+            let _ = read(r, &mut [0]);
+            let mut mine = vec![0u32; MOST];
+            // What one child changes is its own.
+            if n % 2 == 0 && sys!(libc::SYS_setgroups, 1, [7u32].as_ptr()).is_err() {
+                return 1;
+            }
+            let count = if n % 2 == 0 { 1 } else { MOST };
+            let got = sys!(libc::SYS_getgroups, MOST, mine.as_mut_ptr());
+            i32::from(got != Ok(count) || mine[count - 1] != [7, MOST as u32 - 1][n % 2])
+        })?);
+    }
+    let after = heap_used();
+    close(w);
+    close(r);
+    for pid in children {
+        check_eq!(wait(pid)?, End::Exit(0));
+    }
+    check_eq!(sys!(libc::SYS_getgroups, 0, 0), Ok(MOST));
+    sys!(libc::SYS_setgroups, 0, 0)?;
+    if let Some((before, after)) = before.zip(after) {
+        let each = after.saturating_sub(before) / 64;
+        check!(each < MOST, "{each} bytes for each child");
+    }
     Ok(())
 }
 
