@@ -6,7 +6,7 @@ use crate::{sched, syscall};
 use alloc::sync::Arc;
 use base::Nanos;
 use core::sync::atomic::Ordering::*;
-use signal::{SigInfo, Signal, code};
+use signal::{SigInfo, SigSet, Signal, code};
 
 /// Clock ticks (USER_HZ, 100 a second) in `nanos`.
 pub fn ticks(nanos: Nanos) -> u64 {
@@ -72,6 +72,7 @@ fn leave() {
     if last {
         end(&process);
     } else {
+        signals::pass_on(&process, SigSet::ALL);
         signals::settle_stop(&process);
     }
     process.thread_gone.wake_all();

@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::*;
 use credentials::resource;
 use signal::{
     Actions, Context, Delivery, Flags, FpState, Handler, Pending, Resume, SigInfo, SigSet, Signal,
-    code,
+    ThreadSignals, code,
 };
 
 use super::credentials;
@@ -148,13 +148,22 @@ pub fn send_thread(task: &Arc<Task>, info: SigInfo) -> Result<()> {
     send_to(&thread.process, Some(task), info)
 }
 
+/// Who is to look at what there is to do.
+enum Alerted<'a> {
+    Nobody,
+    One(&'a Arc<Task>),
+    All,
+}
+
 fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<()> {
     let signal = info.signal();
     let limit = process.limit(resource::SIGPENDING).min(65536) as usize;
-    let threads = process.threads();
     let mut continued = false;
-    let mut alerted = alloc::vec::Vec::new();
     {
+        // Held until somebody is told: who leaves the process meanwhile finds
+        // the signal pending, and passes it on.
+        let threads = process.threads.lock();
+        let mut alerted = Alerted::Nobody;
         let mut shared = process.signals.lock();
         let cancelled = SigSet::cancelled_by(signal);
         if !cancelled.is_empty() {
@@ -170,7 +179,6 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
             shared.stopping = false;
             if shared.stopped.take().is_some() {
                 (shared.continued, continued) = (true, true);
-                alerted.extend(threads.iter().cloned());
             }
         }
         // The one who is asked whether the signal matters.
@@ -184,7 +192,7 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
                     let mut own = thread.signals.lock();
                     own.send(info, limit)?;
                     if own.wants(signal) {
-                        alerted.push(task.clone());
+                        alerted = Alerted::One(task);
                     }
                 }
                 None => {
@@ -192,22 +200,50 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
                     let wants = |task: &&Arc<Task>| {
                         task.thread.get().is_some_and(|thread| thread.signals.lock().wants(signal))
                     };
-                    if signal == Signal::SIGKILL {
-                        alerted.extend(threads.iter().cloned());
-                    } else {
-                        alerted.extend(threads.iter().find(wants).cloned());
-                    }
+                    alerted = match threads.iter().find(wants) {
+                        _ if signal == Signal::SIGKILL => Alerted::All,
+                        Some(task) => Alerted::One(task),
+                        None => Alerted::Nobody,
+                    };
                 }
             }
+        }
+        drop(shared);
+        match alerted {
+            _ if continued => threads.iter().for_each(alert),
+            Alerted::All => threads.iter().for_each(alert),
+            Alerted::One(task) => alert(task),
+            Alerted::Nobody => {}
         }
     }
     if continued {
         tell_parent(process, News::Continued);
     }
-    alerted.iter().for_each(alert);
     // Those who wait for it with it blocked: rt_sigtimedwait(), signalfd.
     crate::syscall::signal::ARRIVALS.wake_all();
     Ok(())
+}
+
+/// A thread that may have been told to take signals of `which` does so no more:
+/// it has left the process, or blocks them now. Others are told of those that
+/// are pending for the process.
+pub(super) fn pass_on(process: &Process, which: SigSet) {
+    let mut left = {
+        let shared = process.signals.lock();
+        // All are being told to end.
+        if shared.exiting.is_some() { SigSet::EMPTY } else { shared.pending.set().and(which) }
+    };
+    if left.is_empty() {
+        return;
+    }
+    for task in process.threads.lock().iter() {
+        let Some(thread) = task.thread.get() else { continue };
+        let blocked = thread.signals.lock().blocked();
+        if !left.without(blocked).is_empty() {
+            left = left.and(blocked);
+            alert(task);
+        }
+    }
 }
 
 /// Sends a signal to all of a process group; `ESRCH` if it has no members.
@@ -361,11 +397,9 @@ fn step() -> Step {
             Step::Deliver(info, delivery)
         }
         None => {
-            own.restore_blocked();
+            drop((own, guard));
             // The mask from before may let others through.
-            if own.has_work(shared.pending.set()) {
-                thread.attention.store(true, SeqCst);
-            }
+            thread.with_signals(ThreadSignals::restore_blocked);
             Step::Nothing
         }
     }
@@ -509,8 +543,7 @@ fn deliver(frame: &mut TrapFrame, info: &SigInfo, action: &signal::Action) -> Re
     frame.sp = entry.sp;
     frame.pc = handler;
     frame.pstate = signal::handler_pstate(frame.pstate);
-    thread.signals.lock().enter_handler(info.signal(), action);
-    recheck(thread);
+    thread.with_signals(|own| own.enter_handler(info.signal(), action));
     Ok(())
 }
 
@@ -538,22 +571,11 @@ pub fn sigreturn(frame: &mut TrapFrame) {
     frame.syscall = -1;
     if let Some(thread) = task.thread.get() {
         *thread.restart.lock() = None;
-        {
-            let mut own = thread.signals.lock();
+        thread.with_signals(|own| {
             own.set_blocked(context.mask);
             // As on Linux, a stack that isn't valid any more is left alone.
             let _ = own.altstack.set(context.stack, context.sp);
-        }
-        recheck(thread);
-    }
-}
-
-/// The mask changed: there may be something to deliver.
-pub fn recheck(thread: &Thread) {
-    let shared = thread.process.signals.lock();
-    let own = thread.signals.lock();
-    if own.has_work(shared.pending.set()) {
-        thread.attention.store(true, Release);
+        });
     }
 }
 
@@ -612,10 +634,23 @@ impl Process {
 }
 
 impl Thread {
-    /// Works on the thread's signals and notices what has become deliverable.
-    pub fn with_signals<R>(&self, f: impl FnOnce(&mut signal::ThreadSignals) -> R) -> R {
-        let result = f(&mut self.signals.lock());
-        recheck(self);
+    /// Works on the thread's signals. If that changes the mask, there may be
+    /// something to deliver, or something that others have to take now.
+    pub fn with_signals<R>(&self, f: impl FnOnce(&mut ThreadSignals) -> R) -> R {
+        let (result, newly_blocked) = {
+            let mut own = self.signals.lock();
+            let before = own.blocked();
+            let result = f(&mut own);
+            (result, own.blocked().without(before))
+        };
+        if !newly_blocked.is_empty() {
+            pass_on(&self.process, newly_blocked);
+        }
+        let shared = self.process.signals.lock();
+        let own = self.signals.lock();
+        if own.has_work(shared.pending.set()) {
+            self.attention.store(true, SeqCst);
+        }
         result
     }
 

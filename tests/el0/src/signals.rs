@@ -15,7 +15,8 @@ cases!("signals";
     stack_overflow_on_altstack, fault_maperr, fault_accerr, fault_fixed_in_handler,
     fault_when_blocked_kills, bus_error_past_eof, undefined_instruction, breakpoint,
     edit_context, registers_survive, itimer_real, itimer_waits, alarm, sigtimedwait, sigtimedwait_timeout,
-    pause, sigsuspend, ppoll_mask, to_one_thread, to_any_unblocked_thread, stop_and_continue,
+    pause, sigsuspend, ppoll_mask, to_one_thread, to_any_unblocked_thread, passed_on_at_exit,
+    passed_on_in_handler, passed_on_at_exec, stop_and_continue,
     stop_is_told_when_all_threads_stand, stop_of_the_killed_is_not_told,
     default_actions, sigchld, ignored_sigchld_reaps, sigpipe, kill_errors, inherited_by_fork,
     during_many_syscalls, interrupted_sleep, handler_longs_return,
@@ -748,6 +749,114 @@ fn to_any_unblocked_thread() -> Outcome {
         stop.store(1, SeqCst);
         r
     })
+}
+
+/// A signal for the process comes while the thread that is to take it ends.
+fn passed_on_at_exit() -> Outcome {
+    handle(libc::SIGUSR1, who, libc::SA_RESTART, &[])?;
+    mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+    for round in 1..=200 {
+        let (ready, go) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|s| {
+            // The older of the two is asked first.
+            s.spawn(|| {
+                mask(libc::SIG_UNBLOCK, &[libc::SIGUSR1]);
+                ready.fetch_add(1, SeqCst);
+                while go.load(SeqCst) == 0 {
+                    std::hint::spin_loop();
+                }
+            });
+            s.spawn(|| {
+                mask(libc::SIG_UNBLOCK, &[libc::SIGUSR1]);
+                ready.fetch_add(1, SeqCst);
+                while go.load(SeqCst) < 2 {
+                    ms(1);
+                }
+            });
+            let come = until(|| ready.load(SeqCst) == 2);
+            go.store(1, SeqCst);
+            let sent = kill_self(libc::SIGUSR1);
+            let come = come && until(|| COUNT.load(SeqCst) == round);
+            go.store(2, SeqCst);
+            check!(come && sent.is_ok(), "lost in round {round}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Waits as vfork() does, where no signal but SIGKILL ends it, until `done`.
+fn wait_in_vfork(begun: &AtomicUsize, done: &AtomicUsize) {
+    // The child has its own memory, but for what is shared.
+    if sys!(libc::SYS_clone, libc::CLONE_VFORK | libc::SIGCHLD, 0, 0, 0, 0) == Ok(0) {
+        begun.store(1, SeqCst);
+        until(|| done.load(SeqCst) != 0);
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+}
+
+/// The one who is to take two signals blocks one in the other's handler.
+fn passed_on_in_handler() -> Outcome {
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn first(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        FOUND.store(1 + usize::from(until(|| COUNT.load(SeqCst) == 1)), SeqCst);
+    }
+    handle(libc::SIGUSR1, first, libc::SA_RESTART, &[libc::SIGUSR2])?;
+    handle(libc::SIGUSR2, who, libc::SA_RESTART, &[])?;
+    let both = [libc::SIGUSR1, libc::SIGUSR2];
+    mask(libc::SIG_BLOCK, &both);
+    let m = Map::shared(PAGE)?;
+    thread::scope(|s| {
+        s.spawn(|| {
+            mask(libc::SIG_UNBLOCK, &both);
+            wait_in_vfork(m.word(0), m.word(8));
+        });
+        check!(until(|| m.word(0).load(SeqCst) == 1));
+        s.spawn(|| {
+            mask(libc::SIG_UNBLOCK, &both);
+            m.word(16).store(1, SeqCst);
+            until(|| FOUND.load(SeqCst) != 0);
+        });
+        check!(until(|| m.word(16).load(SeqCst) == 1));
+        kill_self(libc::SIGUSR1)?;
+        kill_self(libc::SIGUSR2)?;
+        m.word(8).store(1, SeqCst);
+        check!(until(|| FOUND.load(SeqCst) != 0));
+        check_eq!(FOUND.load(SeqCst), 2);
+        Ok(())
+    })
+}
+
+/// The one who is to take a signal ends because another calls execve().
+fn passed_on_at_exec() -> Outcome {
+    let m = Map::shared(PAGE)?;
+    let pid = fork(|| {
+        mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+        thread::spawn(move || {
+            mask(libc::SIG_UNBLOCK, &[libc::SIGUSR1]);
+            wait_in_vfork(m.word(0), m.word(8));
+        });
+        until(|| m.word(0).load(SeqCst) == 1);
+        thread::spawn(move || {
+            mask(libc::SIG_UNBLOCK, &[libc::SIGUSR1]);
+            m.word(16).store(1, SeqCst);
+            until(|| m.word(24).load(SeqCst) == 1);
+            let me = crate::util::c(std::env::current_exe().unwrap().to_str().unwrap());
+            let args = [me.as_ptr(), c"--helper".as_ptr(), c"exit".as_ptr(), c"7".as_ptr(), std::ptr::null()];
+            let environment = [std::ptr::null::<libc::c_char>()];
+            let _ = sys!(libc::SYS_execve, me.as_ptr(), args.as_ptr(), environment.as_ptr());
+        });
+        until(|| m.word(16).load(SeqCst) == 1);
+        let _ = kill_self(libc::SIGUSR1);
+        m.word(24).store(1, SeqCst);
+        ms(5000);
+        0
+    })?;
+    let end = wait(pid)?;
+    m.word(8).store(1, SeqCst);
+    check_eq!(end, End::Signal(libc::SIGUSR1));
+    Ok(())
 }
 
 fn wait_opts(pid: i32, opts: i32) -> Result<(usize, End), Errno> {
