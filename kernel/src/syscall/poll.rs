@@ -69,19 +69,55 @@ fn with_mask(mask: u64, size: u64, body: impl FnOnce() -> SysResult) -> SysResul
     result
 }
 
+/// So many descriptors are looked at in one go: a call may name a million.
+const STEP: usize = 256;
+
+fn poll_all(items: &mut [PollItem]) -> usize {
+    let mut ready = 0usize;
+    for some in items.chunks_mut(STEP) {
+        ready = ready.saturating_add(epoll::poll_all(some));
+        sched::breathe();
+    }
+    ready
+}
+
+/// Drops what a list holds: maybe the last references to files.
+fn drop_in_steps<T>(mut list: Vec<T>) {
+    while !list.is_empty() {
+        list.truncate(list.len().saturating_sub(STEP));
+        sched::breathe();
+    }
+}
+
 /// Polls until something happened; how many files. 0 if the deadline came.
 fn wait_for(items: &mut [PollItem], deadline: Option<Nanos>) -> Result<usize, Failure> {
-    let ready = epoll::poll_all(items);
+    let ready = poll_all(items);
     if ready > 0 || deadline.is_some_and(|end| end <= time::now()) {
         return Ok(ready);
     }
     let waker = Waker::from(sched::current());
-    let registered = epoll::register_all(items, &waker)?;
-    let result = wait::retry(deadline, || match epoll::poll_all(items) {
-        0 => Err(Errno::EAGAIN),
-        ready => Ok(ready),
+    let mut registered = room::try_vec(items.len().div_ceil(STEP))?;
+    let mut all = Ok(());
+    for some in items.chunks(STEP) {
+        match epoll::register_all(some, &waker) {
+            Ok(some) => registered.push(some),
+            Err(errno) => {
+                all = Err(errno);
+                break;
+            }
+        }
+        sched::breathe();
+    }
+    let result = all.map_err(Into::into).and_then(|()| {
+        wait::retry(deadline, || match poll_all(items) {
+            0 => Err(Errno::EAGAIN),
+            ready => Ok(ready),
+        })
     });
-    drop(registered);
+    for some in registered {
+        drop(some);
+        sched::breathe();
+    }
     match result {
         Ok(ready) => Ok(ready),
         Err(wait::Ended::TimedOut) => Ok(0),
@@ -97,6 +133,9 @@ struct PollFd {
     events: u16,
     revents: u16,
 }
+
+/// Where `revents` is in it.
+const REVENTS: u64 = core::mem::offset_of!(PollFd, revents) as u64;
 
 fn ppoll(fds: u64, count: u64, timeout: u64, mask: u64, mask_size: u64) -> SysResult {
     let process = process::current()?;
@@ -117,19 +156,32 @@ fn ppoll(fds: u64, count: u64, timeout: u64, mask: u64, mask_size: u64) -> SysRe
         }
         let events = Events::from_bits_retain(u32::from(entry.events));
         items.push(PollItem { file, events, revents: Events::empty() });
+        if items.len().is_multiple_of(STEP) {
+            sched::breathe();
+        }
     }
     let result = with_mask(mask, mask_size, || {
         let deadline = if bad > 0 { Some(0) } else { deadline };
         Ok(wait_for(&mut items, deadline)? as i64)
     });
     put_remaining(timeout, deadline);
-    let ready = result?;
-    for (entry, item) in list.iter_mut().zip(&items) {
-        entry.revents |= item.revents.bits() as u16;
+    // As Linux, also when a signal ended it; and revents alone: another thread
+    // may have changed the rest.
+    let mut written = Ok(());
+    for (index, (entry, item)) in (0u64..).zip(list.iter().zip(&items)) {
+        let revents = entry.revents | item.revents.bits() as u16;
+        let at = fds.wrapping_add(index.wrapping_mul(size_of::<PollFd>() as u64));
+        written = CurrentUser.write_obj(at.wrapping_add(REVENTS), &revents);
+        if written.is_err() {
+            break;
+        }
+        if (index as usize).is_multiple_of(STEP) {
+            sched::breathe();
+        }
     }
-    // Only what changed is written: the rest may be read-only.
-    CurrentUser.write(fds, list.as_slice().as_bytes())?;
-    Ok(ready.saturating_add(bad as i64))
+    drop_in_steps(items);
+    written?;
+    Ok(result?.saturating_add(bad as i64))
 }
 
 /// Linux writes back what was left of the time-out.
@@ -189,13 +241,18 @@ fn pselect6(a: Args) -> SysResult {
                 items.push(PollItem { file, events, revents: Events::empty() });
                 whose.push((set, fd));
             }
+            if index.is_multiple_of(STEP / 64) {
+                sched::breathe();
+            }
         }
-        sched::breathe();
     }
     let result =
         with_mask(mask, mask_size, || Ok(wait_for(&mut items, deadline)? as i64));
     put_remaining(timeout, deadline);
-    result?;
+    if let Err(failure) = result {
+        drop_in_steps(items);
+        return Err(failure);
+    }
     let mut total = 0i64;
     for ((set, fd), item) in whose.iter().zip(&items) {
         let bits = sets.get_mut(*set).and_then(|bits| bits.get_mut(fd / 64));
@@ -204,6 +261,7 @@ fn pselect6(a: Args) -> SysResult {
             total = total.saturating_add(1);
         }
     }
+    drop_in_steps(items);
     for (address, bits) in places.iter().zip(&sets) {
         if *address != 0 {
             CurrentUser.write(*address, bits.as_slice().as_bytes())?;

@@ -1,6 +1,6 @@
 //! Pipes, eventfd, timerfd, epoll, poll and select.
 
-use crate::util::{Handler, Map, PAGE, close, handle, ms, pipe, read, until, write};
+use crate::util::{Handler, Map, PAGE, close, handle, ms, pipe, raise_descriptor_limit, read, until, write};
 use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -14,6 +14,7 @@ cases!("events";
     epoll_oneshot, epoll_mod_del, epoll_errors, epoll_timeout, epoll_wakes, epoll_closed,
     epoll_dup_keeps, epoll_nested, epoll_many, epoll_fair, epoll_pwait_mask, epoll_two_waiters,
     signalfd_reads, socketpair_both_ways, pipe_keeps_what_has_no_buffer, select_counts,
+    poll_one_many_times, poll_writes_revents_alone,
 );
 
 const IN: u32 = libc::EPOLLIN as u32;
@@ -688,5 +689,48 @@ fn select_counts() -> Outcome {
     // Above the count nothing is looked at, and nothing comes back.
     let none = sys!(libc::SYS_pselect6, 63, set.as_mut_ptr(), 0, 0, t.as_ptr(), 0);
     check_eq!(none, Ok(0));
+    Ok(())
+}
+
+/// To wait costs little more than to look, however often a file is named.
+fn poll_one_many_times() -> Outcome {
+    const MANY: usize = 80_000;
+    raise_descriptor_limit(MANY as u64)?;
+    let (r, w) = pipe(0)?;
+    let mut list = vec![libc::pollfd { fd: r, events: libc::POLLIN, revents: 7 }; MANY];
+    let start = Instant::now();
+    for _ in 0..4 {
+        check_eq!(ppoll(&mut list, 0), Ok(0));
+    }
+    let looks = start.elapsed();
+    check_eq!(list[MANY - 1].revents, 0);
+    let start = Instant::now();
+    check_eq!(ppoll(&mut list, 1), Ok(0));
+    let waits = start.elapsed();
+    check!(waits < 10 * looks, "waiting took {waits:?}, four looks {looks:?}");
+    write(w, b"x")?;
+    check_eq!(ppoll(&mut list, 1), Ok(MANY));
+    Ok(())
+}
+
+/// What another thread changes meanwhile stays changed.
+fn poll_writes_revents_alone() -> Outcome {
+    let m = Map::anon(PAGE)?;
+    let (r, w) = pipe(0)?;
+    let at = m.at as *mut libc::pollfd;
+    // SAFETY: the mapping is there to the end, and nothing refers to it.
+    unsafe { at.write_volatile(libc::pollfd { fd: r, events: libc::POLLIN, revents: 0 }) };
+    let other = thread::spawn(move || {
+        ms(50);
+        let at = m.at as *mut libc::pollfd;
+        // SAFETY: as above.
+        unsafe { at.write_volatile(libc::pollfd { fd: 77, events: 99, revents: 0 }) };
+        write(w, b"x")
+    });
+    check_eq!(sys!(libc::SYS_ppoll, m.at, 1, 0, 0, 8), Ok(1));
+    check!(other.join().is_ok_and(|wrote| wrote == Ok(1)));
+    // SAFETY: as above.
+    let after = unsafe { at.read_volatile() };
+    check_eq!((after.fd, after.events, after.revents), (77, 99, libc::POLLIN));
     Ok(())
 }

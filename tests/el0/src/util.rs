@@ -31,6 +31,12 @@ pub fn gettid() -> usize {
     sys!(libc::SYS_gettid).unwrap_or(0)
 }
 
+/// Lets so many descriptors be open.
+pub fn raise_descriptor_limit(to: u64) -> Result<(), Errno> {
+    let limit = [to, to];
+    sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, limit.as_ptr(), 0).map(drop)
+}
+
 /// A pipe: (read end, write end).
 pub fn pipe(flags: i32) -> Result<(i32, i32), Errno> {
     let mut p = [0i32; 2];
