@@ -5,9 +5,11 @@
 
 use crate::file::OpenFile;
 use crate::locks;
+use crate::tmpfs::breathe;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Lock, Result, Room, rank, room};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 
 /// What RLIMIT_NOFILE can be raised to (`/proc/sys/fs/nr_open`).
 pub const NR_OPEN: u32 = 1 << 20;
@@ -28,12 +30,31 @@ struct Slots {
 /// One process's descriptors.
 pub struct FdTable {
     slots: Lock<Slots>,
+    id: u64,
+    /// How many processes have it; others may look at it meanwhile.
+    users: AtomicUsize,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl FdTable {
     /// An empty table.
     pub fn new() -> FdTable {
-        FdTable { slots: Lock::new(rank::FD_TABLE, Slots::default()) }
+        Self::with(Slots::default())
+    }
+
+    fn with(slots: Slots) -> FdTable {
+        FdTable {
+            slots: Lock::new(rank::FD_TABLE, slots),
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            users: AtomicUsize::new(0),
+        }
+    }
+
+    /// Who it is. As on Linux, record locks belong to it, not to one of the
+    /// processes that share it.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The copy that `fork` makes.
@@ -42,7 +63,7 @@ impl FdTable {
         let mut entries = room::try_vec(slots.entries.len())?;
         entries.extend(slots.entries.iter().cloned());
         let copy = Slots { entries, lowest_free: slots.lowest_free };
-        Ok(FdTable { slots: Lock::new(rank::FD_TABLE, copy) })
+        Ok(Self::with(copy))
     }
 
     /// The file behind a descriptor.
@@ -86,15 +107,13 @@ impl FdTable {
         self.install_from(file, cloexec, 0, limit)
     }
 
-    /// `dup3`: puts a file at `fd`; closes what was there. `pid`: whose record
-    /// locks go with that.
+    /// `dup3`: puts a file at `fd`; closes what was there.
     pub fn install_at(
         &self,
         fd: i32,
         file: Arc<OpenFile>,
         cloexec: bool,
         limit: u64,
-        pid: u32,
     ) -> Result<()> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         if index as u64 >= limit.min(u64::from(NR_OPEN)) {
@@ -102,16 +121,16 @@ impl FdTable {
         }
         let old = self.slots.lock().put(index, Entry { file, cloexec })?;
         if let Some(old) = old {
-            locks::release_process(&old.file, pid);
+            locks::release_process(&old.file, self.id);
         }
         Ok(())
     }
 
     /// `close`.
-    pub fn close(&self, fd: i32, pid: u32) -> Result<()> {
+    pub fn close(&self, fd: i32) -> Result<()> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let old = self.slots.lock().take(index).ok_or(Errno::EBADF)?;
-        locks::release_process(&old.file, pid);
+        locks::release_process(&old.file, self.id);
         Ok(())
     }
 
@@ -127,42 +146,49 @@ impl FdTable {
         drop(taken);
     }
 
-    /// Takes a range of descriptors out, at most `max`: call until it is empty.
+    /// Takes some of a range of descriptors out, and where to go on, if there
+    /// are more: few looks in one go, for the table may have a million slots.
     fn take_some(
         &self,
         first: usize,
         last: usize,
         cloexec_only: bool,
-        max: usize,
-    ) -> Vec<Arc<OpenFile>> {
+    ) -> (Vec<Arc<OpenFile>>, Option<usize>) {
+        const TAKEN: usize = 64;
+        const LOOKS: usize = 4096;
         let mut taken = Vec::new();
         let mut slots = self.slots.lock();
         let end = last.saturating_add(1).min(slots.entries.len());
         for index in first..end {
+            if taken.len() == TAKEN || index.wrapping_sub(first) == LOOKS {
+                return (taken, Some(index));
+            }
             let wanted = slots.entries.get(index).and_then(Option::as_ref);
             if wanted.is_some_and(|entry| entry.cloexec || !cloexec_only)
                 && let Some(entry) = slots.take(index)
             {
                 taken.push(entry.file);
-                if taken.len() == max {
-                    break;
-                }
             }
         }
-        taken
+        (taken, None)
+    }
+
+    fn close_some(&self, first: usize, last: usize, cloexec_only: bool) {
+        let mut from = Some(first);
+        while let Some(first) = from {
+            let (taken, next) = self.take_some(first, last, cloexec_only);
+            for file in &taken {
+                locks::release_process(file, self.id);
+            }
+            drop(taken);
+            breathe();
+            from = next;
+        }
     }
 
     /// `close_range` without flags.
-    pub fn close_range(&self, first: u32, last: u32, pid: u32) {
-        loop {
-            let taken = self.take_some(first as usize, last as usize, false, 64);
-            if taken.is_empty() {
-                return;
-            }
-            for file in &taken {
-                locks::release_process(file, pid);
-            }
-        }
+    pub fn close_range(&self, first: u32, last: u32) {
+        self.close_some(first as usize, last as usize, false);
     }
 
     /// `close_range` with CLOSE_RANGE_CLOEXEC.
@@ -175,16 +201,8 @@ impl FdTable {
     }
 
     /// `execve`: closes what is marked so.
-    pub fn exec(&self, pid: u32) {
-        loop {
-            let taken = self.take_some(0, usize::MAX, true, 64);
-            if taken.is_empty() {
-                return;
-            }
-            for file in &taken {
-                locks::release_process(file, pid);
-            }
-        }
+    pub fn exec(&self) {
+        self.close_some(0, usize::MAX, true);
     }
 
     /// F_GETFD.
@@ -221,6 +239,36 @@ impl FdTable {
     /// How many slots there are (`FDSize` in `/proc/<pid>/status`).
     pub fn capacity(&self) -> usize {
         self.slots.lock().entries.len().next_multiple_of(64).max(64)
+    }
+}
+
+/// A process that has a table, by itself or with others.
+pub struct FdTableUser(Arc<FdTable>);
+
+impl FdTableUser {
+    /// One more has `table`.
+    pub fn new(table: Arc<FdTable>) -> FdTableUser {
+        table.users.fetch_add(1, Relaxed);
+        FdTableUser(table)
+    }
+
+    /// The table itself.
+    pub fn table(&self) -> &Arc<FdTable> {
+        &self.0
+    }
+
+    /// Whether other processes have it, too.
+    pub fn is_shared(&self) -> bool {
+        self.0.users.load(Acquire) > 1
+    }
+}
+
+impl Drop for FdTableUser {
+    /// The last one closes all there is, whoever still looks at it.
+    fn drop(&mut self) {
+        if self.0.users.fetch_sub(1, AcqRel) == 1 {
+            self.0.close_range(0, u32::MAX);
+        }
     }
 }
 
@@ -261,25 +309,51 @@ mod tests {
             assert_eq!(table.install(r.clone(), fd == 3, 1024), Ok(fd));
         }
         assert_eq!(table.install(r.clone(), false, 5), Err(Errno::EMFILE));
-        table.close(1, 1).unwrap();
-        table.close(2, 1).unwrap();
-        assert_eq!(table.close(2, 1), Err(Errno::EBADF));
+        table.close(1).unwrap();
+        table.close(2).unwrap();
+        assert_eq!(table.close(2), Err(Errno::EBADF));
         assert_eq!(table.get(-1).err(), Some(Errno::EBADF));
         assert_eq!(table.install_from(w.clone(), false, 2, 1024), Ok(2));
         assert_eq!(table.install(w.clone(), false, 1024), Ok(1));
         assert_eq!(table.install(w.clone(), false, 1024), Ok(5));
         assert_eq!(table.install_from(w.clone(), false, 100, 1024), Ok(100));
         assert_eq!(table.install_from(w.clone(), false, 100, 1024), Ok(101));
-        table.install_at(50, r.clone(), false, 1024, 1).unwrap();
-        assert_eq!(table.install_at(1024, r.clone(), false, 1024, 1), Err(Errno::EBADF));
+        table.install_at(50, r.clone(), false, 1024).unwrap();
+        assert_eq!(table.install_at(1024, r.clone(), false, 1024), Err(Errno::EBADF));
         assert_eq!(table.install(w, false, 1024), Ok(6));
         let copy = table.duplicate().unwrap();
         assert_eq!(copy.cloexec(3), Ok(true));
-        copy.exec(1);
+        copy.exec();
         assert_eq!(copy.get(3).err(), Some(Errno::EBADF));
-        copy.close_range(0, u32::MAX, 1);
+        copy.close_range(0, u32::MAX);
         assert!(copy.list(0, 10).unwrap().is_empty());
         assert_eq!(table.list(0, 3).unwrap().len(), 3);
         assert_eq!(copy.install(r, false, 10), Ok(0));
+    }
+
+    /// The last process closes its files, whoever looks at the table meanwhile.
+    #[test]
+    fn last_user_closes() {
+        let table = Arc::new(FdTable::new());
+        let (r, w) = Pipe::pair(OpenFlags::empty()).unwrap();
+        let start = std::time::Instant::now();
+        for _ in 1..NR_OPEN {
+            table.install(r.clone(), false, u64::MAX).unwrap();
+        }
+        table.install(r, false, u64::MAX).unwrap();
+        let opened = start.elapsed();
+        let (one, two) = (FdTableUser::new(table.clone()), FdTableUser::new(table.clone()));
+        let looks = two.table().clone();
+        assert!(one.is_shared());
+        drop(one);
+        assert!(!two.is_shared() && looks.get(0).is_ok());
+        let start = std::time::Instant::now();
+        drop(two);
+        // A table is looked through once.
+        assert!(start.elapsed() < 20 * opened);
+        assert_eq!(looks.get(0).err(), Some(Errno::EBADF));
+        // Nobody reads any more.
+        let caller = crate::file::Caller::default();
+        assert_eq!(w.write(&caller, b"x"), Err(Errno::EPIPE));
     }
 }

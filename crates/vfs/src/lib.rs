@@ -51,7 +51,7 @@ pub mod unix;
 mod tests;
 
 pub use abi::{DevId, Events, FileType, OpenFlags, Stat, Timespec};
-pub use fdtable::FdTable;
+pub use fdtable::{FdTable, FdTableUser};
 pub use file::{Caller, File, Io, OpenFile, Position, Registration, VmObject};
 pub use inode::{Clock, FileSystem, Inode, InodeRef};
 pub use ops::{Files, FsContext};

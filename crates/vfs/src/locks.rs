@@ -33,8 +33,8 @@ const MAX_RANGES: usize = 4096;
 /// Who holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// A process.
-    Process(u32),
+    /// A table of descriptors, which processes may share: F_SETLK.
+    Process(u64),
     /// An open file (OFD locks).
     Description(u64),
     /// An open file's `flock`, which doesn't meet the others.
@@ -53,6 +53,8 @@ impl Owner {
 pub struct Range {
     /// Whose.
     pub owner: Owner,
+    /// Which process took it, for F_GETLK.
+    pub pid: u32,
     /// Whether nobody else may share it.
     pub exclusive: bool,
     /// First byte.
@@ -142,7 +144,9 @@ pub fn unset(key: Key, owner: Owner, start: u64, end: u64) -> Result<()> {
     {
         let mut table = TABLE.lock();
         let Some(held) = table.get_mut(&key) else { return Ok(()) };
-        if held.make_room(1).is_err() {
+        // What lets go of all splits nothing, and must not fail.
+        let splits = |range: &Range| range.owner == owner && range.start < start && end < range.end;
+        if held.iter().any(splits) && held.make_room(1).is_err() {
             return Err(Errno::ENOLCK);
         }
         carve(held, owner, start, end);
@@ -185,12 +189,13 @@ pub fn key(file: &OpenFile) -> Result<Key> {
     Ok((stat.dev, stat.ino))
 }
 
-/// Lets go of what a process has locked in a file: it closed a descriptor.
-pub fn release_process(file: &OpenFile, pid: u32) {
+/// Lets go of what has been locked in a file through a table of descriptors:
+/// one of them was closed.
+pub fn release_process(file: &OpenFile, table: u64) {
     if HELD.load(Relaxed)
         && let Ok(key) = key(file)
     {
-        let _ = unset(key, Owner::Process(pid), 0, u64::MAX);
+        let _ = unset(key, Owner::Process(table), 0, u64::MAX);
     }
 }
 
@@ -213,7 +218,7 @@ pub fn flock(file: &OpenFile, operation: u32) -> Result<()> {
         LOCK_UN => return unset(key, owner, 0, u64::MAX),
         _ => return Err(Errno::EINVAL),
     };
-    set(key, Range { owner, exclusive, start: 0, end: u64::MAX })
+    set(key, Range { owner, pid: 0, exclusive, start: 0, end: u64::MAX })
 }
 
 #[cfg(test)]
@@ -224,7 +229,7 @@ mod tests {
     fn ranges_split_and_conflict() {
         let key = (DevId::new(0, 99), 1);
         let (a, b) = (Owner::Process(1), Owner::Process(2));
-        let range = |owner, exclusive, start, end| Range { owner, exclusive, start, end };
+        let range = |owner, exclusive, start, end| Range { owner, pid: 0, exclusive, start, end };
         set(key, range(a, true, 0, 100)).unwrap();
         assert_eq!(set(key, range(b, false, 50, 60)), Err(Errno::EAGAIN));
         unset(key, a, 40, 70).unwrap();

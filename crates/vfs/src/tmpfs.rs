@@ -39,7 +39,7 @@ pub fn set_breathe(breathe: fn()) {
     BREATHE.call_once(|| breathe);
 }
 
-fn breathe() {
+pub(crate) fn breathe() {
     if let Some(breathe) = BREATHE.get() {
         breathe();
     }

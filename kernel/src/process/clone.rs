@@ -11,7 +11,7 @@ use arch::trap::TrapFrame;
 use base::{Errno, Lock, Result, UserMemExt, WaitQueue, Room, room};
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use signal::{Restart, Signal};
-use vfs::FdTable;
+use vfs::{FdTable, FdTableUser};
 
 /// CLONE_* flags (linux/sched.h).
 pub mod flag {
@@ -241,7 +241,7 @@ fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> 
         let parts = parent.parts.lock();
         Parts {
             mm: Some(MmUser::new(mm)),
-            files: Some(files),
+            files: Some(FdTableUser::new(files)),
             fs: Some(fs),
             exe: parts.exe.clone(),
             stack: parts.stack,

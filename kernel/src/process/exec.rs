@@ -21,7 +21,7 @@ use frame::Frame;
 use mm::abi::*;
 use mm::{Layout, Map, MapObject, ObjectId, VmObject};
 use signal::{Restart, SigSet, Signal};
-use vfs::{Caller, FdTable, FsContext, Namespace, OpenFile, OpenFlags, Place};
+use vfs::{Caller, FdTable, FdTableUser, FsContext, Namespace, OpenFile, OpenFlags, Place};
 
 /// A program, loaded into an address space of its own.
 struct Program {
@@ -367,10 +367,9 @@ fn switch(thread: &Thread, program: Program) -> TrapFrame {
         old.leave();
     }
 
-    let files = process.parts.lock().files.clone();
-    if let Some(files) = files {
+    if let Ok(files) = process.files() {
         // Its own since `exec`, which could still fail.
-        files.exec(pid);
+        files.exec();
     }
     process.signals.lock().actions.reset_for_exec();
     thread.signals.lock().reset_for_exec();
@@ -391,7 +390,7 @@ pub fn start_init(
     super::set_namespace(namespace);
     let parts = Parts {
         mm: None,
-        files: Some(Arc::new(FdTable::new())),
+        files: Some(FdTableUser::new(Arc::new(FdTable::new()))),
         fs: Some(Arc::new(Lock::new(super::LEAF, fs))),
         exe: None,
         stack: None,

@@ -91,11 +91,7 @@ fn end(process: &Arc<Process>) {
 
     // Each in turn, so that no lock is held while they are dropped.
     let files = process.parts.lock().files.take();
-    if let Some(files) = files
-        && Arc::strong_count(&files) == 1
-    {
-        files.close_range(0, u32::MAX, pid);
-    }
+    drop(files);
     let fs = process.parts.lock().fs.take();
     drop(fs);
     let exe = process.parts.lock().exe.take();

@@ -37,7 +37,7 @@ use credentials::{Credentials, Limits};
 use elf::StackLayout;
 use signal::{Actions, Restart, SigSet, ThreadSignals};
 use space::{Mm, MmUser};
-use vfs::{Caller, FdTable, FsContext, Namespace, Place};
+use vfs::{Caller, FdTable, FdTableUser, FsContext, Namespace, Place};
 
 pub use signals::{has_work, raise, signal_pending, work};
 
@@ -111,7 +111,7 @@ pub struct Process {
 /// What of a process can be replaced: by execve(), unshare() or exit.
 struct Parts {
     mm: Option<MmUser>,
-    files: Option<Arc<FdTable>>,
+    files: Option<FdTableUser>,
     fs: Option<Arc<Lock<FsContext>>>,
     exe: Option<Place>,
     stack: Option<StackLayout>,
@@ -188,16 +188,17 @@ impl Process {
 
     /// Its descriptors; `ESRCH` once it has ended.
     pub fn files(&self) -> Result<Arc<FdTable>> {
-        self.parts.lock().files.clone().ok_or(Errno::ESRCH)
+        self.parts.lock().files.as_ref().map(|user| user.table().clone()).ok_or(Errno::ESRCH)
     }
 
     /// Descriptors of its own, if it shares them with another process.
     pub fn unshare_files(&self) -> Result<()> {
-        let shared = self.files()?;
-        // Two: the process's and this one.
-        if Arc::strong_count(&shared) > 2 {
-            let own = room::try_arc(shared.duplicate()?)?;
-            self.parts.lock().files = Some(own);
+        let shared = self.parts.lock().files.as_ref().is_some_and(FdTableUser::is_shared);
+        if shared {
+            let own = FdTableUser::new(room::try_arc(self.files()?.duplicate()?)?);
+            let old = self.parts.lock().files.replace(own);
+            // Not under the lock: the others may have gone meanwhile.
+            drop(old);
         }
         Ok(())
     }

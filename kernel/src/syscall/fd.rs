@@ -73,8 +73,7 @@ fn made(file: Result<Arc<OpenFile>>, flags: u32) -> SysResult {
 }
 
 fn close(fd: u64) -> SysResult {
-    let process = process::current()?;
-    process.files()?.close(fd_of(fd), process.pid)?;
+    process::current()?.files()?.close(fd_of(fd))?;
     Ok(0)
 }
 
@@ -92,7 +91,7 @@ fn close_range(first: u64, last: u64, flags: u32) -> SysResult {
     if flags & CLOEXEC != 0 {
         process.files()?.set_cloexec_range(first, last);
     } else {
-        process.files()?.close_range(first, last, process.pid);
+        process.files()?.close_range(first, last);
     }
     Ok(0)
 }
@@ -109,7 +108,7 @@ fn dup3(old: u64, new: u64, flags: u32) -> SysResult {
     let files = process.files()?;
     let file = files.get(fd_of(old))?;
     let limit = process.limit(general::RLIMIT_NOFILE as usize);
-    files.install_at(fd_of(new), file, flags & general::O_CLOEXEC != 0, limit, process.pid)?;
+    files.install_at(fd_of(new), file, flags & general::O_CLOEXEC != 0, limit)?;
     Ok(i64::from(fd_of(new)))
 }
 
@@ -161,19 +160,21 @@ fn fcntl(fd: u64, command: u32, arg: u64) -> SysResult {
     })
 }
 
-/// Whose a record lock is: the process's, or (OFD) the open file's.
-fn owner(file: &OpenFile, command: u32) -> Result<Owner> {
-    Ok(match command {
+/// The lock that is asked for: the process's, or (OFD) the open file's.
+fn wanted_lock(file: &OpenFile, command: u32, flock: &Flock) -> Result<Range> {
+    let (start, end) = locks::range(file, flock.l_whence, flock.l_start, flock.l_len)?;
+    let exclusive = flock.l_type == general::F_WRLCK as i16;
+    let process = process::current()?;
+    let owner = match command {
         general::F_OFD_GETLK | general::F_OFD_SETLK | general::F_OFD_SETLKW => Owner::Description(file.id()),
-        _ => Owner::Process(process::current()?.pid),
-    })
+        _ => Owner::Process(process.files()?.id()),
+    };
+    Ok(Range { owner, pid: process.pid, exclusive, start, end })
 }
 
 fn lock_get(file: &OpenFile, command: u32, at: u64) -> Result<i64> {
     let mut flock: Flock = CurrentUser.read_obj(at)?;
-    let (start, end) = locks::range(file, flock.l_whence, flock.l_start, flock.l_len)?;
-    let exclusive = flock.l_type == general::F_WRLCK as i16;
-    let want = Range { owner: owner(file, command)?, exclusive, start, end };
+    let want = wanted_lock(file, command, &flock)?;
     match locks::conflict(locks::key(file)?, &want) {
         None => flock.l_type = general::F_UNLCK as i16,
         Some(other) => {
@@ -183,7 +184,7 @@ fn lock_get(file: &OpenFile, command: u32, at: u64) -> Result<i64> {
             let to_the_end = other.end >= i64::MAX as u64;
             flock.l_len = if to_the_end { 0 } else { other.end.saturating_sub(other.start) as i64 };
             flock.l_pid = match other.owner {
-                Owner::Process(pid) => pid as i32,
+                Owner::Process(_) => other.pid as i32,
                 Owner::Description(_) | Owner::Flock(_) => -1,
             };
         }
@@ -194,18 +195,20 @@ fn lock_get(file: &OpenFile, command: u32, at: u64) -> Result<i64> {
 
 fn lock_set(file: &OpenFile, command: u32, at: u64) -> SysResult {
     let flock: Flock = CurrentUser.read_obj(at)?;
-    let (start, end) = locks::range(file, flock.l_whence, flock.l_start, flock.l_len)?;
-    let (key, owner) = (locks::key(file)?, owner(file, command)?);
-    let exclusive = match flock.l_type as u32 {
+    let want = wanted_lock(file, command, &flock)?;
+    let key = locks::key(file)?;
+    let flags = file.flags();
+    match flock.l_type as u32 {
         general::F_UNLCK => {
-            locks::unset(key, owner, start, end)?;
+            locks::unset(key, want.owner, want.start, want.end)?;
             return Ok(0);
         }
-        general::F_RDLCK => false,
-        general::F_WRLCK => true,
+        // Who can't read can't keep others from writing, and so on.
+        general::F_RDLCK if !flags.readable() => return Err(Errno::EBADF.into()),
+        general::F_WRLCK if !flags.writable() => return Err(Errno::EBADF.into()),
+        general::F_RDLCK | general::F_WRLCK => {}
         _ => return Err(Errno::EINVAL.into()),
-    };
-    let want = Range { owner, exclusive, start, end };
+    }
     let waits = matches!(command, general::F_SETLKW | general::F_OFD_SETLKW);
     wait_for_lock(waits, || locks::set(key, want))
 }
@@ -264,11 +267,11 @@ fn pipe2(to: u64, flags: u32) -> SysResult {
     let second = files.install(writer, cloexec, limit);
     let result = second.and_then(|second| {
         CurrentUser.write_obj(to, &[first, second]).inspect_err(|_| {
-            let _ = files.close(second, process.pid);
+            let _ = files.close(second);
         })
     });
     if let Err(errno) = result {
-        let _ = files.close(first, process.pid);
+        let _ = files.close(first);
         return Err(errno.into());
     }
     Ok(0)

@@ -78,7 +78,7 @@ fn socketpair(family: u32, kind: u32, protocol: u32, out: u64) -> SysResult {
     let cloexec = kind & SOCK_CLOEXEC != 0;
     let (a, b) = (a.open(status(kind))?, b.open(status(kind))?);
     let first = install(a, cloexec)?;
-    let close = |fd: i64| current()?.files()?.close(fd as i32, caller().pid);
+    let close = |fd: i64| current()?.files()?.close(fd as i32);
     let second = install(b, cloexec).inspect_err(|_| {
         let _ = close(first);
     })?;

@@ -1,12 +1,14 @@
 //! Files, directories and links of a tmpfs, memfd, and the device nodes.
 
-use crate::util::{Dir, Map, PAGE, RW, c, close, pipe, read, write};
+use crate::util::{Dir, Map, PAGE, RW, c, close, pipe, raise_descriptor_limit, read, until, write};
 use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
 
 cases!("files";
     write_read, create_exclusive, append, seek, sparse, truncate, ftruncate_and_shared_map,
@@ -15,7 +17,8 @@ cases!("files";
     statx_fields, errors, vectored, positional, dup_shares_offset, fcntl_flags, descriptors_reuse,
     descriptor_limit, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
     long_names, statfs, access, concurrent_append, concurrent_create, size_limit,
-    close_range_unshares,
+    close_range_unshares, close_many, record_locks, record_locks_of_sharers,
+    record_locks_end_while_looked_at,
 );
 
 const AT: i32 = libc::AT_FDCWD;
@@ -827,4 +830,120 @@ fn close_range_unshares() -> Outcome {
         check!(valid() == kept, "flags {flags}: it was {}", if kept { "closed" } else { "kept" });
     }
     Ok(())
+}
+
+/// Closing is no dearer than opening, however many there are and however far
+/// apart.
+fn close_many() -> Outcome {
+    const MANY: usize = 60_000;
+    const FAR: usize = 65_000;
+    raise_descriptor_limit(FAR as u64 + 1)?;
+    let (r, _w) = pipe(0)?;
+    let start = std::time::Instant::now();
+    for _ in 0..MANY {
+        sys!(libc::SYS_dup, r)?;
+    }
+    sys!(libc::SYS_fcntl, r, libc::F_DUPFD_CLOEXEC, FAR)?;
+    let opened = start.elapsed();
+    let start = std::time::Instant::now();
+    sys!(libc::SYS_close_range, r + 10, u32::MAX, 0)?;
+    let closed = start.elapsed();
+    check_eq!(sys!(libc::SYS_dup, r).map(|fd| fd as i32), Ok(r + 10));
+    check!(closed < opened, "opened in {opened:?}, closed in {closed:?}");
+    Ok(())
+}
+
+/// Locks or unlocks the first byte of a file for this process.
+fn lock(fd: i32, how: i32) -> Result<(), Errno> {
+    // SAFETY: plain data.
+    let mut flock: libc::flock = unsafe { std::mem::zeroed() };
+    (flock.l_type, flock.l_len) = (how as _, 1);
+    sys!(libc::SYS_fcntl, fd, libc::F_SETLK, &raw const flock).map(drop)
+}
+
+fn record_locks() -> Outcome {
+    let d = Dir::new("locks")?;
+    let rw = open(&d.c("f"), libc::O_CREAT | libc::O_RDWR, 0o600)?;
+    let r = open(&d.c("f"), libc::O_RDONLY, 0)?;
+    let w = open(&d.c("f"), libc::O_WRONLY, 0)?;
+    check_eq!(lock(r, libc::F_WRLCK), Err(Errno(libc::EBADF)));
+    check_eq!(lock(w, libc::F_RDLCK), Err(Errno(libc::EBADF)));
+    check_eq!(lock(r, libc::F_RDLCK), Ok(()));
+    let other = || -> Result<End, Errno> {
+        wait(fork(|| match lock(rw, libc::F_WRLCK) {
+            Ok(()) => 0,
+            Err(Errno(errno)) => errno,
+        })?)
+    };
+    check_eq!(other()?, End::Exit(libc::EAGAIN));
+    // Closing any descriptor of the file lets go.
+    close(w);
+    check_eq!(other()?, End::Exit(0));
+    Ok(())
+}
+
+/// Processes that share descriptors share their record locks: these go when one
+/// of them closes the file, or with the last of them.
+fn record_locks_of_sharers() -> Outcome {
+    for closes in [true, false] {
+        let d = Dir::new("locks")?;
+        let fd = open(&d.c("f"), libc::O_CREAT | libc::O_RDWR, 0o600)?;
+        let m = Map::shared(PAGE)?;
+        let taker = fork(|| {
+            if sys!(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0) == Ok(0) {
+                until(|| m.get(0) != 0);
+                if closes {
+                    close(fd);
+                    m.set(1, 1);
+                    until(|| m.get(2) != 0);
+                }
+                // SAFETY: ends the sharer.
+                unsafe { libc::_exit(0) };
+            }
+            i32::from(lock(fd, libc::F_WRLCK).is_err())
+        })?;
+        check_eq!(wait(taker)?, End::Exit(0));
+        // The taker has gone, its lock has not.
+        check_eq!(lock(fd, libc::F_WRLCK), Err(Errno(libc::EAGAIN)));
+        m.set(0, 1);
+        check!(!closes || until(|| m.get(1) != 0));
+        check!(until(|| lock(fd, libc::F_WRLCK).is_ok()), "never let go, closes: {closes}");
+        m.set(2, 1);
+    }
+    Ok(())
+}
+
+/// A process's locks end with it, whoever looks at its descriptors meanwhile.
+fn record_locks_end_while_looked_at() -> Outcome {
+    let d = Dir::new("locks")?;
+    let fd = open(&d.c("f"), libc::O_CREAT | libc::O_RDWR, 0o600)?;
+    let watched = AtomicUsize::new(0);
+    let stop = AtomicUsize::new(0);
+    thread::scope(|s| {
+        s.spawn(|| {
+            while stop.load(SeqCst) == 0 {
+                let path = format!("/proc/{}/fd", watched.load(SeqCst));
+                let _ = std::fs::read_dir(path).map(Iterator::count);
+            }
+        });
+        let rounds = || {
+            for round in 0..150 {
+                let pid = fork(|| {
+                    // Some more to look at.
+                    for _ in 0..200 {
+                        let _ = sys!(libc::SYS_dup, fd);
+                    }
+                    i32::from(lock(fd, libc::F_WRLCK).is_err())
+                })?;
+                watched.store(pid as usize, SeqCst);
+                check_eq!(wait(pid)?, End::Exit(0));
+                check!(lock(fd, libc::F_WRLCK).is_ok(), "still locked in round {round}");
+                lock(fd, libc::F_UNLCK)?;
+            }
+            Ok(())
+        };
+        let result = rounds();
+        stop.store(1, SeqCst);
+        result
+    })
 }
