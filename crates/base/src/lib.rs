@@ -4,6 +4,7 @@
 //! * [`Errno`]: Linux's error numbers, the only error type that crosses the ABI.
 //! * [`Lock`]: a spin lock with a rank; debug builds check the lock order.
 //! * [`Room`], [`room`]: heap allocations that are refused when memory is out.
+//! * [`grave`]: large things, dropped in pieces.
 //! * [`WaitQueue`]: who wants to know when something changes. Objects never
 //!   block: they answer `EAGAIN` and the kernel's one blocking loop waits here.
 //! * [`UserMem`]: memory that EL0 can change under us: an allegation, never a
@@ -19,6 +20,7 @@ extern crate std;
 mod addr;
 pub mod census;
 mod errno;
+pub mod grave;
 mod ids;
 mod lock;
 pub mod room;

@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
-use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, rank};
+use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, grave, rank};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frame::{Fill, Frame, Size, Use};
 
@@ -59,6 +59,12 @@ impl SharedMemory {
             pages: len.div_ceil(PAGE_SIZE),
             frames: Lock::new(rank::INODE, BTreeMap::new()),
         }
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        grave::bury(core::mem::take(self.frames.get_mut()));
     }
 }
 

@@ -797,3 +797,25 @@ fn long_work_breathes() {
     file.file().truncate(0).unwrap();
     assert!(BREATHS.load(SeqCst) >= 4);
 }
+
+#[test]
+fn large_files_and_trees_end_in_pieces() {
+    let w = World::new();
+    for dir in 0..20 {
+        w.f().mkdir(format!("/d{dir}").as_bytes(), 0o777).unwrap();
+        for name in 0..20 {
+            w.open(&format!("/d{dir}/{name}"), OpenFlags::CREAT | OpenFlags::RDWR).unwrap();
+        }
+    }
+    let file = w.open("/long", OpenFlags::CREAT | OpenFlags::RDWR).unwrap();
+    file.file().fallocate(0, 0, 1024 * 4096).unwrap();
+    drop(file);
+    let World { ns, context, _ram, .. } = w;
+    drop((ns, context));
+    assert!(base::grave::any());
+    let breaths = std::cell::Cell::new(0);
+    while base::grave::any() {
+        base::grave::clear(|| breaths.set(breaths.get() + 1));
+    }
+    assert!(breaths.get() >= 1024 / 64 + 20);
+}

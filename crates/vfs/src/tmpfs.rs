@@ -17,7 +17,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{Errno, Lock, PAGE_SIZE, Result, WaitQueue, rank, room};
+use base::{Errno, Lock, PAGE_SIZE, Result, WaitQueue, grave, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use frame::{Fill, Frame, Size, Use};
@@ -201,6 +201,19 @@ struct Dir {
 struct Slot {
     node: Arc<Node>,
     age: u64,
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        grave::bury(core::mem::take(&mut self.names));
+        grave::bury(core::mem::take(&mut self.ages));
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        grave::bury(core::mem::take(&mut self.dirs));
+    }
 }
 
 impl Dir {
@@ -1124,8 +1137,9 @@ impl VmObject for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let pages = self.state.get_mut().frames.len() as u64;
-        self.quota.give_pages(pages);
+        let frames = core::mem::take(&mut self.state.get_mut().frames);
+        self.quota.give_pages(frames.len() as u64);
+        grave::bury(frames);
     }
 }
 

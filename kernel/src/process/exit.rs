@@ -4,7 +4,7 @@ use super::cputime::{self, CpuTime};
 use super::{Process, clone, signals, space, table};
 use crate::{sched, syscall};
 use alloc::sync::Arc;
-use base::Nanos;
+use base::{Nanos, grave};
 use core::sync::atomic::Ordering::*;
 use signal::{SigInfo, SigSet, Signal, code};
 
@@ -103,6 +103,8 @@ fn end(process: &Arc<Process>) {
     if let Some(mm) = mm {
         mm.leave();
     }
+    // Who waits for the process finds its memory free.
+    grave::clear(sched::breathe);
 
     let session_leader = table::group_and_session(pid).is_ok_and(|(_, session)| session == pid);
     if session_leader {

@@ -6,7 +6,7 @@
 use super::{Process, exit, signals, table};
 use crate::{sched, time};
 use alloc::sync::Arc;
-use base::{Errno, Lock, Nanos, PAGE_SHIFT, Result, rank};
+use base::{Errno, Lock, Nanos, PAGE_SHIFT, Result, grave, rank};
 use core::sync::atomic::Ordering::Relaxed;
 use signal::Signal;
 
@@ -27,6 +27,7 @@ static LAST: Lock<Option<Nanos>> = Lock::new(rank::PROCESS - 1, None);
 /// sees to it that somebody gives some back. Whether to try again: the current
 /// process isn't the one that goes. Sleeps; no lock may be held.
 pub fn relieve() -> bool {
+    grave::clear(sched::breathe);
     if signals::kill_pending() || !choose() || signals::kill_pending() {
         return false;
     }

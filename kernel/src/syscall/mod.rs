@@ -22,7 +22,7 @@ use crate::process::{cputime, with_thread};
 use crate::wait::Ended;
 use ::signal::Restart;
 use arch::trap::TrapFrame;
-use base::{Errno, Lock, rank};
+use base::{Errno, Lock, grave, rank};
 use kvm_abi::ioctl::RUN as KVM_RUN;
 use syscalls::nr;
 
@@ -77,6 +77,9 @@ pub fn enter(frame: &mut TrapFrame) {
     }
     let result = dispatch(number, [a0, a1, a2, a3, a4, a5], frame);
     if counted {
+        if grave::any() {
+            grave::clear(crate::sched::breathe);
+        }
         cputime::leave_kernel(&crate::sched::current_ref());
     }
     let [x0, ..] = &mut frame.x;

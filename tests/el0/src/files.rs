@@ -18,7 +18,7 @@ cases!("files";
     descriptor_limit, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
     long_names, statfs, access, concurrent_append, concurrent_create, size_limit,
     close_range_unshares, close_many, record_locks, record_locks_of_sharers,
-    record_locks_end_while_looked_at,
+    record_locks_end_while_looked_at, memory_of_closed_files,
 );
 
 const AT: i32 = libc::AT_FDCWD;
@@ -946,4 +946,25 @@ fn record_locks_end_while_looked_at() -> Outcome {
         stop.store(1, SeqCst);
         result
     })
+}
+
+/// What a closed file had is free for the next one.
+fn memory_of_closed_files() -> Outcome {
+    const LEN: usize = 200 << 20;
+    for round in 0..8 {
+        let fd = sys!(libc::SYS_memfd_create, c"big".as_ptr(), 0)? as i32;
+        sys!(libc::SYS_fallocate, fd, 0, 0, LEN)?;
+        let m = Map::full(0, LEN, RW, libc::MAP_SHARED, fd, 0)?;
+        m.set(LEN - 1, 1);
+        close(fd);
+        if round % 2 == 0 {
+            m.unmap();
+        } else {
+            // By the end of a process.
+            let pid = fork(|| i32::from(m.get(LEN - 1)) - 1)?;
+            m.unmap();
+            check_eq!(wait(pid)?, End::Exit(0));
+        }
+    }
+    Ok(())
 }
