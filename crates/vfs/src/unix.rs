@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, LinkedList, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{Errno, Lock, Result, Room, UserMem, UserMemExt, WaitQueue, rank, room};
+use base::{Errno, Lock, Nanos, Result, Room, UserMem, UserMemExt, WaitQueue, rank, room};
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,6 +66,15 @@ impl SocketType {
             SocketType::SeqPacket => 5,
         }
     }
+}
+
+/// Which of a socket's time-outs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// SO_RCVTIMEO
+    Receive,
+    /// SO_SNDTIMEO
+    Send,
 }
 
 /// A socket's name.
@@ -195,6 +204,9 @@ pub struct Socket {
     grave: LinkedList<State>,
     /// The last search that saw it.
     seen: AtomicU64,
+    /// Time-outs for receiving and sending; `u64::MAX`: none.
+    receive_timeout: AtomicU64,
+    send_timeout: AtomicU64,
 }
 
 /// Bound sockets: abstract names, and the inodes of paths.
@@ -318,7 +330,26 @@ impl Socket {
             queue: WaitQueue::new(),
             grave: LinkedList::from([State::default()]),
             seen: AtomicU64::new(0),
+            receive_timeout: AtomicU64::new(u64::MAX),
+            send_timeout: AtomicU64::new(u64::MAX),
         })
+    }
+
+    fn timeout_in(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::Receive => &self.receive_timeout,
+            Direction::Send => &self.send_timeout,
+        }
+    }
+
+    /// How long the kernel waits for this socket, if not for ever.
+    pub fn timeout(&self, direction: Direction) -> Option<Nanos> {
+        Some(self.timeout_in(direction).load(Ordering::Relaxed)).filter(|nanos| *nanos != u64::MAX)
+    }
+
+    /// Sets that.
+    pub fn set_timeout(&self, direction: Direction, timeout: Option<Nanos>) {
+        self.timeout_in(direction).store(timeout.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// An open file for a socket; `flags`: O_NONBLOCK.

@@ -3,16 +3,17 @@
 //! Data goes through a kernel buffer, chunk by chunk: files never see user
 //! memory, and no lock is held while it is copied.
 
-use super::{Args, Failure, SysResult, fd_of};
+use super::{Args, Failure, SysResult, fd_of, socket};
 use crate::process::credentials::{INFINITY, resource};
 use crate::process;
 use crate::user::CurrentUser;
 use crate::wait;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, PAGE_SIZE, Result, UserMem, UserMemExt, WaitQueue, room};
+use base::{Errno, Nanos, PAGE_SIZE, Result, UserMem, UserMemExt, WaitQueue, room};
 use syscalls::nr;
 use signal::{Restart, SigInfo, Signal};
+use vfs::unix::Direction;
 use vfs::{Caller, OpenFile, OpenFlags, Position};
 
 /// How much is moved at a time.
@@ -73,14 +74,26 @@ fn ranges(iov: u64, count: u64) -> Result<Vec<(u64, u64)>, Failure> {
 pub fn blocking<T>(
     file: &OpenFile,
     nonblocking: bool,
+    op: impl FnMut() -> Result<T>,
+) -> Result<T, Failure> {
+    blocking_until(file, nonblocking, None, op)
+}
+
+/// As [`blocking`], until `deadline`: `EAGAIN` then, and a signal is `EINTR`.
+pub fn blocking_until<T>(
+    file: &OpenFile,
+    nonblocking: bool,
+    deadline: Option<Nanos>,
     mut op: impl FnMut() -> Result<T>,
 ) -> Result<T, Failure> {
     static NEVER: WaitQueue = WaitQueue::new();
     let result = if nonblocking {
         op().map_err(Failure::Errno)
     } else {
-        wait::until(file.wait_queue().unwrap_or(&NEVER), None, op)
-            .map_err(|ended| Failure::from_wait(ended, Restart::Sys, Errno::EAGAIN))
+        wait::until(file.wait_queue().unwrap_or(&NEVER), deadline, op).map_err(|ended| match ended {
+            wait::Ended::Interrupted if deadline.is_some() => Failure::Errno(Errno::EINTR),
+            ended => Failure::from_wait(ended, Restart::Sys, Errno::EAGAIN),
+        })
     };
     match result {
         // A terminal stopped us: after the signal, again.
@@ -122,48 +135,132 @@ fn partial(done: u64, failure: Failure) -> SysResult {
     if done > 0 { Ok(done as i64) } else { Err(failure) }
 }
 
+/// Where in its ranges of user memory a transfer is.
+#[derive(Clone, Copy)]
+struct Ranges<'a> {
+    rest: &'a [(u64, u64)],
+    /// How much of the first is done.
+    at: u64,
+    /// How much there is in all.
+    left: u64,
+}
+
+impl<'a> Ranges<'a> {
+    fn new(rest: &'a [(u64, u64)]) -> Self {
+        let all = rest.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
+        Ranges { rest, at: 0, left: all.min(MAX) }
+    }
+
+    /// The next piece, of at most `most` bytes.
+    fn next(&mut self, most: usize) -> Option<(u64, usize)> {
+        let most = self.left.min(most as u64);
+        while let Some(((base, len), others)) = self.rest.split_first() {
+            let piece = len.saturating_sub(self.at).min(most);
+            if piece > 0 {
+                let at = base.wrapping_add(self.at);
+                self.at = self.at.saturating_add(piece);
+                self.left = self.left.saturating_sub(piece);
+                return Some((at, piece as usize));
+            }
+            if most == 0 {
+                break;
+            }
+            (self.rest, self.at) = (others, 0);
+        }
+        None
+    }
+
+    /// Copies `data` there; how much, and what stopped it.
+    fn write(&mut self, data: &[u8]) -> (usize, Result<()>) {
+        let mut done = 0usize;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            let Some((at, len)) = self.next(rest.len()) else { break };
+            if let Err(errno) = CurrentUser.write(at, rest.get(..len).unwrap_or_default()) {
+                return (done, Err(errno));
+            }
+            done = done.saturating_add(len);
+        }
+        (done, Ok(()))
+    }
+
+    /// Fills `data` from there; how much, and what stopped it.
+    fn read(&mut self, data: &mut [u8]) -> (usize, Result<()>) {
+        let mut done = 0usize;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let Some((at, len)) = self.next(rest.len()) else { break };
+            if let Err(errno) = CurrentUser.read(at, rest.get_mut(..len).unwrap_or_default()) {
+                return (done, Err(errno));
+            }
+            done = done.saturating_add(len);
+        }
+        (done, Ok(()))
+    }
+
+    /// How many of the next `most` bytes can be written, see [`writable`].
+    fn writable(mut self, most: usize) -> Result<usize> {
+        let mut reach = 0usize;
+        while let Some((at, len)) = self.next(most.saturating_sub(reach)) {
+            let some = match writable(at, len) {
+                Ok(some) => some,
+                Err(errno) if reach == 0 => return Err(errno),
+                Err(_) => 0,
+            };
+            reach = reach.saturating_add(some);
+            if some < len {
+                break;
+            }
+        }
+        Ok(reach)
+    }
+}
+
 fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
     let file = process::current()?.files()?.get(fd_of(fd))?;
+    if at.is_none() && socket::has_messages(&file) {
+        return socket::receive_message(&file, iov);
+    }
     let caller = process::caller();
     let is_stream = file.file().position() == Position::Stream;
+    let mut to = Ranges::new(iov);
+    if to.left == 0 && iov.len() == 1 {
+        // Even an empty read says whether it could be.
+        return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
+    }
+    let mut chunk = Buffer::new(to.left)?;
     let mut done = 0u64;
-    for &(mut base, len) in iov {
-        let mut left = len.min(MAX.saturating_sub(done));
-        if left == 0 && iov.len() == 1 {
-            // Even an empty read says whether it could be.
-            return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
-        }
-        let mut chunk = Buffer::new(left)?;
-        while left > 0 {
-            let mut want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
-            if is_stream {
-                want = match writable(base, want) {
-                    Ok(want) => want,
-                    Err(errno) => return partial(done, errno.into()),
-                };
-            }
-            let part = chunk.first(want);
-            // Only the first piece waits.
-            let nonblocking = file.nonblocking() || done > 0;
-            let got = blocking(&file, nonblocking, || match at {
-                None => file.read(&caller, part),
-                Some(at) => file.read_at(&caller, at.saturating_add(done as i64), part),
-            });
-            let got = match got {
-                Ok(got) => got,
-                Err(failure) => return partial(done, failure),
+    while to.left > 0 {
+        let mut want = chunk.len().min(usize::try_from(to.left).unwrap_or(CHUNK));
+        if is_stream {
+            want = match to.writable(want) {
+                Ok(want) => want,
+                Err(errno) => return partial(done, errno.into()),
             };
-            if let Err(errno) = CurrentUser.write(base, chunk.first(got)) {
-                return partial(done, errno.into());
-            }
-            done = done.saturating_add(got as u64);
-            base = base.wrapping_add(got as u64);
-            left = left.saturating_sub(got as u64);
-            if got < want {
-                return Ok(done as i64);
-            }
-            crate::sched::breathe();
         }
+        let part = chunk.first(want);
+        // Only the first piece waits.
+        let nonblocking = file.nonblocking() || done > 0;
+        let deadline = if nonblocking { None } else { socket::deadline(&file, Direction::Receive) };
+        let got = blocking_until(&file, nonblocking, deadline, || match at {
+            None => file.read(&caller, part),
+            Some(at) => file.read_at(&caller, at.saturating_add(done as i64), part),
+        });
+        let got = match got {
+            Ok(got) => got,
+            Err(failure) => return partial(done, failure),
+        };
+        let (put, result) = to.write(chunk.first(got));
+        done = done.saturating_add(put as u64);
+        if let Err(errno) = result {
+            if at.is_none() && !is_stream {
+                // What was read and had no place is read again next time.
+                let _ = file.seek((put as i64).saturating_sub(got as i64), vfs::abi::SEEK_CUR);
+            }
+            return partial(done, errno.into());
+        }
+        if got < want {
+            break;
+        }
+        crate::sched::breathe();
     }
     Ok(done as i64)
 }
@@ -191,28 +288,37 @@ fn writable(base: u64, len: usize) -> Result<usize> {
 fn write(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
     let file = process::current()?.files()?.get(fd_of(fd))?;
     let caller = process::caller();
+    let mut from = Ranges::new(iov);
+    if at.is_none() && socket::has_messages(&file) && (from.left > 0 || iov.len() == 1) {
+        return socket::send_message(&file, iov);
+    }
+    if from.left == 0 && iov.len() == 1 {
+        return file.write(&caller, &[]).map(|n| n as i64).map_err(Into::into);
+    }
+    // An eventfd takes one number at a time.
+    let one_by_one = file.downcast::<vfs::eventfd::EventFd>().is_some();
+    let mut chunk = Buffer::new(from.left)?;
     let mut done = 0u64;
-    for &(mut base, len) in iov {
-        let mut left = len.min(MAX.saturating_sub(done));
-        if left == 0 && iov.len() == 1 {
-            return file.write(&caller, &[]).map(|n| n as i64).map_err(Into::into);
+    while from.left > 0 {
+        let mut want = chunk.len().min(usize::try_from(from.left).unwrap_or(CHUNK));
+        if one_by_one {
+            let mut ahead = from;
+            want = ahead.next(want).map_or(0, |(_, len)| len);
         }
-        let mut chunk = Buffer::new(left)?;
-        while left > 0 {
-            let want = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
-            let part = chunk.first(want);
-            if let Err(errno) = CurrentUser.read(base, part) {
-                return partial(done, errno.into());
-            }
-            match write_all(&file, &caller, part, at, &mut done) {
+        // All ranges that have room in a chunk are written as one: a line of
+        // the log, or what a pipe takes whole or not at all.
+        let (got, fault) = from.read(chunk.first(want));
+        if got > 0 {
+            match write_all(&file, &caller, chunk.first(got), at, &mut done) {
                 Ok(true) => {}
                 Ok(false) => return Ok(done as i64),
                 Err(failure) => return partial(done, failure),
             }
-            base = base.wrapping_add(want as u64);
-            left = left.saturating_sub(want as u64);
-            crate::sched::breathe();
         }
+        if let Err(errno) = fault {
+            return partial(done, errno.into());
+        }
+        crate::sched::breathe();
     }
     Ok(done as i64)
 }
@@ -231,7 +337,8 @@ fn write_all(
         let nonblocking = file.nonblocking();
         let at = at.map(|at| at.saturating_add(*done as i64));
         let allowed = data.get(..room_for(file, at, data.len())?).unwrap_or(data);
-        let put = blocking(file, nonblocking, || match at {
+        let deadline = if nonblocking { None } else { socket::deadline(file, Direction::Send) };
+        let put = blocking_until(file, nonblocking, deadline, || match at {
             None => file.write(caller, allowed),
             Some(at) => file.write_at(caller, at, allowed),
         });
@@ -381,6 +488,32 @@ fn sendfile(out: u64, input: u64, offset: u64, count: u64) -> SysResult {
     Ok(done as i64)
 }
 
+/// How much of `count` bytes copy_file_range() copies: what the input has now,
+/// and nothing onto itself.
+fn copy_length(
+    from: &OpenFile,
+    from_at: Option<i64>,
+    to: &OpenFile,
+    to_at: Option<i64>,
+    count: u64,
+) -> Result<u64> {
+    let position = |file: &OpenFile, at: Option<i64>| match at {
+        Some(at) => u64::try_from(at).map_err(|_| Errno::EINVAL),
+        None => file.seek(0, vfs::abi::SEEK_CUR),
+    };
+    let (start, target) = (position(from, from_at)?, position(to, to_at)?);
+    if start.checked_add(count).is_none() || target.checked_add(count).is_none() {
+        return Err(Errno::EOVERFLOW);
+    }
+    let (source, other) = (from.stat()?, to.stat()?);
+    let count = count.min(source.size.saturating_sub(start));
+    let overlap = target < start.saturating_add(count) && start < target.saturating_add(count);
+    if overlap && (source.dev, source.ino) == (other.dev, other.ino) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(count)
+}
+
 fn copy_file_range(a: Args) -> SysResult {
     let [input, in_offset, out, out_offset, count, flags] = a;
     if flags != 0 {
@@ -394,11 +527,15 @@ fn copy_file_range(a: Args) -> SysResult {
     if !is_regular(&to) || !is_regular(&from) {
         return Err(Errno::EINVAL.into());
     }
+    if !from.flags().readable() || !to.flags().writable() || to.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EBADF.into());
+    }
     let read_offset = |at: u64| match at {
         0 => Ok(None),
         at => CurrentUser.read_obj::<i64>(at).map(Some),
     };
     let (from_at, to_at) = (read_offset(in_offset)?, read_offset(out_offset)?);
+    let count = copy_length(&from, from_at, &to, to_at, count)?;
     let (done, from_at, to_at) = copy(&from, from_at, &to, to_at, count)?;
     if let Some(at) = from_at {
         CurrentUser.write_obj(in_offset, &at)?;

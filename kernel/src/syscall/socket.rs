@@ -1,18 +1,18 @@
 //! Sockets: AF_UNIX, until there is a network (unix(7)); and signalfd.
 
-use super::io::blocking;
+use super::io::blocking_until;
 use super::path::install;
 use super::{Args, Failure, SysResult, fd_of};
 use crate::process::{self, caller, current, with_thread};
 use crate::user::CurrentUser;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result, UserMem, UserMemExt, WaitQueue, Room, room};
+use base::{Errno, Nanos, Result, UserMem, UserMemExt, WaitQueue, Room, room};
 use signal::{SigInfo, SigSet, Signal, code};
 use syscalls::nr;
 use vfs::ops::Files;
 use vfs::signalfd::{SIGINFO_LEN, SignalFd, SignalSource};
-use vfs::unix::{AF_UNIX, Address, MSG_PEEK, Received, Socket, SocketType};
+use vfs::unix::{AF_UNIX, Address, Direction, MSG_PEEK, Received, Socket, SocketType};
 use vfs::{OpenFile, OpenFlags};
 
 const SOCK_TYPE: u32 = 0xf;
@@ -43,7 +43,7 @@ pub fn dispatch(number: u64, a: Args) -> Option<SysResult> {
         nr::SENDMSG => sendmsg(a0, a1, a2 as u32),
         nr::RECVMSG => recvmsg(a0, a1, a2 as u32),
         nr::SHUTDOWN => shutdown(a0, a1 as u32),
-        nr::SETSOCKOPT => setsockopt(a0, a1 as u32, a2 as u32),
+        nr::SETSOCKOPT => setsockopt(a0, a1 as u32, a2 as u32, a3, a4 as u32),
         nr::GETSOCKOPT => getsockopt(a0, a1 as u32, a2 as u32, a3, a4),
         nr::SIGNALFD4 => signalfd(a0, a1, a2, a3 as u32),
         _ => return None,
@@ -149,7 +149,8 @@ fn accept(fd: u64, address: u64, len: u64, flags: u32) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let file = open_socket(fd)?;
-    let end = blocking(&file, file.nonblocking(), || socket_of(&file)?.accept())?;
+    let deadline = deadline(&file, Direction::Receive);
+    let end = blocking_until(&file, file.nonblocking(), deadline, || socket_of(&file)?.accept())?;
     write_address(&end.peer_name().unwrap_or_default(), address, len)?;
     install(end.open(status(flags))?, flags & SOCK_CLOEXEC != 0)
 }
@@ -163,7 +164,8 @@ fn connect(fd: u64, address: u64, len: u64) -> SysResult {
         Err(Errno::EAGAIN) if !file.nonblocking() => {
             // The other's backlog is full: it tells when it has accepted one.
             let other = with_files(|files| socket_of(&file)?.connect_queue(&address, files))?;
-            blocking(&*other.open(OpenFlags::empty())?, false, attempt)?;
+            let deadline = deadline(&file, Direction::Send);
+            blocking_until(&*other.open(OpenFlags::empty())?, false, deadline, attempt)?;
         }
         result => result?,
     }
@@ -183,6 +185,45 @@ fn name(fd: u64, address: u64, len: u64, peer: bool) -> SysResult {
 
 /// The most that one message holds, and one step of a stream.
 const CHUNK: u64 = 256 << 10;
+
+/// Whether each write to a file is a message: a datagram, or a record.
+pub fn has_messages(file: &OpenFile) -> bool {
+    file.downcast::<Socket>().is_some_and(|socket| socket.kind() != SocketType::Stream)
+}
+
+/// When a wait on a file ends: SO_RCVTIMEO, SO_SNDTIMEO.
+pub fn deadline(file: &OpenFile, direction: Direction) -> Option<Nanos> {
+    let timeout = file.downcast::<Socket>()?.timeout(direction)?;
+    Some(crate::time::now().saturating_add(timeout))
+}
+
+/// read() and readv() of a message: what has no room is lost.
+pub fn receive_message(file: &OpenFile, ranges: &[(u64, u64)]) -> SysResult {
+    let room = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
+    // As Linux: an empty read takes nothing.
+    if room == 0 {
+        return Ok(0);
+    }
+    let (_, data) = receive(file, room, 0)?;
+    scatter(&data, ranges)?;
+    Ok(data.len() as i64)
+}
+
+/// write() and writev() of a message.
+pub fn send_message(file: &OpenFile, ranges: &[(u64, u64)]) -> SysResult {
+    send(file, ranges, 0, None, Vec::new())
+}
+
+/// Copies a message to its ranges.
+fn scatter(data: &[u8], ranges: &[(u64, u64)]) -> Result<()> {
+    let mut rest = data;
+    for &(at, len) in ranges {
+        let (now, later) = rest.split_at(rest.len().min(usize::try_from(len).unwrap_or(usize::MAX)));
+        CurrentUser.write(at, now)?;
+        rest = later;
+    }
+    Ok(())
+}
 
 fn nonblocking(file: &OpenFile, flags: u32) -> bool {
     file.nonblocking() || flags & MSG_DONTWAIT != 0
@@ -220,7 +261,8 @@ fn send(
                 None => socket.send(rest, None, rights),
             }
         };
-        match blocking(file, nonblocking(file, flags), attempt) {
+        let deadline = deadline(file, Direction::Send);
+        match blocking_until(file, nonblocking(file, flags), deadline, attempt) {
             Ok(count) => done = done.saturating_add(count),
             Err(_) if done > 0 => return Ok(done as i64),
             Err(Failure::Errno(Errno::EPIPE)) if flags & MSG_NOSIGNAL == 0 => {
@@ -250,7 +292,8 @@ fn receive(file: &OpenFile, room: u64, flags: u32) -> Result<(Received, Vec<u8>)
     let room = room.min(CHUNK) as usize;
     buffer.make_room(room)?;
     buffer.resize(room, 0);
-    let received = blocking(file, nonblocking(file, flags), || {
+    let deadline = deadline(file, Direction::Receive);
+    let received = blocking_until(file, nonblocking(file, flags), deadline, || {
         socket.receive(&mut buffer, flags & MSG_PEEK)
     })?;
     buffer.truncate(received.count);
@@ -325,12 +368,7 @@ fn recvmsg(fd: u64, message: u64, flags: u32) -> SysResult {
     let ([name, name_len, _, _, control, control_len, _], ranges) = read_message(message)?;
     let total = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
     let (received, data) = receive(&file, total, flags)?;
-    let mut rest = data.as_slice();
-    for (at, len) in ranges {
-        let (now, later) = rest.split_at(rest.len().min(len as usize));
-        CurrentUser.write(at, now)?;
-        rest = later;
-    }
+    scatter(&data, &ranges)?;
     let mut told = if received.whole > data.len() { MSG_TRUNC } else { 0 };
     if name != 0 {
         let bytes = received.from.to_bytes();
@@ -382,18 +420,48 @@ mod so {
     pub const KEEPALIVE: u32 = 9;
     pub const PASSCRED: u32 = 16;
     pub const PEERCRED: u32 = 17;
+    pub const RCVTIMEO: u32 = 20;
+    pub const SNDTIMEO: u32 = 21;
     pub const ACCEPTCONN: u32 = 30;
     pub const PROTOCOL: u32 = 38;
     pub const DOMAIN: u32 = 39;
 }
 
-fn setsockopt(fd: u64, level: u32, option: u32) -> SysResult {
-    open_socket(fd)?;
-    match (level, option) {
+/// Which time-out an option is.
+const fn timeout_of(option: u32) -> Option<Direction> {
+    match option {
+        so::RCVTIMEO => Some(Direction::Receive),
+        so::SNDTIMEO => Some(Direction::Send),
+        _ => None,
+    }
+}
+
+fn setsockopt(fd: u64, level: u32, option: u32, value: u64, len: u32) -> SysResult {
+    let file = open_socket(fd)?;
+    if level != SOL_SOCKET {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    if let Some(direction) = timeout_of(option) {
+        if (len as usize) < size_of::<[i64; 2]>() {
+            return Err(Errno::EINVAL.into());
+        }
+        // struct timeval. Zero: none; a time before now: no waiting at all.
+        let [seconds, micros]: [i64; 2] = CurrentUser.read_obj(value)?;
+        let micros = u64::try_from(micros).ok().filter(|micros| *micros < 1_000_000).ok_or(Errno::EDOM)?;
+        let timeout = match u64::try_from(seconds) {
+            Err(_) => Some(0),
+            Ok(0) if micros == 0 => None,
+            Ok(seconds) => {
+                Some(seconds.saturating_mul(1_000_000_000).saturating_add(micros.saturating_mul(1000)))
+            }
+        };
+        socket_of(&file)?.set_timeout(direction, timeout);
+        return Ok(0);
+    }
+    match option {
         // Accepted, and of no consequence here.
-        (SOL_SOCKET, so::REUSEADDR | so::SNDBUF | so::RCVBUF | so::KEEPALIVE) => Ok(0),
-        (SOL_SOCKET, _) => Err(Errno::ENOPROTOOPT.into()),
-        _ => Err(Errno::EOPNOTSUPP.into()),
+        so::REUSEADDR | so::SNDBUF | so::RCVBUF | so::KEEPALIVE => Ok(0),
+        _ => Err(Errno::ENOPROTOOPT.into()),
     }
 }
 
@@ -404,6 +472,8 @@ fn getsockopt(fd: u64, level: u32, option: u32, out: u64, len: u64) -> SysResult
         return Err(Errno::EOPNOTSUPP.into());
     }
     let peer = socket.peer_credentials();
+    let timeout = timeout_of(option).map(|direction| socket.timeout(direction).unwrap_or(0));
+    let timeout = timeout.map(|nanos| [nanos / 1_000_000_000, nanos % 1_000_000_000 / 1000]);
     let value: &[u32] = match option {
         so::TYPE => &[socket.kind().number()],
         so::ERROR | so::PROTOCOL | so::PASSCRED | so::REUSEADDR | so::KEEPALIVE => &[0],
@@ -411,9 +481,13 @@ fn getsockopt(fd: u64, level: u32, option: u32, out: u64, len: u64) -> SysResult
         so::ACCEPTCONN => &[u32::from(socket.is_listening())],
         so::DOMAIN => &[u32::from(AF_UNIX)],
         so::PEERCRED => &[peer.pid, peer.uid, peer.gid],
+        so::RCVTIMEO | so::SNDTIMEO => &[],
         _ => return Err(Errno::ENOPROTOOPT.into()),
     };
-    let bytes: Vec<u8> = value.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let bytes: Vec<u8> = match timeout {
+        Some(timeval) => timeval.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        None => value.iter().flat_map(|word| word.to_le_bytes()).collect(),
+    };
     let room: i32 = CurrentUser.read_obj(len)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?.min(bytes.len());
     CurrentUser.write(out, bytes.get(..room).unwrap_or(&bytes))?;

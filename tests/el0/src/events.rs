@@ -14,7 +14,8 @@ cases!("events";
     epoll_oneshot, epoll_mod_del, epoll_errors, epoll_timeout, epoll_wakes, epoll_closed,
     epoll_dup_keeps, epoll_nested, epoll_many, epoll_fair, epoll_pwait_mask, epoll_two_waiters,
     signalfd_reads, socketpair_both_ways, pipe_keeps_what_has_no_buffer, select_counts,
-    poll_one_many_times, poll_writes_revents_alone,
+    poll_one_many_times, poll_writes_revents_alone, messages_by_write, ranges_at_once,
+    socket_timeouts,
 );
 
 const IN: u32 = libc::EPOLLIN as u32;
@@ -732,5 +733,110 @@ fn poll_writes_revents_alone() -> Outcome {
     // SAFETY: as above.
     let after = unsafe { at.read_volatile() };
     check_eq!((after.fd, after.events, after.revents), (77, 99, libc::POLLIN));
+    Ok(())
+}
+
+fn iov(parts: &[&[u8]]) -> Vec<[usize; 2]> {
+    parts.iter().map(|part| [part.as_ptr() as usize, part.len()]).collect()
+}
+
+fn socket_pair(kind: i32) -> Result<(i32, i32), Errno> {
+    let mut pair = [0i32; 2];
+    sys!(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, pair.as_mut_ptr())?;
+    Ok((pair[0], pair[1]))
+}
+
+/// Each write is one message, in how many ranges it may be; so is each read.
+fn messages_by_write() -> Outcome {
+    for kind in [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET] {
+        let (a, b) = socket_pair(kind | libc::SOCK_NONBLOCK)?;
+        let parts = iov(&[b"one ", b"", b"two"]);
+        check_eq!(sys!(libc::SYS_writev, a, parts.as_ptr(), parts.len()), Ok(7));
+        let large = vec![7u8; 100 << 10];
+        check_eq!(write(a, &large), Ok(large.len()));
+        check_eq!(write(a, b"third"), Ok(5));
+        let mut buf = vec![0u8; 200 << 10];
+        check_eq!(read(b, &mut buf), Ok(7));
+        check_eq!(&buf[..7], b"one two");
+        check_eq!(read(b, &mut buf), Ok(large.len()));
+        // What has no room is lost; the next is not read for it.
+        let (mut x, mut y) = ([0u8; 2], [0u8; 2]);
+        let into = [[x.as_mut_ptr() as usize, 2], [y.as_mut_ptr() as usize, 2]];
+        check_eq!(write(a, b"more"), Ok(4));
+        check_eq!(read(b, &mut []), Ok(0));
+        check_eq!(sys!(libc::SYS_readv, b, into.as_ptr(), 2), Ok(4));
+        check_eq!((x, y), (*b"th", *b"ir"));
+        check_eq!(sys!(libc::SYS_readv, b, into.as_ptr(), 2), Ok(4));
+        check_eq!((x, y), (*b"mo", *b"re"));
+        check_eq!(read(b, &mut buf), Err(AGAIN));
+        close(b);
+        check!(write(a, b"x").is_err());
+    }
+    Ok(())
+}
+
+/// What a pipe takes whole or not at all may be in several ranges.
+fn ranges_at_once() -> Outcome {
+    let (r, w) = pipe(libc::O_NONBLOCK)?;
+    let size = sys!(libc::SYS_fcntl, w, libc::F_GETPIPE_SZ)?;
+    check_eq!(write(w, &vec![0; size - PAGE])?, size - PAGE);
+    check_eq!(write(w, &[1; PAGE / 2])?, PAGE / 2);
+    let half = [2; PAGE / 2];
+    let parts = iov(&[&half, &half]);
+    check_eq!(sys!(libc::SYS_writev, w, parts.as_ptr(), 2), Err(AGAIN));
+    let mut buf = vec![0u8; size];
+    check_eq!(read(r, &mut buf), Ok(size - PAGE / 2));
+    check_eq!(sys!(libc::SYS_writev, w, parts.as_ptr(), 2), Ok(PAGE));
+    let (head, tail) = buf.split_at_mut(PAGE);
+    let into = [[head.as_mut_ptr() as usize, PAGE], [tail.as_mut_ptr() as usize, PAGE]];
+    check_eq!(sys!(libc::SYS_readv, r, into.as_ptr(), 2), Ok(PAGE));
+    // A bad second range: what is in the first is written.
+    let bad = [parts[0], [16, 100]];
+    let file = sys!(libc::SYS_memfd_create, c"f".as_ptr(), 0)?;
+    check_eq!(sys!(libc::SYS_writev, file, bad.as_ptr(), 2), Ok(PAGE / 2));
+    check_eq!(sys!(libc::SYS_lseek, file, 0, libc::SEEK_CUR), Ok(PAGE / 2));
+    check_eq!(sys!(libc::SYS_lseek, file, 0, libc::SEEK_SET), Ok(0));
+    let bad = [[head.as_mut_ptr() as usize, 100], [16, 100]];
+    check_eq!(sys!(libc::SYS_readv, file, bad.as_ptr(), 2), Ok(100));
+    check_eq!(sys!(libc::SYS_lseek, file, 0, libc::SEEK_CUR), Ok(100));
+    // An eventfd takes one number at a time.
+    let e = eventfd(0, 0)?;
+    let (one, two) = (1u64.to_ne_bytes(), 2u64.to_ne_bytes());
+    let parts = iov(&[&one, &two]);
+    check_eq!(sys!(libc::SYS_writev, e, parts.as_ptr(), 2), Ok(16));
+    check_eq!(get(e), Ok(3));
+    Ok(())
+}
+
+fn socket_timeouts() -> Outcome {
+    let set = |fd: i32, option: i32, time: [i64; 2]| {
+        sys!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, option, time.as_ptr(), 16)
+    };
+    let get_option = |fd: i32, option: i32| {
+        let (mut time, mut len) = ([9i64; 2], 16u32);
+        let got = sys!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, option, time.as_mut_ptr(), &raw mut len);
+        got.map(|_| (time, len))
+    };
+    for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+        let (a, _b) = socket_pair(kind)?;
+        check_eq!(get_option(a, libc::SO_RCVTIMEO), Ok(([0, 0], 16)));
+        check_eq!(set(a, libc::SO_RCVTIMEO, [0, 1_000_000]), Err(Errno(libc::EDOM)));
+        check_eq!(set(a, libc::SO_RCVTIMEO, [0, 60_000]), Ok(0));
+        check_eq!(set(a, libc::SO_SNDTIMEO, [0, 60_000]), Ok(0));
+        check_eq!(get_option(a, libc::SO_RCVTIMEO), Ok(([0, 60_000], 16)));
+        let start = Instant::now();
+        check_eq!(read(a, &mut [0; 4]), Err(AGAIN));
+        check!(start.elapsed() >= Duration::from_millis(55));
+        check_eq!(sys!(libc::SYS_recvfrom, a, [0u8; 4].as_mut_ptr(), 4, 0, 0, 0), Err(AGAIN));
+        check!(start.elapsed() >= Duration::from_millis(110));
+        // Until it is full, and for the time it stays so.
+        let start = Instant::now();
+        let data = [1u8; 4096];
+        let full = (0..10_000).find_map(|_| write(a, &data).err());
+        check_eq!(full, Some(AGAIN));
+        check!(start.elapsed() >= Duration::from_millis(55));
+        check_eq!(set(a, libc::SO_RCVTIMEO, [0, 0]), Ok(0));
+        check_eq!(get_option(a, libc::SO_RCVTIMEO), Ok(([0, 0], 16)));
+    }
     Ok(())
 }
