@@ -63,6 +63,13 @@ pub trait VmObject: Send + Sync {
     /// The frame behind the `index`th page. `for_write`: the caller will
     /// write through a shared mapping. `EFAULT` past the end (SIGBUS).
     fn frame(&self, index: u64, for_write: bool) -> Result<Frame>;
+    /// A shared mapping that may be written is made: `EPERM` if it mustn't
+    /// (seals). Each that was made is to be taken back.
+    fn map_writable(&self) -> Result<()> {
+        Ok(())
+    }
+    /// One of those is gone.
+    fn unmap_writable(&self) {}
     /// The size in bytes; what lies past its last page faults.
     fn len(&self) -> u64;
     /// Whether there is nothing to map.

@@ -408,9 +408,9 @@ fn memfds_and_seals() {
     let file = OpenFile::anonymous(memfd.clone(), OpenFlags::RDWR).unwrap();
     file.truncate(8192).unwrap();
     assert_eq!(file.stat().unwrap().size, 8192);
-    memfd.add_seals(seal::SHRINK | seal::SEAL, false).unwrap();
+    memfd.add_seals(seal::SHRINK | seal::SEAL).unwrap();
     assert_eq!(file.truncate(0), Err(Errno::EPERM));
-    assert_eq!(memfd.add_seals(seal::GROW, false), Err(Errno::EPERM));
+    assert_eq!(memfd.add_seals(seal::GROW), Err(Errno::EPERM));
     assert_eq!(memfd.seals(), seal::SHRINK | seal::SEAL);
     assert_eq!(file.file().describe(), "/memfd:guest (deleted)");
     let who = Caller::default();
@@ -818,4 +818,25 @@ fn large_files_and_trees_end_in_pieces() {
         base::grave::clear(|| breaths.set(breaths.get() + 1));
     }
     assert!(breaths.get() >= 1024 / 64 + 20);
+}
+
+#[test]
+fn seals_meet_writers() {
+    let w = World::new();
+    let memfd = MemFd::new(b"x", true, 16, Arc::new(Noon)).unwrap();
+    let file = OpenFile::anonymous(memfd.clone(), OpenFlags::RDWR).unwrap();
+    assert_eq!(file.write(&w.caller, b"abc"), Ok(3));
+    let object = file.file().mmap().unwrap();
+    object.map_writable().unwrap();
+    assert_eq!(memfd.add_seals(seal::WRITE), Err(Errno::EBUSY));
+    memfd.add_seals(seal::FUTURE_WRITE).unwrap();
+    // What was mapped before goes on.
+    assert!(object.frame(0, true).is_ok());
+    assert_eq!(object.map_writable(), Err(Errno::EPERM));
+    assert_eq!(file.write(&w.caller, b"d"), Err(Errno::EPERM));
+    object.unmap_writable();
+    memfd.add_seals(seal::WRITE).unwrap();
+    assert_eq!(object.frame(0, true).err(), Some(Errno::EPERM));
+    assert!(object.frame(0, false).is_ok());
+    assert_eq!(memfd.seals(), seal::WRITE | seal::FUTURE_WRITE);
 }

@@ -881,11 +881,22 @@ struct PagesState {
     size: u64,
     /// F_SEAL_* (memfds).
     seals: u32,
+    /// How many shared mappings there are that may be written.
+    writable_maps: usize,
+}
+
+impl PagesState {
+    fn may_write(&self) -> Result<()> {
+        match self.seals & (seal::WRITE | seal::FUTURE_WRITE) {
+            0 => Ok(()),
+            _ => Err(Errno::EPERM),
+        }
+    }
 }
 
 impl Pages {
     fn new(quota: Arc<Quota>, id: (DevId, u64)) -> Result<Arc<Pages>> {
-        let state = PagesState { frames: BTreeMap::new(), size: 0, seals: 0 };
+        let state = PagesState { frames: BTreeMap::new(), size: 0, seals: 0, writable_maps: 0 };
         let mapped = AtomicBool::new(false);
         room::try_arc(Pages { state: Lock::new(rank::INODE, state), quota, id, mapped })
     }
@@ -935,7 +946,8 @@ impl Pages {
         let room = MAX_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(Errno::EFBIG)?;
         let data = data.get(..data.len().min(room as usize)).unwrap_or(data);
         let end = offset.saturating_add(data.len() as u64);
-        if state.seals & seal::WRITE != 0 || (end > state.size && state.seals & seal::GROW != 0) {
+        state.may_write()?;
+        if end > state.size && state.seals & seal::GROW != 0 {
             return Err(Errno::EPERM);
         }
         let mut done = 0usize;
@@ -1040,9 +1052,7 @@ impl Pages {
             m if m == KEEP_SIZE | PUNCH_HOLE => {
                 {
                     let state = self.state.lock();
-                    if state.seals & seal::WRITE != 0 {
-                        return Err(Errno::EPERM);
-                    }
+                    state.may_write()?;
                     // The edges stay, zeroed.
                     let (first, last) = (offset / PAGE_SIZE, end / PAGE_SIZE);
                     if first == last {
@@ -1129,6 +1139,16 @@ impl VmObject for Pages {
             return Err(Errno::EPERM);
         }
         state.page(index, Fill::Zeroed, &self.quota).cloned()
+    }
+    fn map_writable(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.may_write()?;
+        state.writable_maps = state.writable_maps.saturating_add(1);
+        Ok(())
+    }
+    fn unmap_writable(&self) {
+        let mut state = self.state.lock();
+        state.writable_maps = state.writable_maps.saturating_sub(1);
     }
     fn len(&self) -> u64 {
         self.state.lock().size
@@ -1281,8 +1301,9 @@ impl MemFd {
         })
     }
 
-    /// F_ADD_SEALS. `shared_writable`: a writable shared mapping exists.
-    pub fn add_seals(&self, seals: u32, shared_writable: bool) -> Result<()> {
+    /// F_ADD_SEALS: `EBUSY` for F_SEAL_WRITE while a shared mapping may be
+    /// written.
+    pub fn add_seals(&self, seals: u32) -> Result<()> {
         if seals & !seal::ALL != 0 {
             return Err(Errno::EINVAL);
         }
@@ -1290,7 +1311,8 @@ impl MemFd {
         if state.seals & seal::SEAL != 0 {
             return Err(Errno::EPERM);
         }
-        if seals & seal::WRITE != 0 && shared_writable {
+        let adds_write = seals & !state.seals & seal::WRITE != 0;
+        if adds_write && state.writable_maps > 0 {
             return Err(Errno::EBUSY);
         }
         state.seals |= seals;

@@ -216,11 +216,23 @@ pub struct FileObject {
     object: Arc<dyn vfs::VmObject>,
     id: ObjectId,
     name: alloc::string::String,
+    /// Shared mappings may write to it: the file counts these.
+    writable: bool,
 }
 
 impl FileObject {
     /// The object that an open file maps as; `ENODEV` or `EACCES` if it can't.
     pub fn of(file: &Arc<OpenFile>) -> Result<Arc<dyn VmObject>> {
+        Self::new(file, false)
+    }
+
+    /// The same for a shared mapping that may be written, now or later; `EPERM`
+    /// if seals forbid it.
+    pub fn writable(file: &Arc<OpenFile>) -> Result<Arc<dyn VmObject>> {
+        Self::new(file, true)
+    }
+
+    fn new(file: &Arc<OpenFile>, writable: bool) -> Result<Arc<dyn VmObject>> {
         let object = file.file().mmap()?;
         let stat = file.stat()?;
         let name = match (file.place(), super::namespace()) {
@@ -230,7 +242,19 @@ impl FileObject {
             _ => file.file().describe().into(),
         };
         let id = ObjectId { dev: stat.dev.encode(), ino: stat.ino };
-        Ok(room::try_arc(FileObject { object, id, name })?)
+        if writable {
+            object.map_writable()?;
+        }
+        let object = FileObject { object, id, name, writable };
+        Ok(room::try_arc(object)?)
+    }
+}
+
+impl Drop for FileObject {
+    fn drop(&mut self) {
+        if self.writable {
+            self.object.unmap_writable();
+        }
     }
 }
 

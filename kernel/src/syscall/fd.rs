@@ -150,7 +150,10 @@ fn fcntl(fd: u64, command: u32, arg: u64) -> SysResult {
         }
         general::F_ADD_SEALS => {
             let memfd = file.downcast::<MemFd>().ok_or(Errno::EINVAL)?;
-            memfd.add_seals(arg as u32, false)?;
+            if !file.flags().writable() {
+                return Err(Errno::EPERM.into());
+            }
+            memfd.add_seals(arg as u32)?;
             0
         }
         general::F_GET_SEALS => i64::from(file.downcast::<MemFd>().ok_or(Errno::EINVAL)?.seals()),

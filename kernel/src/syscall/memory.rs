@@ -8,7 +8,7 @@ use crate::process::current;
 use crate::user::CurrentUser;
 use alloc::sync::Arc;
 use base::{Errno, PAGE_SIZE, Result, UserMem};
-use mm::abi::MAP_ANONYMOUS;
+use mm::abi::{MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, PROT_WRITE};
 use mm::{Map, MapObject};
 use syscalls::nr;
 
@@ -76,8 +76,16 @@ fn mmap([addr, len, prot, flags, fd, offset]: Args) -> SysResult {
         if !access.readable() {
             return Err(Errno::EACCES.into());
         }
-        let may_write = access.writable();
-        Some(MapObject { object: FileObject::of(&file)?, offset, may_write })
+        let shared = matches!(flags & MAP_TYPE, MAP_SHARED | MAP_SHARED_VALIDATE);
+        let (object, may_write) = match shared && access.writable() {
+            false => (FileObject::of(&file)?, access.writable()),
+            true => match FileObject::writable(&file) {
+                // Sealed: it can still be read.
+                Err(Errno::EPERM) if prot & PROT_WRITE == 0 => (FileObject::of(&file)?, false),
+                object => (object?, true),
+            },
+        };
+        Some(MapObject { object, offset, may_write })
     };
     let mm = process.mm()?;
     check_limit(&mm, len)?;

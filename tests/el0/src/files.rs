@@ -18,7 +18,8 @@ cases!("files";
     descriptor_limit, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
     long_names, statfs, access, concurrent_append, concurrent_create, size_limit,
     close_range_unshares, close_many, record_locks, record_locks_of_sharers,
-    record_locks_end_while_looked_at, memory_of_closed_files,
+    record_locks_end_while_looked_at, memory_of_closed_files, memfd_seals,
+    copy_range_in_one_file,
 );
 
 const AT: i32 = libc::AT_FDCWD;
@@ -966,5 +967,81 @@ fn memory_of_closed_files() -> Outcome {
             check_eq!(wait(pid)?, End::Exit(0));
         }
     }
+    Ok(())
+}
+
+fn memfd_seals() -> Outcome {
+    const ADD: i32 = libc::F_ADD_SEALS;
+    const EPERM: Errno = Errno(libc::EPERM);
+    let map = |fd: i32, prot: i32, flags: i32| Map::full(0, PAGE, prot, flags, fd, 0);
+    let new = |name: &std::ffi::CStr, flags: u32| -> Result<i32, Errno> {
+        let fd = sys!(libc::SYS_memfd_create, name.as_ptr(), flags)? as i32;
+        write(fd, &[1; PAGE])?;
+        Ok(fd)
+    };
+    let fd = new(c"none", 0)?;
+    check_eq!(sys!(libc::SYS_fcntl, fd, ADD, libc::F_SEAL_WRITE), Err(EPERM));
+    // A mapping that may be written keeps the seal off: also a copy of it in a
+    // child, and the half that is left.
+    let fd = new(c"write", libc::MFD_ALLOW_SEALING)?;
+    let m = map(fd, RW, libc::MAP_SHARED)?;
+    let seal = || sys!(libc::SYS_fcntl, fd, ADD, libc::F_SEAL_WRITE);
+    check_eq!(seal(), Err(Errno(libc::EBUSY)));
+    let (r, w) = pipe(0)?;
+    let child = fork(|| {
+        close(w);
+        i32::from(read(r, &mut [0]) != Ok(0))
+    })?;
+    m.unmap();
+    check_eq!(seal(), Err(Errno(libc::EBUSY)));
+    close(w);
+    check_eq!(wait(child)?, End::Exit(0));
+    let private = map(fd, RW, libc::MAP_PRIVATE)?;
+    check_eq!(seal(), Ok(0));
+    private.set(0, 7);
+    check_eq!(write(fd, b"x"), Err(EPERM));
+    check_eq!(map(fd, RW, libc::MAP_SHARED).err(), Some(EPERM));
+    check_eq!(map(fd, RW, libc::MAP_PRIVATE)?.get(0), 1);
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    check_eq!(sys!(libc::SYS_fallocate, fd, punch, 0, PAGE), Err(EPERM));
+    // F_SEAL_FUTURE_WRITE leaves what there is.
+    let fd = new(c"future", libc::MFD_ALLOW_SEALING)?;
+    let m = map(fd, RW, libc::MAP_SHARED)?;
+    check_eq!(sys!(libc::SYS_fcntl, fd, ADD, 0x10), Ok(0));
+    m.set(5, 6);
+    check_eq!(write(fd, b"x"), Err(EPERM));
+    check_eq!(map(fd, RW, libc::MAP_SHARED).err(), Some(EPERM));
+    let read_only = map(fd, libc::PROT_READ, libc::MAP_SHARED)?;
+    check_eq!(read_only.get(5), 6);
+    check_eq!(
+        sys!(libc::SYS_mprotect, read_only.at, PAGE, RW),
+        Err(Errno(libc::EACCES))
+    );
+    Ok(())
+}
+
+fn copy_range_in_one_file() -> Outcome {
+    let d = Dir::new("copy")?;
+    let path = d.at("f");
+    fs::write(&path, b"0123456789")?;
+    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    let fd = file.as_raw_fd();
+    let copy = |from: i64, to: i64, len: usize| {
+        let (from, to) = ([from], [to]);
+        sys!(libc::SYS_copy_file_range, fd, from.as_ptr(), fd, to.as_ptr(), len, 0)
+    };
+    check_eq!(copy(0, 3, 4), Err(Errno(libc::EINVAL)));
+    check_eq!(copy(3, 0, 4), Err(Errno(libc::EINVAL)));
+    check_eq!(copy(0, 5, 5), Ok(5));
+    check_eq!(fs::read(&path)?, b"0123401234");
+    // What it writes is not what it reads next.
+    check_eq!(copy(5, 10, 1000), Ok(5));
+    check_eq!(fs::read(&path)?, b"012340123401234");
+    check_eq!(copy(15, 30, 1), Ok(0));
+    let appends = OpenOptions::new().append(true).open(&path)?;
+    check_eq!(
+        sys!(libc::SYS_copy_file_range, fd, [0i64].as_ptr(), appends.as_raw_fd(), 0, 1, 0),
+        Err(Errno(libc::EBADF))
+    );
     Ok(())
 }
