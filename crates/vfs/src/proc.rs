@@ -712,7 +712,10 @@ pub fn process_statm(p: &ProcessInfo) -> String {
 /// if the text finds no room.
 pub fn process_maps(maps: &[MapInfo]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    for map in maps {
+    for (at, map) in maps.iter().enumerate() {
+        if at.is_multiple_of(64) {
+            crate::tmpfs::breathe();
+        }
         make_room(&mut text, map.name.len())?;
         let flag = |set: bool, name: char| if set { name } else { '-' };
         let (dev, ino) = map.file;

@@ -237,6 +237,9 @@ impl ProcSource for Facts {
         let mut maps = Vec::new();
         let mut at = 0;
         while let Some(area) = mm.area_above(at) {
+            if maps.len().is_multiple_of(64) {
+                sched::breathe();
+            }
             maps.make_room(1)?;
             at = area.end;
             let id = area.id.unwrap_or_default();

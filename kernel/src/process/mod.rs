@@ -95,6 +95,9 @@ pub struct Process {
     pub child_changed: WaitQueue,
     /// Woken when a thread ends, for execve().
     pub thread_gone: WaitQueue,
+    /// Woken when a signal is sent to it or one of its threads:
+    /// rt_sigtimedwait().
+    pub signal_arrived: WaitQueue,
     /// When it was started, CLOCK_MONOTONIC.
     pub started: Nanos,
     /// CPU time of threads that ended.
@@ -172,6 +175,7 @@ impl Process {
             signals: Lock::new(rank::SIGNAL, signals),
             child_changed: WaitQueue::new(),
             thread_gone: WaitQueue::new(),
+            signal_arrived: WaitQueue::new(),
             started: time::now(),
             dead_time: Lock::new(LEAF, CpuTime::default()),
             alarm: Lock::new(LEAF, crate::syscall::time::Alarm::default()),

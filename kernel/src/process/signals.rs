@@ -7,7 +7,7 @@ use crate::{cpu, gic, sched, task};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::trap::TrapFrame;
-use base::{Errno, Result, UserMem};
+use base::{Errno, Result, UserMem, WaitQueue};
 use core::sync::atomic::Ordering::*;
 use credentials::resource;
 use signal::{
@@ -16,6 +16,9 @@ use signal::{
 };
 
 use super::credentials;
+
+/// Woken when any signal is sent: signalfds, which show whoever reads his own.
+pub static ARRIVALS: WaitQueue = WaitQueue::new();
 
 /// The signals that threads of a process share.
 #[derive(Default)]
@@ -139,13 +142,17 @@ pub(super) fn alert(task: &Arc<Task>) {
 
 /// Sends a signal to a process: any of its threads may take it.
 pub fn send(process: &Arc<Process>, info: SigInfo) -> Result<()> {
-    send_to(process, None, info)
+    send_to(process, None, info)?;
+    ARRIVALS.wake_all();
+    Ok(())
 }
 
 /// Sends a signal to one thread.
 pub fn send_thread(task: &Arc<Task>, info: SigInfo) -> Result<()> {
     let thread = task.thread.get().ok_or(Errno::ESRCH)?;
-    send_to(&thread.process, Some(task), info)
+    send_to(&thread.process, Some(task), info)?;
+    ARRIVALS.wake_all();
+    Ok(())
 }
 
 /// Who is to look at what there is to do.
@@ -155,6 +162,7 @@ enum Alerted<'a> {
     All,
 }
 
+/// All but waking the signalfds: who sends many signals does that once.
 fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<()> {
     let signal = info.signal();
     let limit = process.limit(resource::SIGPENDING).min(65536) as usize;
@@ -219,8 +227,8 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
     if continued {
         tell_parent(process, News::Continued);
     }
-    // Those who wait for it with it blocked: rt_sigtimedwait(), signalfd.
-    crate::syscall::signal::ARRIVALS.wake_all();
+    // Those who wait for it with it blocked.
+    process.signal_arrived.wake_all();
     Ok(())
 }
 
@@ -261,7 +269,10 @@ pub fn send_all(whom: impl Fn(u32, u32) -> bool, info: SigInfo) -> Result<()> {
     }
     // Under the table's lock: a member that forks meanwhile finds the signal
     // pending, and its child is made after it was handled, or not at all.
-    table::with(|table| first_success(table.living(&whom).map(|process| send(process, info))))
+    let sent =
+        table::with(|table| first_success(table.living(&whom).map(|process| send_to(process, None, info))));
+    ARRIVALS.wake_all();
+    sent
 }
 
 /// Whether [`send_all`] would find anybody.

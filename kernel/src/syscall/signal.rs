@@ -4,12 +4,9 @@ use super::{Failure, SysResult, time};
 use crate::process::{caller, current, signals, table, with_thread};
 use crate::user::CurrentUser;
 use crate::wait;
-use base::{Errno, Result, UserMem, UserMemExt, WaitQueue};
+use base::{Errno, Result, UserMem, UserMemExt};
 use signal::{Action, Restart, SigInfo, SigSet, Signal, UserStack, code};
 use zerocopy::IntoBytes;
-
-/// Woken when any signal is sent: for those who wait for blocked ones.
-pub static ARRIVALS: WaitQueue = WaitQueue::new();
 
 /// Signal 0 only asks whether one could be sent.
 fn signal_or_probe(number: u32) -> Result<Option<Signal>> {
@@ -173,7 +170,7 @@ pub fn rt_sigtimedwait(set: u64, info: u64, timeout: u64, size: u64) -> SysResul
         Some(_) if timeout == Some(0) => take()?,
         // As on Linux it is not started again: a signal that isn't waited for
         // ends it.
-        _ => wait::until(&ARRIVALS, deadline, take).map_err(|ended| match ended {
+        _ => wait::until(&current()?.signal_arrived, deadline, take).map_err(|ended| match ended {
             wait::Ended::Interrupted => Failure::Errno(Errno::EINTR),
             ended => Failure::from_wait(ended, Restart::Sys, Errno::EAGAIN),
         })?,

@@ -510,7 +510,7 @@ impl SignalSource for Signals {
     }
 
     fn wait_queue(&self) -> &WaitQueue {
-        &super::signal::ARRIVALS
+        &process::signals::ARRIVALS
     }
 }
 

@@ -16,8 +16,7 @@ cases!("signals";
     fault_when_blocked_kills, bus_error_past_eof, undefined_instruction, breakpoint,
     edit_context, registers_survive, itimer_real, itimer_waits, alarm, sigtimedwait, sigtimedwait_timeout,
     pause, sigsuspend, ppoll_mask, to_one_thread, to_any_unblocked_thread, passed_on_at_exit,
-    passed_on_in_handler, passed_on_at_exec, stop_and_continue,
-    stop_is_told_when_all_threads_stand, stop_of_the_killed_is_not_told,
+    passed_on_in_handler, passed_on_at_exec, stop_and_continue, stop_is_told_when_all_threads_stand, stop_of_the_killed_is_not_told, group_kill_reaches_waiters,
     default_actions, sigchld, ignored_sigchld_reaps, sigpipe, kill_errors, inherited_by_fork,
     during_many_syscalls, interrupted_sleep, handler_longs_return,
 );
@@ -856,6 +855,38 @@ fn passed_on_at_exec() -> Outcome {
     let end = wait(pid)?;
     m.word(8).store(1, SeqCst);
     check_eq!(end, End::Signal(libc::SIGUSR1));
+    Ok(())
+}
+
+/// Who waits for a blocked signal gets one that is sent to all of his group.
+fn group_kill_reaches_waiters() -> Outcome {
+    mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+    let set = sigset(&[libc::SIGUSR1]);
+    let m = Map::shared(PAGE)?;
+    let mut children = Vec::new();
+    for n in 0..60 {
+        children.push(fork(|| {
+            let group = m.word(8).load(SeqCst);
+            let fd = sys!(libc::SYS_signalfd4, -1isize, &raw const set, 8, 0).unwrap_or(0) as i32;
+            let joined = sys!(libc::SYS_setpgid, 0, group).is_ok();
+            m.word(0).fetch_add(1, SeqCst);
+            let got = match n % 2 {
+                0 => timed_wait(&[libc::SIGUSR1], 20_000).0 == Ok(libc::SIGUSR1 as usize),
+                _ => read(fd, &mut [0; 128]) == Ok(128),
+            };
+            i32::from(!(joined && got))
+        })?);
+        if n == 0 {
+            check!(until(|| m.word(0).load(SeqCst) == 1));
+            m.word(8).store(children[0] as usize, SeqCst);
+        }
+    }
+    check!(until(|| m.word(0).load(SeqCst) == 60));
+    ms(50);
+    sys!(libc::SYS_kill, -children[0], libc::SIGUSR1)?;
+    for pid in children {
+        check_eq!(wait(pid)?, End::Exit(0));
+    }
     Ok(())
 }
 
