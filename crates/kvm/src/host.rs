@@ -95,8 +95,8 @@ pub trait Host: Send + Sync {
     /// The machine's counter, CNTPCT_EL0.
     fn now(&self) -> u64;
 
-    /// Three random words.
-    fn entropy(&self) -> [u64; 3];
+    /// Three random words, if nobody can guess them.
+    fn entropy(&self) -> Option<[u64; 3]>;
 
     /// Whether the current task has a signal to take.
     fn signal_pending(&self) -> bool;

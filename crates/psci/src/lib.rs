@@ -27,6 +27,8 @@ pub const NOT_SUPPORTED: u64 = -1i64 as u64;
 pub const NOT_REQUIRED: u64 = -2i64 as u64;
 /// TRNG's INVALID_PARAMETER.
 pub const TRNG_INVALID_PARAMETER: u64 = -2i64 as u64;
+/// TRNG's NO_ENTROPY.
+pub const TRNG_NO_ENTROPY: u64 = -3i64 as u64;
 /// Success.
 pub const SUCCESS: u64 = 0;
 /// PSCI's INVALID_PARAMETERS.
@@ -290,8 +292,9 @@ const KVM_UID: [u64; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 const TRNG_UUID: [u64; 4] = [0x521f_7c6b, 0x0e4d_d490, 0x642f_a9b3, 0x075a_c8e1];
 
 /// x0 to x3 of TRNG_RND: `entropy`'s lowest `bits` bits, least significant in
-/// the last register.
-pub fn random(bits: u32, wide: bool, entropy: [u64; 3]) -> [u64; 4] {
+/// the last register; NO_ENTROPY if there is none.
+pub fn random(bits: u32, wide: bool, entropy: Option<[u64; 3]>) -> [u64; 4] {
+    let Some(entropy) = entropy else { return [TRNG_NO_ENTROPY, 0, 0, 0] };
     let width: u32 = if wide { 64 } else { 32 };
     let part = |index: u32| {
         let below = width.wrapping_mul(index);

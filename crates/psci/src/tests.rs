@@ -77,7 +77,8 @@ fn reset2_takes_warm_and_vendor() {
 
 #[test]
 fn random_numbers() {
-    let entropy = [u64::MAX; 3];
+    let entropy = Some([u64::MAX; 3]);
+    assert_eq!(random(64, true, None), [(-3i64).cast_unsigned(), 0, 0, 0]);
     assert_eq!(call(f::TRNG_RND_64, [0, 0, 0]), Action::Return(TRNG_INVALID_PARAMETER));
     assert_eq!(call(f::TRNG_RND_64, [193, 0, 0]), Action::Return(TRNG_INVALID_PARAMETER));
     assert_eq!(call(f::TRNG_RND, [97, 0, 0]), Action::Return(TRNG_INVALID_PARAMETER));

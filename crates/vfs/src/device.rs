@@ -95,12 +95,17 @@ impl DeviceRegistry {
         self.chars.lock().iter().map(|(dev, device)| (*dev, device.name, device.mode)).collect()
     }
 
-    /// Adds /dev/null, zero, full, random and urandom.
-    pub fn register_memory(&self, fill_random: impl Fn(&mut [u8]) + Send + Sync + 'static) {
+    /// Adds /dev/null, zero, full, random and urandom; `mix_random` gets what is
+    /// written to these two.
+    pub fn register_memory(
+        &self,
+        fill_random: impl Fn(&mut [u8]) + Send + Sync + 'static,
+        mix_random: impl Fn(&[u8]) + Send + Sync + 'static,
+    ) {
         self.register_file(NULL, "null", 0o666, Arc::new(Null));
         self.register_file(ZERO, "zero", 0o666, Arc::new(Zero));
         self.register_file(FULL, "full", 0o666, Arc::new(Full));
-        let random: Arc<dyn File> = Arc::new(Random { fill: fill_random });
+        let random: Arc<dyn File> = Arc::new(Random { fill: fill_random, mix: mix_random });
         self.register_file(RANDOM, "random", 0o666, random.clone());
         self.register_file(URANDOM, "urandom", 0o666, random);
     }
@@ -205,11 +210,16 @@ impl File for Full {
 }
 
 /// Random bytes from the kernel's generator.
-struct Random<F> {
+struct Random<F, M> {
     fill: F,
+    mix: M,
 }
 
-impl<F: Fn(&mut [u8]) + Send + Sync + 'static> File for Random<F> {
+impl<F, M> File for Random<F, M>
+where
+    F: Fn(&mut [u8]) + Send + Sync + 'static,
+    M: Fn(&[u8]) + Send + Sync + 'static,
+{
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -218,7 +228,7 @@ impl<F: Fn(&mut [u8]) + Send + Sync + 'static> File for Random<F> {
         Ok(buf.len())
     }
     fn write(&self, _io: &mut Io<'_>, data: &[u8]) -> Result<usize> {
-        // Accepted and not used: the generator has its own sources.
+        (self.mix)(data);
         Ok(data.len())
     }
     fn position(&self) -> Position {

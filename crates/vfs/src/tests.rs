@@ -10,6 +10,7 @@ use crate::tmpfs::{MemFd, Tmpfs, TmpfsOptions, seal};
 use alloc::sync::Arc;
 use base::Errno;
 use proptest::prelude::*;
+use std::format;
 use std::string::String;
 use std::sync::MutexGuard;
 use std::vec;
@@ -34,7 +35,7 @@ impl World {
         let ram = frame::sim::ram(16);
         let clock: Arc<dyn Clock> = Arc::new(Noon);
         let devices = DeviceRegistry::new();
-        devices.register_memory(|buf| buf.fill(4));
+        devices.register_memory(|buf| buf.fill(4), |_| {});
         let root = Tmpfs::new(
             "rootfs",
             TmpfsOptions { mode: 0o755, ..TmpfsOptions::new(4096) },

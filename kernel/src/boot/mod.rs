@@ -31,6 +31,7 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
     for warning in &machine.arguments.warnings {
         ::log::warn!("{warning}");
     }
+    crate::random::init();
     crate::trap::init();
     gic::init(machine);
     if plan.choice.hypervisor == Hypervisor::Nvhe {

@@ -29,7 +29,7 @@ impl Clock for WallClock {
 pub fn init(plan: &BootPlan) -> Result<Arc<Namespace>> {
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
     let devices = DeviceRegistry::new();
-    devices.register_memory(random::fill);
+    devices.register_memory(random::fill, random::mix);
     devices.register_file(device::KMSG, "kmsg", 0o644, Arc::new(kmsg::Kmsg));
     tty::register(&devices);
     crate::kvm::init(plan, &devices);

@@ -127,8 +127,8 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
         arch::timer::counter()
     }
 
-    fn entropy(&self) -> [u64; 3] {
-        [random::word(), random::word(), random::word()]
+    fn entropy(&self) -> Option<[u64; 3]> {
+        random::is_seeded().then(random::words)
     }
 
     fn signal_pending(&self) -> bool {

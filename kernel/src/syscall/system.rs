@@ -118,6 +118,9 @@ pub fn getrandom(out: u64, len: u64, flags: u32) -> SysResult {
     if flags & !(GRND_NONBLOCK | both) != 0 || flags & both == both {
         return Err(Errno::EINVAL.into());
     }
+    if flags & (GRND_NONBLOCK | GRND_INSECURE) == GRND_NONBLOCK && !random::is_seeded() {
+        return Err(Errno::EAGAIN.into());
+    }
     let len = len.min(i32::MAX as u64);
     let mut done = 0u64;
     let mut chunk = [0; 256];

@@ -64,6 +64,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.little_memory(),
     },
     SystemTest {
+        name: "boot: without rng-seed and FEAT_RNG, numbers from the counter's jitter",
+        needs: Needs::Kernel,
+        long: false,
+        run: |bench| bench.no_seed(),
+    },
+    SystemTest {
         name: "boot: without an initramfs, a panic that says why, and the reboot",
         needs: Needs::UserSpace,
         long: false,
@@ -163,6 +169,18 @@ impl Bench<'_> {
             Some(60_000..=70_000) => Ok(()),
             other => bail!("MemTotal is {other:?} KiB"),
         }
+    }
+
+    /// Little to seed random numbers from: it says so, and from what they are.
+    fn no_seed(&self) -> Result<()> {
+        let args = run::Args { cpu: "cortex-a72".into(), ..options() };
+        let mut machine = run::machine(&args, self.built)?;
+        machine.extra.extend(["-M".into(), "dtb-randomness=off".into()]);
+        self.watched(&machine, Keyboard::Nobody, |console| {
+            let warning = "Random: neither rng-seed nor FEAT_RNG: seeded from the counter's jitter";
+            console.expect(warning, Duration::from_secs(60))
+        })?;
+        Ok(())
     }
 
     /// There is no init to run: the reason, and the reboot that panic=-1 asks for.

@@ -139,8 +139,8 @@ impl Host for MockHost {
     fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
-    fn entropy(&self) -> [u64; 3] {
-        [0x1111, 0x2222, 0x3333]
+    fn entropy(&self) -> Option<[u64; 3]> {
+        Some([0x1111, 0x2222, 0x3333])
     }
     fn signal_pending(&self) -> bool {
         self.signal.load(Ordering::Relaxed)
