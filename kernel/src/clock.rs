@@ -1,12 +1,17 @@
 //! The wall clock: CLOCK_REALTIME is CLOCK_MONOTONIC and an offset.
 
 use crate::{memory, time};
-use base::{Errno, Nanos, Result};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use base::{Errno, Nanos, Result, WaitQueue};
+use core::sync::atomic::{AtomicU64, Ordering::{Relaxed, SeqCst}};
 
 /// What is added to the time since boot. Until somebody sets the clock, boot
 /// was in 1970, as on Linux without a clock that keeps time.
 static OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// How often it was set.
+static SETS: AtomicU64 = AtomicU64::new(0);
+/// Woken when it was set: who waits for a time of day computes anew.
+pub static WAS_SET: WaitQueue = WaitQueue::new();
 
 /// Sets the clock by the machine's own (PL031, Arm DDI 0224), if it has one.
 pub fn init() {
@@ -29,7 +34,14 @@ pub fn set_realtime(now: Nanos) -> Result<()> {
     let offset = now.checked_sub(time::now()).ok_or(Errno::EINVAL)?;
     OFFSET.store(offset, Relaxed);
     crate::vdso::set_realtime(offset);
+    SETS.fetch_add(1, SeqCst);
+    WAS_SET.wake_all();
     Ok(())
+}
+
+/// How often the clock was set.
+pub fn sets() -> u64 {
+    SETS.load(SeqCst)
 }
 
 /// The CLOCK_REALTIME time of a CLOCK_MONOTONIC one.

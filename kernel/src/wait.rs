@@ -4,7 +4,7 @@
 //! registers first, tries, and sleeps until it is woken. Wake-ups may be
 //! spurious: it tries again.
 
-use crate::process;
+use crate::{clock, process};
 use crate::sched;
 use base::{Errno, Nanos, Result, WaitQueue};
 use core::task::Waker;
@@ -69,6 +69,30 @@ pub fn retry<T>(
             };
         }
     }
+}
+
+/// As [`retry`], until a time of day: whoever sets the clock changes when that
+/// is.
+pub fn retry_until_realtime<T>(
+    time: Nanos,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T, Ended> {
+    let waker = Waker::from(sched::current());
+    clock::WAS_SET.register(&waker)?;
+    let result = loop {
+        let sets = clock::sets();
+        let result = retry(Some(clock::to_monotonic(time)), || match attempt() {
+            Err(Errno::EAGAIN) if clock::sets() != sets => Ok(None),
+            other => other.map(Some),
+        });
+        match result {
+            Ok(None) => {}
+            Ok(Some(value)) => break Ok(value),
+            Err(ended) => break Err(ended),
+        }
+    };
+    clock::WAS_SET.unregister(&waker);
+    result
 }
 
 /// As [`until`], but only the end of the process ends it early: for what has to

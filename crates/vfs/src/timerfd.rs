@@ -47,6 +47,10 @@ pub trait Timers: Send + Sync + 'static {
     fn arm(&self, deadline: Nanos, waker: Waker) -> Result<u64>;
     /// Takes a deadline back, if it hasn't come yet.
     fn cancel(&self, armed: u64);
+    /// How often CLOCK_REALTIME was set.
+    fn clock_sets(&self) -> u64;
+    /// Woken when it was.
+    fn clock_was_set(&self) -> &WaitQueue;
 }
 
 /// `struct itimerspec`.
@@ -63,7 +67,7 @@ pub struct ItimerSpec {
 
 /// TFD_TIMER_ABSTIME.
 pub const ABSTIME: u32 = 1;
-/// TFD_TIMER_CANCEL_ON_SET: accepted; the clock isn't set.
+/// TFD_TIMER_CANCEL_ON_SET: who reads hears that the clock was set.
 pub const CANCEL_ON_SET: u32 = 2;
 
 /// A timer that can be read.
@@ -75,15 +79,30 @@ pub struct TimerFd {
     queue: Arc<Alarm>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Setting {
-    /// The next expiry on the timer's clock; `None`: disarmed.
+    /// The clock that this setting follows.
+    clock: ClockId,
+    /// The next expiry on that clock; `None`: disarmed.
     next: Option<Nanos>,
     interval: Nanos,
     armed: Option<u64>,
+    /// It waits for a time of day, and is woken when the clock is set.
+    follows: bool,
+    /// TFD_TIMER_CANCEL_ON_SET: how often the clock had been set.
+    cancelled_after: Option<u64>,
 }
 
 impl Setting {
+    fn disarmed(clock: ClockId) -> Setting {
+        Setting { clock, next: None, interval: 0, armed: None, follows: false, cancelled_after: None }
+    }
+
+    /// Whether the clock was set since somebody last asked, and it matters.
+    fn is_cancelled(&self, sets: u64) -> bool {
+        self.cancelled_after.is_some_and(|seen| seen != sets)
+    }
+
     /// How often it expired until `now`.
     fn expired(&self, now: Nanos) -> u64 {
         match self.next.and_then(|next| now.checked_sub(next)) {
@@ -120,7 +139,7 @@ impl TimerFd {
         room::try_arc(TimerFd {
             clock,
             timers,
-            state: Lock::new(rank::INODE, Setting::default()),
+            state: Lock::new(rank::INODE, Setting::disarmed(clock)),
             queue: room::try_arc(Alarm { queue: WaitQueue::new(), rang: AtomicBool::new(false) })?,
         })
     }
@@ -143,49 +162,76 @@ impl TimerFd {
         }
         let value = spec.value.to_nanos().ok_or(Errno::EINVAL)?;
         let interval = spec.interval.to_nanos().ok_or(Errno::EINVAL)?;
-        let now = self.timers.now(self.clock);
-        let next = match (value, flags & ABSTIME != 0) {
+        // A relative time is one of CLOCK_MONOTONIC: setting the clock doesn't
+        // move it.
+        let absolute = flags & ABSTIME != 0;
+        let clock = if absolute { self.clock } else { ClockId::Monotonic };
+        let next = match (value, absolute) {
             (0, _) => None,
             (at, true) => Some(at),
-            (after, false) => Some(now.saturating_add(after)),
+            (after, false) => Some(self.timers.now(clock).saturating_add(after)),
         };
-        let (old, armed) = {
-            let mut state = self.state.lock();
-            let old = state.spec(now);
-            let armed = state.armed.take();
-            *state = Setting { next, interval, armed: None };
-            (old, armed)
-        };
-        if let Some(armed) = armed {
-            self.timers.cancel(armed);
+        let real = absolute && clock == ClockId::Realtime;
+        let follows = real && next.is_some();
+        let cancels = real && flags & CANCEL_ON_SET != 0;
+        let cancelled_after = cancels.then(|| self.timers.clock_sets());
+        let waker = Waker::from(self.queue.clone());
+        if follows {
+            self.timers.clock_was_set().register(&waker)?;
         }
+        let old_now = self.now();
+        let old = {
+            let mut state = self.state.lock();
+            let setting =
+                Setting { clock, next, interval, armed: None, follows, cancelled_after };
+            core::mem::replace(&mut *state, setting)
+        };
+        let spec = old.spec(old_now);
+        self.forget(old);
         if let Err(errno) = self.arm() {
             // Nothing would ring: it says so.
-            *self.state.lock() = Setting::default();
+            let stale = core::mem::replace(&mut *self.state.lock(), Setting::disarmed(clock));
+            self.forget(stale);
             return Err(errno);
         }
-        Ok(old)
+        Ok(spec)
+    }
+
+    /// A setting is over.
+    fn forget(&self, setting: Setting) {
+        if let Some(armed) = setting.armed {
+            self.timers.cancel(armed);
+        }
+        if setting.follows {
+            self.timers.clock_was_set().unregister(&Waker::from(self.queue.clone()));
+        }
+    }
+
+    /// What the clock shows that the timer follows now.
+    fn now(&self) -> Nanos {
+        let clock = self.state.lock().clock;
+        self.timers.now(clock)
     }
 
     /// `timerfd_gettime`.
     pub fn get(&self) -> ItimerSpec {
-        let now = self.timers.now(self.clock);
+        let now = self.now();
         self.state.lock().spec(now)
     }
 
     /// Arms the next expiry, if there is one.
     fn arm(&self) -> Result<()> {
-        let next = self.state.lock().next;
+        let Setting { next, clock, .. } = *self.state.lock();
         let Some(next) = next else { return Ok(()) };
         // The kernel's deadlines are on CLOCK_MONOTONIC.
-        let left = next.saturating_sub(self.timers.now(self.clock));
+        let left = next.saturating_sub(self.timers.now(clock));
         let deadline = self.timers.now(ClockId::Monotonic).saturating_add(left);
         let waker = Waker::from(self.queue.clone());
         let armed = self.timers.arm(deadline, waker)?;
         let stale = {
             let mut state = self.state.lock();
             // Set again meanwhile: that setting has its own deadline.
-            if state.next == Some(next) { state.armed.replace(armed) } else { Some(armed) }
+            if (state.next, state.clock) == (Some(next), clock) { state.armed.replace(armed) } else { Some(armed) }
         };
         if let Some(stale) = stale {
             self.timers.cancel(stale);
@@ -193,8 +239,8 @@ impl TimerFd {
         Ok(())
     }
 
-    /// Nothing has expired: arms anew if the deadline came nevertheless, as the
-    /// clock was set back. No lock may be held.
+    /// Nothing has expired: arms anew if the deadline came nevertheless, or the
+    /// clock was set. No lock may be held.
     fn arm_again(&self) -> Result<()> {
         if self.queue.rang.swap(false, Relaxed) { self.arm() } else { Ok(()) }
     }
@@ -203,7 +249,7 @@ impl TimerFd {
 /// Who waits for a timer; what the kernel's queue of deadlines holds.
 struct Alarm {
     queue: WaitQueue,
-    /// A deadline has come since somebody last looked.
+    /// A deadline has come since somebody last looked, or the clock was set.
     rang: AtomicBool,
 }
 
@@ -220,9 +266,8 @@ impl Wake for Alarm {
 
 impl Drop for TimerFd {
     fn drop(&mut self) {
-        if let Some(armed) = self.state.get_mut().armed.take() {
-            self.timers.cancel(armed);
-        }
+        let setting = *self.state.lock();
+        self.forget(setting);
     }
 }
 
@@ -232,8 +277,15 @@ impl File for TimerFd {
     }
     fn read(&self, _io: &mut Io<'_>, buf: &mut [u8]) -> Result<usize> {
         let out = buf.first_chunk_mut::<8>().ok_or(Errno::EINVAL)?;
-        let now = self.timers.now(self.clock);
-        let count = self.state.lock().consume(now);
+        let (now, sets) = (self.now(), self.timers.clock_sets());
+        let count = {
+            let mut state = self.state.lock();
+            if state.is_cancelled(sets) {
+                state.cancelled_after = Some(sets);
+                return Err(Errno::ECANCELED);
+            }
+            state.consume(now)
+        };
         if count == 0 {
             self.arm_again()?;
             return Err(Errno::EAGAIN);
@@ -243,9 +295,9 @@ impl File for TimerFd {
         Ok(8)
     }
     fn poll(&self) -> Events {
-        let now = self.timers.now(self.clock);
-        let expired = self.state.lock().expired(now);
-        if expired > 0 {
+        let (now, sets) = (self.now(), self.timers.clock_sets());
+        let state = *self.state.lock();
+        if state.expired(now) > 0 || state.is_cancelled(sets) {
             return Events::READ;
         }
         // A reader gets the error.
@@ -275,8 +327,15 @@ mod tests {
         armed: Mutex<Vec<(u64, u64, Waker)>>,
         next: Mutex<u64>,
         set_back: Mutex<u64>,
+        sets: Mutex<u64>,
+        was_set: WaitQueue,
     }
     impl Fake {
+        fn set_back(&self, by: u64) {
+            *self.set_back.lock().unwrap() = by;
+            *self.sets.lock().unwrap() += 1;
+            self.was_set.wake_all();
+        }
         fn advance(&self, by: u64) {
             let now = {
                 let mut now = self.now.lock().unwrap();
@@ -302,6 +361,12 @@ mod tests {
         }
         fn cancel(&self, armed: u64) {
             self.armed.lock().unwrap().retain(|(id, _, _)| *id != armed);
+        }
+        fn clock_sets(&self) -> u64 {
+            *self.sets.lock().unwrap()
+        }
+        fn clock_was_set(&self) -> &WaitQueue {
+            &self.was_set
         }
     }
 
@@ -353,12 +418,42 @@ mod tests {
         assert_eq!(file.poll(), Events::READ);
         // Set back, it rings too early.
         timer.set(ABSTIME, &spec(1_001_000, 0)).unwrap();
-        *timers.set_back.lock().unwrap() = 300;
+        timers.set_back(300);
         timers.advance(500);
         assert!(timers.armed.lock().unwrap().is_empty());
         assert_eq!(file.poll(), Events::empty());
         assert_eq!(timers.armed.lock().unwrap()[0].1, 1300);
         timers.advance(300);
         assert_eq!(file.poll(), Events::READ);
+        // Set forward, it rings earlier; a relative one doesn't.
+        timer.set(ABSTIME, &spec(1_002_000, 0)).unwrap();
+        assert_eq!(file.poll(), Events::empty());
+        timers.set_back(0);
+        assert_eq!(file.poll(), Events::empty());
+        assert_eq!(timers.armed.lock().unwrap()[0].1, 2000);
+        timer.set(0, &spec(500, 0)).unwrap();
+        let before = timers.armed.lock().unwrap()[0].1;
+        timers.set_back(100);
+        assert_eq!(file.poll(), Events::empty());
+        assert_eq!(timers.armed.lock().unwrap()[0].1, before);
+        assert!(timers.was_set.is_empty());
+    }
+
+    #[test]
+    fn is_cancelled_when_the_clock_is_set() {
+        let (who, mut buf) = (Caller::default(), [0; 8]);
+        let timers = Arc::new(Fake::default());
+        let file = TimerFd::open(0, 0, timers.clone()).unwrap();
+        let timer = file.downcast::<TimerFd>().unwrap();
+        timer.set(ABSTIME | CANCEL_ON_SET, &spec(1_009_000, 0)).unwrap();
+        assert_eq!(file.poll(), Events::empty());
+        timers.set_back(5);
+        assert_eq!(file.poll(), Events::READ);
+        assert_eq!(file.read(&who, &mut buf), Err(Errno::ECANCELED));
+        assert_eq!(file.read(&who, &mut buf), Err(Errno::EAGAIN));
+        timers.advance(10_000);
+        assert_eq!(file.read(&who, &mut buf), Ok(8));
+        drop(file);
+        assert!(timers.was_set.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use crate::boot::BootPlan;
 use crate::{clock, memory, random, time, timer, tty};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use base::{Lock, Nanos, Result, rank, room};
+use base::{Lock, Nanos, Result, WaitQueue, rank, room};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Waker;
 use spin::Once;
@@ -105,6 +105,14 @@ impl Timers for KernelTimers {
         if let Some(timer) = timer {
             timer::cancel(timer);
         }
+    }
+
+    fn clock_sets(&self) -> u64 {
+        clock::sets()
+    }
+
+    fn clock_was_set(&self) -> &WaitQueue {
+        &clock::WAS_SET
     }
 }
 

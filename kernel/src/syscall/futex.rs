@@ -108,7 +108,7 @@ pub fn futex(args: Args) -> SysResult {
                     Some(with_thread(|thread| thread.deadline_in(timeout))?)
                 }
             };
-            let result = wait_for(&mm, addr, private, value, MATCH_ANY, deadline);
+            let result = wait_for(&mm, addr, private, value, MATCH_ANY, deadline.map(Until::Monotonic));
             with_time_out(result, args, deadline)
         }
         op::WAIT_BITSET => {
@@ -116,12 +116,13 @@ pub fn futex(args: Args) -> SysResult {
             let deadline = match timeout {
                 0 => None,
                 timeout => {
-                    let deadline = time::read_timespec(timeout)?;
-                    Some(if real { clock::to_monotonic(deadline) } else { deadline })
+                    let time = time::read_timespec(timeout)?;
+                    Some(if real { Until::Realtime(time) } else { Until::Monotonic(time) })
                 }
             };
             let result = wait_for(&mm, addr, private, value, value3, deadline);
-            with_time_out(result, args, deadline)
+            // Made again, it reads when it is to end once more.
+            with_time_out(result, args, deadline.map(|_| Nanos::MAX))
         }
         op::WAKE => Ok(wake(&mm, addr, private, count, MATCH_ANY)?),
         op::WAKE_BITSET => Ok(wake(&mm, addr, private, count, value3)?),
@@ -172,13 +173,20 @@ fn with_time_out(result: SysResult, args: Args, deadline: Option<Nanos>) -> SysR
     }
 }
 
+/// When a wait ends, and by which clock.
+#[derive(Clone, Copy)]
+enum Until {
+    Monotonic(Nanos),
+    Realtime(Nanos),
+}
+
 fn wait_for(
     mm: &Mm,
     addr: u64,
     private: bool,
     value: u32,
     bitset: u32,
-    deadline: Option<Nanos>,
+    deadline: Option<Until>,
 ) -> SysResult {
     let table = futexes()?;
     let key = key(mm, addr, private)?;
@@ -188,7 +196,11 @@ fn wait_for(
         table.enqueue(key, bitset, &waker, || Ok(word.get()?.load(SeqCst) == value))
     })?;
     let woken = || if waiter.is_woken() { Ok(0) } else { Err(Errno::EAGAIN) };
-    let result = wait::retry(deadline, woken);
+    let result = match deadline {
+        None => wait::retry(None, woken),
+        Some(Until::Monotonic(time)) => wait::retry(Some(time), woken),
+        Some(Until::Realtime(time)) => wait::retry_until_realtime(time, woken),
+    };
     match result {
         Ok(value) => Ok(value),
         // Woken at the last moment: the wake-up must not be lost.

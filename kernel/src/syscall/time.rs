@@ -153,8 +153,11 @@ pub fn clock_nanosleep(clock: u32, flags: u32, request: u64, remain: u64) -> Sys
         return sleep_for(wanted, remain, nr::CLOCK_NANOSLEEP, args);
     }
     let real = matches!(clock, id::REALTIME | id::REALTIME_ALARM | id::TAI);
-    let deadline = if real { clock::to_monotonic(wanted) } else { wanted };
-    match sleep_until(deadline) {
+    let ended = match real {
+        true => ended(wait::retry_until_realtime(wanted, nothing)),
+        false => sleep_until(wanted),
+    };
+    match ended {
         Ended::TimedOut => Ok(0),
         ended => Err(Failure::from_wait(ended, Restart::NoHandler, Errno::EINTR)),
     }
@@ -177,7 +180,16 @@ fn sleep_for(timeout: Nanos, remain: u64, number: u64, args: super::Args) -> Sys
 }
 
 fn sleep_until(deadline: Nanos) -> Ended {
-    match wait::retry(Some(deadline), || Err::<(), Errno>(Errno::EAGAIN)) {
+    ended(wait::retry(Some(deadline), nothing))
+}
+
+/// What a sleeper waits for.
+const fn nothing() -> Result<()> {
+    Err(Errno::EAGAIN)
+}
+
+fn ended(result: Result<(), Ended>) -> Ended {
+    match result {
         Ok(()) => Ended::TimedOut,
         Err(ended) => ended,
     }

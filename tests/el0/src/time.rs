@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 cases!("time";
     monotonic_across_threads, sleep_lower_bound, sleep_absolute, sleep_interrupted, sleep_errors,
     getres, clocks_agree, cpu_clocks, counter_matches, many_sleepers, sleep_order, settime, vdso,
-    user_and_system,
+    user_and_system, setting_wakes_sleepers, timerfd_and_setting,
 );
 
 fn now(clock: i32) -> Result<u64, Errno> {
@@ -307,5 +307,73 @@ fn user_and_system() -> Outcome {
         let [more, less] = if in_kernel { [system, user] } else { [user, system] };
         check!(more >= 100 && more >= less * 3, "wait4: {user} ms user, {system} ms system");
     }
+    Ok(())
+}
+
+/// Moves CLOCK_REALTIME by so many seconds.
+fn move_clock(by: i64) -> Result<(), Errno> {
+    let mut t = [0i64; 2];
+    sys!(libc::SYS_clock_gettime, libc::CLOCK_REALTIME, t.as_mut_ptr())?;
+    t[0] += by;
+    sys!(libc::SYS_clock_settime, libc::CLOCK_REALTIME, t.as_ptr()).map(drop)
+}
+
+/// Who waits for a time of day waits no longer when the clock is set past it.
+fn setting_wakes_sleepers() -> Outcome {
+    let wake = now(libc::CLOCK_REALTIME)? + 100_000_000_000;
+    let start = Instant::now();
+    let result = thread::scope(|s| {
+        let sleeper = s.spawn(move || sleep(libc::CLOCK_REALTIME, libc::TIMER_ABSTIME, wake));
+        let waiter = s.spawn(move || {
+            let word = 0u32;
+            let t = [(wake / 1_000_000_000) as i64, 0];
+            // FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME
+            sys!(libc::SYS_futex, &raw const word, 9 | 256, 0, t.as_ptr(), 0, u32::MAX)
+        });
+        thread::sleep(Duration::from_millis(50));
+        move_clock(200)?;
+        let ended = (sleeper.join().ok(), waiter.join().ok());
+        move_clock(-200)?;
+        Ok::<_, Errno>(ended)
+    });
+    check_eq!(result?, (Some(Ok(0)), Some(Err(Errno(libc::ETIMEDOUT)))));
+    check!(start.elapsed() < Duration::from_secs(50));
+    Ok(())
+}
+
+fn timerfd_and_setting() -> Outcome {
+    let timer = |clock: i32, flags: i32, at: u64| -> Result<i32, Errno> {
+        let fd = sys!(libc::SYS_timerfd_create, clock, 0)? as i32;
+        let spec = [0, 0, (at / 1_000_000_000) as i64, (at % 1_000_000_000) as i64];
+        sys!(libc::SYS_timerfd_settime, fd, flags, spec.as_ptr(), 0)?;
+        Ok(fd)
+    };
+    let soon = now(libc::CLOCK_REALTIME)? + 100_000_000_000;
+    let late = soon + 1_000_000_000_000;
+    let absolute = timer(libc::CLOCK_REALTIME, libc::TFD_TIMER_ABSTIME, soon)?;
+    let relative = timer(libc::CLOCK_REALTIME, 0, 100_000_000_000)?;
+    let cancelled = timer(libc::CLOCK_REALTIME, libc::TFD_TIMER_ABSTIME | 2, late)?;
+    let mut polls = [absolute, relative, cancelled]
+        .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let mover = thread::spawn(|| {
+        thread::sleep(Duration::from_millis(50));
+        move_clock(200)
+    });
+    let mut poll = |msec: i64| {
+        let t = [msec / 1000, msec % 1000 * 1_000_000];
+        let ready = sys!(libc::SYS_ppoll, polls.as_mut_ptr(), 3, t.as_ptr(), 0, 8);
+        (ready.is_ok(), polls.map(|poll| poll.revents != 0))
+    };
+    let first = poll(20_000);
+    let moved = mover.join();
+    let second = poll(0);
+    let mut ticks = 0u64;
+    let read = |fd: i32, to: &mut u64| sys!(libc::SYS_read, fd, to as *mut u64, 8);
+    let got = (read(absolute, &mut ticks), read(cancelled, &mut 0));
+    move_clock(-200)?;
+    check!(first.0 && moved.is_ok_and(|moved| moved.is_ok()));
+    check_eq!(second, (true, [true, false, true]));
+    check_eq!(got, (Ok(8), Err(Errno(libc::ECANCELED))));
+    check_eq!(ticks, 1);
     Ok(())
 }
