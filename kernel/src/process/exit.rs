@@ -3,6 +3,7 @@
 use super::cputime::{self, CpuTime};
 use super::{Process, clone, signals, space, table};
 use crate::{sched, syscall};
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use base::{Nanos, grave};
 use core::sync::atomic::Ordering::*;
@@ -131,12 +132,25 @@ fn bury(
     let mut reaped = alloc::vec::Vec::new();
     let mut init_has_news = false;
     let mut orphans = alloc::vec::Vec::new();
+    // Groups that lose who ties them to their session.
+    let mut loose = BTreeSet::new();
     let (parent, notice, init) = table::with(|table| {
+        if let Ok(entry) = table.entry(pid) {
+            let (group, parent) = (entry.group, entry.parent);
+            if table.ties(pid, parent) {
+                loose.insert(group);
+            }
+        }
         let children = match table.entry(pid) {
             Ok(entry) => core::mem::take(&mut entry.children),
             Err(_) => return (None, None, None),
         };
         for child in children {
+            if table.ties(child, pid)
+                && let Ok(entry) = table.entry(child)
+            {
+                loose.insert(entry.group);
+            }
             if let Ok(entry) = table.entry(child) {
                 entry.parent = 1;
                 entry.exit_signal = Signal::SIGCHLD.number();
@@ -186,6 +200,18 @@ fn bury(
         (Some(parent), notice, init)
     });
     drop(reaped);
+    // POSIX: a group that is orphaned by it, and has members that stand still,
+    // is told to hang up, and goes on.
+    let stranded = match loose.is_empty() {
+        true => loose,
+        false => table::with(|table| table.stranded(&loose)),
+    };
+    for group in stranded {
+        for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+            let _ = signals::send_group(group, SigInfo::kernel(signal, code::SI_KERNEL));
+        }
+        sched::breathe();
+    }
     for orphan in orphans {
         let signal = orphan.parent_death_signal.load(Relaxed);
         if let Ok(signal) = Signal::new(signal.into()) {

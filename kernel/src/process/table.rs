@@ -95,20 +95,44 @@ impl Table {
         living.filter(move |(pid, entry)| whom(**pid, entry.group)).map(|(_, entry)| &entry.process)
     }
 
-    pub fn entry(&mut self, pid: u32) -> Result<&mut Entry> {
-        self.processes.get_mut(&pid).ok_or(Errno::ESRCH)
+    /// Whether a process group has no member that ties it to its session: its
+    /// members are not stopped by the terminal.
+    pub fn is_orphaned(&self, group: u32) -> bool {
+        let mut members = self.processes.iter().filter(|(_, entry)| entry.group == group);
+        !members.any(|(pid, entry)| self.ties_now(*pid, entry))
     }
 
-    /// Whether a process group has no member with a parent in the same session
-    /// but another group: its members are not stopped by the terminal.
-    pub fn is_orphaned(&self, group: u32) -> bool {
-        !self.processes.values().any(|member| {
-            member.group == group
-                && member.zombie.is_none()
-                && self.processes.get(&member.parent).is_some_and(|parent| {
-                    parent.group != group && parent.session == member.session
-                })
-        })
+    /// As on Linux, a child of init ties nothing.
+    fn ties_now(&self, pid: u32, entry: &Entry) -> bool {
+        entry.zombie.is_none() && entry.parent != 1 && self.ties(pid, entry.parent)
+    }
+
+    /// Of `groups` those that are orphaned, and in which somebody stopped:
+    /// nobody is left who would let him go on.
+    pub fn stranded(&self, groups: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let (mut tied, mut stopped) = (BTreeSet::new(), BTreeSet::new());
+        let members = self.processes.iter().filter(|(_, entry)| groups.contains(&entry.group));
+        for (pid, entry) in members {
+            if self.ties_now(*pid, entry) {
+                tied.insert(entry.group);
+            }
+            if entry.zombie.is_none() && entry.process.is_stopped() {
+                stopped.insert(entry.group);
+            }
+        }
+        stopped.retain(|group| !tied.contains(group));
+        stopped
+    }
+
+    /// Whether `child` ties its group to the session, `parent` being in another
+    /// group of it.
+    pub fn ties(&self, child: u32, parent: u32) -> bool {
+        let both = self.processes.get(&child).zip(self.processes.get(&parent));
+        both.is_some_and(|(child, parent)| child.group != parent.group && child.session == parent.session)
+    }
+
+    pub fn entry(&mut self, pid: u32) -> Result<&mut Entry> {
+        self.processes.get_mut(&pid).ok_or(Errno::ESRCH)
     }
 }
 

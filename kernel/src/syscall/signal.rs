@@ -1,9 +1,10 @@
 //! Signals: kill, rt_sig*, sigaltstack.
 
 use super::{Failure, SysResult, time};
-use crate::process::{caller, current, signals, table, with_thread};
+use crate::process::{Process, caller, current, signals, table, with_thread};
 use crate::user::CurrentUser;
 use crate::wait;
+use alloc::sync::Arc;
 use base::{Errno, Result, UserMem, UserMemExt};
 use signal::{Action, Restart, SigInfo, SigSet, Signal, UserStack, code};
 use zerocopy::IntoBytes;
@@ -13,6 +14,14 @@ fn signal_or_probe(number: u32) -> Result<Option<Signal>> {
     if number == 0 { Ok(None) } else { Signal::new(number.into()).map(Some) }
 }
 
+/// The process of a process's or a thread's ID: kill(2) takes both.
+fn process_of(id: u32) -> Result<Arc<Process>> {
+    table::process(id).or_else(|errno| {
+        let task = table::thread(id)?;
+        task.thread.get().map(|thread| thread.process.clone()).ok_or(errno)
+    })
+}
+
 pub fn kill(pid: i32, number: u32) -> SysResult {
     let signal = signal_or_probe(number)?;
     let me = caller();
@@ -20,7 +29,7 @@ pub fn kill(pid: i32, number: u32) -> SysResult {
     let group = match pid {
         i32::MIN => return Err(Errno::ESRCH.into()),
         1.. => {
-            let process = table::process(pid.unsigned_abs())?;
+            let process = process_of(pid.unsigned_abs())?;
             if let Some(info) = info {
                 signals::send(&process, info)?;
             }
@@ -54,7 +63,7 @@ pub fn tgkill(group: i32, tid: i32, number: u32) -> SysResult {
 }
 
 pub fn rt_sigqueueinfo(pid: u32, number: u64, info: u64) -> SysResult {
-    let process = table::process(pid)?;
+    let process = process_of(pid)?;
     let info = queued_info(number, info, process.pid)?;
     signals::send(&process, info)?;
     Ok(0)

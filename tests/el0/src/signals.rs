@@ -16,7 +16,7 @@ cases!("signals";
     fault_when_blocked_kills, bus_error_past_eof, undefined_instruction, breakpoint,
     edit_context, registers_survive, itimer_real, itimer_waits, alarm, sigtimedwait, sigtimedwait_timeout,
     pause, sigsuspend, ppoll_mask, to_one_thread, to_any_unblocked_thread, passed_on_at_exit,
-    passed_on_in_handler, passed_on_at_exec, stop_and_continue, stop_is_told_when_all_threads_stand, stop_of_the_killed_is_not_told, group_kill_reaches_waiters,
+    passed_on_in_handler, passed_on_at_exec, stop_and_continue, stop_is_told_when_all_threads_stand, stop_of_the_killed_is_not_told, group_kill_reaches_waiters, kill_by_thread, orphaned_group,
     default_actions, sigchld, ignored_sigchld_reaps, sigpipe, kill_errors, inherited_by_fork,
     during_many_syscalls, interrupted_sleep, handler_longs_return,
 );
@@ -1065,6 +1065,59 @@ fn kill_errors() -> Outcome {
     let r = sys!(libc::SYS_rt_sigprocmask, 0, &raw const set, 0, 4);
     check_eq!(r, Err(Errno(libc::EINVAL)));
     check_eq!(sys!(libc::SYS_rt_sigprocmask, 77, &raw const set, 0, 8), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+/// kill() takes a thread's ID, too, for its process.
+fn kill_by_thread() -> Outcome {
+    handle(libc::SIGUSR1, who, 0, &[])?;
+    let (id, stop) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|s| {
+        s.spawn(|| {
+            mask(libc::SIG_BLOCK, &[libc::SIGUSR1]);
+            id.store(gettid(), SeqCst);
+            until(|| stop.load(SeqCst) == 1);
+        });
+        check!(until(|| id.load(SeqCst) != 0));
+        let sent = sys!(libc::SYS_kill, id.load(SeqCst), libc::SIGUSR1);
+        let taken = until(|| COUNT.load(SeqCst) == 1);
+        stop.store(1, SeqCst);
+        check_eq!(sent, Ok(0));
+        check!(taken);
+        check_eq!(IN_THREAD.load(SeqCst), std::process::id() as usize);
+        Ok(())
+    })
+}
+
+/// A group with members that stand still loses the last parent who could let
+/// them go on: it gets SIGHUP and SIGCONT.
+fn orphaned_group() -> Outcome {
+    extern "C" fn hang_up(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        let _ = write(WORD.load(SeqCst) as i32, b"h");
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    let (r, w) = pipe(0)?;
+    WORD.store(w as usize, SeqCst);
+    let parent = fork(|| {
+        let child = fork(|| {
+            let _ = handle(libc::SIGHUP, hang_up, 0, &[]);
+            let _ = sys!(libc::SYS_setpgid, 0, 0);
+            let _ = kill_self(libc::SIGSTOP);
+            let _ = write(w, b"c");
+            0
+        });
+        let stopped = child.and_then(|pid| wait_opts(pid, libc::WUNTRACED));
+        i32::from(!stopped.is_ok_and(|(_, end)| end == End::Stopped(libc::SIGSTOP)))
+    })?;
+    close(w);
+    check_eq!(wait(parent)?, End::Exit(0));
+    let mut polls = [libc::pollfd { fd: r, events: libc::POLLIN, revents: 0 }];
+    let t = [5i64, 0];
+    check_eq!(sys!(libc::SYS_ppoll, polls.as_mut_ptr(), 1, t.as_ptr(), 0, 8), Ok(1));
+    let mut text = [0u8; 2];
+    check_eq!(read(r, &mut text), Ok(1));
+    check_eq!(text[0], b'h');
     Ok(())
 }
 
