@@ -135,6 +135,10 @@ pub trait File: Send + Sync + 'static {
     fn poll(&self) -> Events {
         Events::READ | Events::WRITE
     }
+    /// `lseek` on what has no offset: `ESPIPE`, but for what has its own idea.
+    fn seek(&self, _offset: i64, _whence: u32) -> Result<u64> {
+        Err(Errno::ESPIPE)
+    }
     /// Who wants to know when [`File::poll`]'s answer may change. Files
     /// without one never block and can't be watched by epoll.
     fn wait_queue(&self) -> Option<&WaitQueue> {
@@ -344,7 +348,9 @@ impl OpenFile {
     /// `lseek`.
     pub fn seek(&self, offset: i64, whence: u32) -> Result<u64> {
         self.not_path()?;
-        self.seekable()?;
+        if self.file.position() == Position::Stream {
+            return self.file.seek(offset, whence);
+        }
         // The size is asked for outside the lock: it may take others.
         let from = match whence {
             SEEK_SET | SEEK_CUR => 0,

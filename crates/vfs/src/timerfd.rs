@@ -95,7 +95,14 @@ struct Setting {
 
 impl Setting {
     fn disarmed(clock: ClockId) -> Setting {
-        Setting { clock, next: None, interval: 0, armed: None, follows: false, cancelled_after: None }
+        Setting {
+            clock,
+            next: None,
+            interval: 0,
+            armed: None,
+            follows: false,
+            cancelled_after: None,
+        }
     }
 
     /// Whether the clock was set since somebody last asked, and it matters.
@@ -182,8 +189,7 @@ impl TimerFd {
         let old_now = self.now();
         let old = {
             let mut state = self.state.lock();
-            let setting =
-                Setting { clock, next, interval, armed: None, follows, cancelled_after };
+            let setting = Setting { clock, next, interval, armed: None, follows, cancelled_after };
             core::mem::replace(&mut *state, setting)
         };
         let spec = old.spec(old_now);
@@ -231,7 +237,11 @@ impl TimerFd {
         let stale = {
             let mut state = self.state.lock();
             // Set again meanwhile: that setting has its own deadline.
-            if (state.next, state.clock) == (Some(next), clock) { state.armed.replace(armed) } else { Some(armed) }
+            if (state.next, state.clock) == (Some(next), clock) {
+                state.armed.replace(armed)
+            } else {
+                Some(armed)
+            }
         };
         if let Some(stale) = stale {
             self.timers.cancel(stale);

@@ -30,7 +30,7 @@ pub fn init(plan: &BootPlan) -> Result<Arc<Namespace>> {
     let clock: Arc<dyn Clock> = Arc::new(WallClock);
     let devices = DeviceRegistry::new();
     devices.register_memory(random::fill, random::mix);
-    devices.register_file(device::KMSG, "kmsg", 0o644, Arc::new(kmsg::Kmsg));
+    devices.register(device::KMSG, "kmsg", 0o644, |_| Ok(room::try_arc(kmsg::Kmsg::new())?));
     tty::register(&devices);
     crate::kvm::init(plan, &devices);
     let pages = frame::stats().total / base::PAGE_SIZE;

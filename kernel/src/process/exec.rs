@@ -223,16 +223,16 @@ pub struct FileObject {
 impl FileObject {
     /// The object that an open file maps as; `ENODEV` or `EACCES` if it can't.
     pub fn of(file: &Arc<OpenFile>) -> Result<Arc<dyn VmObject>> {
-        Self::new(file, false)
+        Self::make(file, false)
     }
 
     /// The same for a shared mapping that may be written, now or later; `EPERM`
     /// if seals forbid it.
     pub fn writable(file: &Arc<OpenFile>) -> Result<Arc<dyn VmObject>> {
-        Self::new(file, true)
+        Self::make(file, true)
     }
 
-    fn new(file: &Arc<OpenFile>, writable: bool) -> Result<Arc<dyn VmObject>> {
+    fn make(file: &Arc<OpenFile>, writable: bool) -> Result<Arc<dyn VmObject>> {
         let object = file.file().mmap()?;
         let stat = file.stat()?;
         let name = match (file.place(), super::namespace()) {

@@ -4,7 +4,7 @@ use super::{Args, Failure, SysResult, time};
 use crate::process::space::Mm;
 use crate::process::{Thread, current, table, with_thread};
 use crate::user::CurrentUser;
-use crate::{clock, sched, wait};
+use crate::{sched, wait};
 use base::{Errno, Nanos, Result, UserMem, UserMemExt};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::*;

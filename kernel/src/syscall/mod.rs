@@ -80,6 +80,7 @@ pub fn enter(frame: &mut TrapFrame) {
         if grave::any() {
             grave::clear(crate::sched::breathe);
         }
+        crate::log::tell();
         cputime::leave_kernel(&crate::sched::current_ref());
     }
     let [x0, ..] = &mut frame.x;

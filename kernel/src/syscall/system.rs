@@ -1,11 +1,12 @@
 //! The machine as a whole: its name, memory, log, randomness, and its end.
 
-use super::SysResult;
+use super::{Failure, SysResult};
 use crate::process::table;
 use crate::user::CurrentUser;
-use crate::{log as ring, power, random, sched, time};
+use crate::{log as ring, power, random, sched, time, wait};
 use alloc::vec::Vec;
 use base::{Errno, Lock, Result, UserMem, UserMemExt, rank};
+use signal::Restart;
 
 /// The version of Linux whose system calls these are, and our own.
 pub const RELEASE: &str = concat!("6.12.0-hypha-", env!("CARGO_PKG_VERSION"));
@@ -145,6 +146,7 @@ pub fn getrandom(out: u64, len: u64, flags: u32) -> SysResult {
 
 /// syslog(2)'s actions.
 mod action {
+    pub const READ: u32 = 2;
     pub const READ_ALL: u32 = 3;
     pub const READ_CLEAR: u32 = 4;
     pub const CLEAR: u32 = 5;
@@ -156,14 +158,33 @@ mod action {
 }
 
 pub fn syslog(what: u32, out: u64, len: i32) -> SysResult {
+    let room = || usize::try_from(len).ok().filter(|_| out != 0).ok_or(Errno::EINVAL);
     match what {
-        0 | 1 | action::CLEAR | action::SIZE_UNREAD => Ok(0),
-        action::READ_ALL | action::READ_CLEAR => {
-            let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
-            let text = ring::tail(len);
+        // Close and open.
+        0 | 1 => Ok(0),
+        action::READ => {
+            let room = room()?;
+            if room == 0 {
+                return Ok(0);
+            }
+            let text = wait::until(ring::readers(), None, || ring::take(room))
+                .map_err(|ended| Failure::from_wait(ended, Restart::Sys, Errno::EAGAIN))?;
             CurrentUser.write(out, &text)?;
             Ok(text.len() as i64)
         }
+        action::READ_ALL | action::READ_CLEAR => {
+            let text = ring::tail(room()?)?;
+            CurrentUser.write(out, &text)?;
+            if what == action::READ_CLEAR {
+                ring::clear();
+            }
+            Ok(text.len() as i64)
+        }
+        action::CLEAR => {
+            ring::clear();
+            Ok(0)
+        }
+        action::SIZE_UNREAD => Ok(ring::unread() as i64),
         action::CONSOLE_OFF => {
             ring::set_console_level(1);
             Ok(0)

@@ -1,6 +1,8 @@
 //! Pipes, eventfd, timerfd, epoll, poll and select.
 
-use crate::util::{Handler, Map, PAGE, close, handle, ms, pipe, raise_descriptor_limit, read, until, write};
+use crate::util::{
+    Handler, Map, PAGE, close, handle, ms, pipe, raise_descriptor_limit, read, until, write,
+};
 use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -814,7 +816,14 @@ fn socket_timeouts() -> Outcome {
     };
     let get_option = |fd: i32, option: i32| {
         let (mut time, mut len) = ([9i64; 2], 16u32);
-        let got = sys!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, option, time.as_mut_ptr(), &raw mut len);
+        let got = sys!(
+            libc::SYS_getsockopt,
+            fd,
+            libc::SOL_SOCKET,
+            option,
+            time.as_mut_ptr(),
+            &raw mut len
+        );
         got.map(|_| (time, len))
     };
     for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {

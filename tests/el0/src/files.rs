@@ -1013,10 +1013,7 @@ fn memfd_seals() -> Outcome {
     check_eq!(map(fd, RW, libc::MAP_SHARED).err(), Some(EPERM));
     let read_only = map(fd, libc::PROT_READ, libc::MAP_SHARED)?;
     check_eq!(read_only.get(5), 6);
-    check_eq!(
-        sys!(libc::SYS_mprotect, read_only.at, PAGE, RW),
-        Err(Errno(libc::EACCES))
-    );
+    check_eq!(sys!(libc::SYS_mprotect, read_only.at, PAGE, RW), Err(Errno(libc::EACCES)));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Scheduling calls, identity, limits, randomness, /proc, and what a bad call
 //! or a bad pointer gets.
 
-use crate::util::{ANON, Map, PAGE, RW, c, pipe};
+use crate::util::{ANON, Map, PAGE, RW, c, ms, pipe, read, write};
 use el0_tests::{End, Errno, Outcome, cases, check, check_eq, fork, sys, syscall, wait};
 use std::fs;
 use std::thread;
@@ -12,7 +12,7 @@ cases!("misc";
     ids, prctl_name, prctl_no_new_privs, proc_self, proc_stat_fields, proc_meminfo, proc_system, auxv, getcpu,
     unknown_calls, bad_pointers, kernel_pointers, partly_bad_pointers, wrapping_lengths,
     read_only_pointers, kernel_memory_unreachable, negative_arguments, membarrier, spinner_yields,
-    pacga_is_no_trap,
+    pacga_is_no_trap, kmsg_records, syslog, urandom_takes_writes,
 );
 
 const FAULT: Errno = Errno(libc::EFAULT);
@@ -530,5 +530,93 @@ fn pacga_is_no_trap() -> Outcome {
     })?;
     let end = wait(pid)?;
     check!(end == End::Exit(0) || end == End::Signal(libc::SIGILL));
+    Ok(())
+}
+
+fn kmsg(flags: i32) -> Result<i32, Errno> {
+    sys!(libc::SYS_openat, -100isize, c"/dev/kmsg".as_ptr(), flags, 0).map(|fd| fd as i32)
+}
+
+/// Each read of /dev/kmsg gives one record, each write makes one.
+fn kmsg_records() -> Outcome {
+    let seek = |fd: i32, offset: isize, whence: i32| sys!(libc::SYS_lseek, fd, offset, whence);
+    let (log, out) = (kmsg(libc::O_RDWR | libc::O_NONBLOCK)?, kmsg(libc::O_WRONLY)?);
+    let mut buf = [0u8; 8192];
+    check!(read(log, &mut buf)? > 0);
+    check_eq!(seek(log, 0, libc::SEEK_END), Ok(0));
+    check_eq!(read(log, &mut buf), Err(Errno(libc::EAGAIN)));
+    check_eq!(write(out, b"<6>el0 \"one\" \\ \x01\n"), Ok(17));
+    // Several ranges are one record. Linux shows what has no newline later.
+    let parts = [[c"el0 ".as_ptr() as usize, 4], [c"two\n".as_ptr() as usize, 4]];
+    check_eq!(sys!(libc::SYS_writev, out, parts.as_ptr(), 2), Ok(8));
+    check_eq!(read(kmsg(libc::O_RDONLY)?, &mut buf[..4]), Err(Errno(libc::EINVAL)));
+    let mut numbers = Vec::new();
+    for (priority, text) in [("14", "el0 \"one\" \\x5c \\x01"), ("12", "el0 two")] {
+        let len = read(log, &mut buf)?;
+        let record = String::from_utf8_lossy(&buf[..len]).into_owned();
+        let (head, body) = record.split_once(';').unwrap_or_default();
+        check_eq!(body.lines().next(), Some(text));
+        let fields: Vec<&str> = head.split(',').collect();
+        check_eq!(fields[0], priority);
+        numbers.push(fields[1].parse::<u64>().unwrap_or(0));
+        check!(fields[2].parse::<u64>().is_ok() && fields[3] == "-", "{head}");
+    }
+    check_eq!(numbers[1], numbers[0] + 1);
+    check_eq!(seek(log, 1, libc::SEEK_SET), Err(Errno(libc::ESPIPE)));
+    check_eq!(seek(log, 0, libc::SEEK_CUR), Err(Errno(libc::EINVAL)));
+    check_eq!(seek(log, 0, libc::SEEK_SET), Ok(0));
+    check!(read(log, &mut buf)? > 0);
+    check_eq!(write(out, &[b'x'; 3000]), Err(Errno(libc::EINVAL)));
+    // A reader that waits.
+    let waits = kmsg(libc::O_RDONLY)?;
+    check_eq!(seek(waits, 0, libc::SEEK_END), Ok(0));
+    let writer = thread::spawn(move || {
+        ms(50);
+        write(out, b"el0 three\n")
+    });
+    let len = read(waits, &mut buf)?;
+    check!(String::from_utf8_lossy(&buf[..len]).ends_with(";el0 three\n"));
+    check!(writer.join().is_ok_and(|wrote| wrote == Ok(10)));
+    Ok(())
+}
+
+/// syslog(2): all, what was not cleared, what nobody read.
+fn syslog() -> Outcome {
+    let call =
+        |what: i32, buf: &mut [u8]| sys!(libc::SYS_syslog, what, buf.as_mut_ptr(), buf.len());
+    let all = |what: i32| -> Result<String, Errno> {
+        let mut buf = vec![0u8; 1 << 20];
+        let len = call(what, &mut buf)?;
+        Ok(String::from_utf8_lossy(&buf[..len]).into_owned())
+    };
+    let out = kmsg(libc::O_WRONLY)?;
+    write(out, b"<5>el0 syslog\n")?;
+    check!(sys!(libc::SYS_syslog, 9, 0, 0)? > 0);
+    // What nobody read, record by record.
+    let mut found = false;
+    while !found && sys!(libc::SYS_syslog, 9, 0, 0)? > 0 {
+        found = all(2)?.contains("el0 syslog");
+    }
+    check!(found);
+    let text = all(3)?;
+    check!(text.lines().any(|line| line.starts_with("<13>[") && line.ends_with("] el0 syslog")));
+    check!(all(4)?.contains("el0 syslog"));
+    check!(!all(3)?.contains("el0 syslog"));
+    write(out, b"el0 again\n")?;
+    check!(all(3)?.contains("el0 again"));
+    check_eq!(sys!(libc::SYS_syslog, 5, 0, 0), Ok(0));
+    check!(!all(3)?.contains("el0 again"));
+    check_eq!(sys!(libc::SYS_syslog, 3, 0, 10), Err(Errno(libc::EINVAL)));
+    Ok(())
+}
+
+fn urandom_takes_writes() -> Outcome {
+    let fd = sys!(libc::SYS_openat, -100isize, c"/dev/urandom".as_ptr(), libc::O_RDWR, 0)? as i32;
+    check_eq!(write(fd, &[7; 100]), Ok(100));
+    let (mut one, mut two) = ([0u8; 32], [0u8; 32]);
+    check_eq!(read(fd, &mut one), Ok(32));
+    check_eq!(read(fd, &mut two), Ok(32));
+    check!(one != two && one != [0; 32]);
+    check_eq!(sys!(libc::SYS_getrandom, one.as_mut_ptr(), 32, libc::GRND_NONBLOCK), Ok(32));
     Ok(())
 }

@@ -842,7 +842,13 @@ fn passed_on_at_exec() -> Outcome {
             m.word(16).store(1, SeqCst);
             until(|| m.word(24).load(SeqCst) == 1);
             let me = crate::util::c(std::env::current_exe().unwrap().to_str().unwrap());
-            let args = [me.as_ptr(), c"--helper".as_ptr(), c"exit".as_ptr(), c"7".as_ptr(), std::ptr::null()];
+            let args = [
+                me.as_ptr(),
+                c"--helper".as_ptr(),
+                c"exit".as_ptr(),
+                c"7".as_ptr(),
+                std::ptr::null(),
+            ];
             let environment = [std::ptr::null::<libc::c_char>()];
             let _ = sys!(libc::SYS_execve, me.as_ptr(), args.as_ptr(), environment.as_ptr());
         });

@@ -353,8 +353,11 @@ fn timerfd_and_setting() -> Outcome {
     let absolute = timer(libc::CLOCK_REALTIME, libc::TFD_TIMER_ABSTIME, soon)?;
     let relative = timer(libc::CLOCK_REALTIME, 0, 100_000_000_000)?;
     let cancelled = timer(libc::CLOCK_REALTIME, libc::TFD_TIMER_ABSTIME | 2, late)?;
-    let mut polls = [absolute, relative, cancelled]
-        .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let mut polls = [absolute, relative, cancelled].map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
     let mover = thread::spawn(|| {
         thread::sleep(Duration::from_millis(50));
         move_clock(200)
