@@ -24,6 +24,7 @@ mod fork;
 mod layout;
 mod map;
 mod object;
+pub mod oom;
 mod remap;
 mod space;
 #[cfg(test)]

@@ -71,6 +71,8 @@ pub struct Usage {
     pub data: u64,
     /// In the stack.
     pub stack: u64,
+    /// The page table's own.
+    pub tables: u64,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -159,8 +161,12 @@ impl AddressSpace {
     /// Page counts.
     pub fn usage(&self) -> Usage {
         let inner = self.inner.lock();
-        let mut usage =
-            Usage { total: inner.vmas.pages(), resident: inner.table.pages(), ..Usage::default() };
+        let mut usage = Usage {
+            total: inner.vmas.pages(),
+            resident: inner.table.pages(),
+            tables: inner.table.tables(),
+            ..Usage::default()
+        };
         for vma in inner.vmas.iter() {
             let pages = vma.len() >> PAGE_SHIFT;
             let add = |applies: bool, sum: &mut u64| {
@@ -177,6 +183,12 @@ impl AddressSpace {
     pub fn size(&self) -> (u64, u64) {
         let inner = self.inner.lock();
         (inner.vmas.pages(), inner.table.pages())
+    }
+
+    /// What its end gives back, in pages: those in the page table, and its own.
+    pub fn weight(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.table.pages().saturating_add(inner.table.tables())
     }
 
     /// Unmaps everything, with interrupt windows: the process is gone, or

@@ -26,6 +26,8 @@ pub struct PageTable<R: Regime> {
     bits: u8,
     /// 4 KiB pages in leaves that own frames.
     pages: u64,
+    /// Tables, in pages, the root included.
+    tables: u64,
     regime: PhantomData<R>,
 }
 
@@ -81,6 +83,14 @@ impl<R: Regime> Leaf<R> {
 
 /// The tables of a level below: 512 entries.
 type Entries<'a> = &'a [AtomicU64];
+
+/// The entries of the table where walks start.
+fn root_entries(owned: &Option<KernelPages>, root: PhysAddr) -> Entries<'_> {
+    match owned {
+        Some(pages) => pages.entries(),
+        None => child(table(root, false)),
+    }
+}
 
 /// Makes stores to a table visible to table walks (D8.2.6): a walk that
 /// follows sees them.
@@ -145,6 +155,7 @@ impl<R: Regime> PageTable<R> {
             level,
             bits,
             pages: 0,
+            tables: 1 << order,
             regime: PhantomData,
         })
     }
@@ -157,7 +168,7 @@ impl<R: Regime> PageTable<R> {
     /// tables any more. The frame allocator's linear map is set up.
     pub unsafe fn adopt(root: PhysAddr, bits: u8) -> Self {
         let (level, _) = geometry(bits, 0);
-        PageTable { root, owned: None, level, bits, pages: 0, regime: PhantomData }
+        PageTable { root, owned: None, level, bits, pages: 0, tables: 0, regime: PhantomData }
     }
 
     /// What TTBR holds as address.
@@ -181,10 +192,7 @@ impl<R: Regime> PageTable<R> {
     }
 
     fn entries(&self) -> Entries<'_> {
-        match &self.owned {
-            Some(pages) => pages.entries(),
-            None => child(table(self.root, false)),
-        }
+        root_entries(&self.owned, self.root)
     }
 
     fn root_index(&self, offset: u64) -> usize {
@@ -207,12 +215,17 @@ impl<R: Regime> PageTable<R> {
     /// The entry for `offset` at `level`, making the tables above it. `EEXIST`
     /// if a larger leaf is in the way.
     fn slot(&mut self, offset: u64, level: u8) -> Result<&AtomicU64> {
-        let mut slot = self.entries().get(self.root_index(offset)).ok_or(Errno::EINVAL)?;
+        let first = self.root_index(offset);
+        let mut slot = root_entries(&self.owned, self.root).get(first).ok_or(Errno::EINVAL)?;
         let mut at = self.level;
         while at < level {
             let desc = slot.load(Ordering::Relaxed);
             let entries = match desc {
-                0 => grow(slot, R::USE)?,
+                0 => {
+                    let entries = grow(slot, R::USE)?;
+                    self.tables = self.tables.wrapping_add(1);
+                    entries
+                }
                 _ if is_table(desc, at) => child(desc),
                 _ => return Err(Errno::EEXIST),
             };
@@ -358,10 +371,11 @@ impl<R: Regime> PageTable<R> {
     /// `end`.
     pub fn unmap(&mut self, start: u64, end: u64, gather: &mut Gather<'_>) -> Result<u64> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
-        let mut walk = Walk { base: self.base(), from, to, usage: R::USE, gather, pages: 0 };
+        let mut walk = Walk::new(self, from, to, gather);
         let next = walk.unmap(self.entries(), self.level, 0);
-        let gone = walk.pages;
+        let (gone, tables) = (walk.pages, walk.tables);
         self.pages = self.pages.wrapping_sub(gone);
+        self.tables = self.tables.wrapping_add(tables);
         Ok(next?.wrapping_add(self.base()))
     }
 
@@ -376,11 +390,12 @@ impl<R: Regime> PageTable<R> {
         mut f: impl FnMut(R::Attrs) -> R::Attrs,
     ) -> Result<u64> {
         let (from, to) = self.range(start, end, PAGE_SIZE)?;
-        let mut walk = Walk { base: self.base(), from, to, usage: R::USE, gather, pages: 0 };
-        let next = walk.protect::<R>(self.entries(), self.level, 0, &mut f)?;
+        let mut walk = Walk::new(self, from, to, gather);
+        let next = walk.protect::<R>(self.entries(), self.level, 0, &mut f);
+        self.tables = self.tables.wrapping_add(walk.tables);
         // What wasn't valid before isn't in the gather.
         publish();
-        Ok(next.wrapping_add(self.base()))
+        Ok(next?.wrapping_add(self.base()))
     }
 
     /// Takes the block that holds `at` apart into pages, if there is one.
@@ -388,7 +403,8 @@ impl<R: Regime> PageTable<R> {
         let (offset, _) = self.range(at, at.wrapping_add(1), 1)?;
         let base = self.base();
         let mut level = self.level;
-        let mut slot = self.entries().get(self.root_index(offset)).ok_or(Errno::EINVAL)?;
+        let first = self.root_index(offset);
+        let mut slot = root_entries(&self.owned, self.root).get(first).ok_or(Errno::EINVAL)?;
         loop {
             let desc = slot.load(Ordering::Relaxed);
             if desc == 0 || level == 3 {
@@ -397,6 +413,7 @@ impl<R: Regime> PageTable<R> {
             if !is_table(desc, level) {
                 let start = offset & !span(level).wrapping_sub(1);
                 split(slot, level, start.wrapping_add(base), R::USE, gather)?;
+                self.tables = self.tables.wrapping_add(1);
             }
             let entries = child(slot.load(Ordering::Relaxed));
             level = level.wrapping_add(1);
@@ -426,6 +443,11 @@ impl<R: Regime> PageTable<R> {
     /// How many 4 KiB pages of frames are mapped.
     pub fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// How many pages of memory the tables themselves are.
+    pub fn tables(&self) -> u64 {
+        self.tables
     }
 
     /// Whether nothing is mapped.
@@ -529,9 +551,20 @@ struct Walk<'a, 't> {
     gather: &'a mut Gather<'t>,
     /// Pages unmapped.
     pages: u64,
+    /// Tables made less tables freed: it may wrap.
+    tables: u64,
 }
 
-impl Walk<'_, '_> {
+impl<'a, 't> Walk<'a, 't> {
+    fn new<R: Regime>(
+        table: &PageTable<R>,
+        from: u64,
+        to: u64,
+        gather: &'a mut Gather<'t>,
+    ) -> Self {
+        Walk { base: table.base(), from, to, usage: R::USE, gather, pages: 0, tables: 0 }
+    }
+
     /// Whether the range covers all of the entry at `at`.
     fn covers(&self, at: u64, level: u8) -> bool {
         self.from <= at && at.saturating_add(span(level)) <= self.to
@@ -549,6 +582,7 @@ impl Walk<'_, '_> {
             return Ok(desc);
         }
         split(slot, level, at.wrapping_add(self.base), self.usage, self.gather)?;
+        self.tables = self.tables.wrapping_add(1);
         Ok(slot.load(Ordering::Relaxed))
     }
 
@@ -573,6 +607,7 @@ impl Walk<'_, '_> {
                     // from `into_raw`; the entry that kept it is cleared.
                     let table = unsafe { KernelPages::from_raw(address(desc)) };
                     self.gather.table(start, span(level), table);
+                    self.tables = self.tables.wrapping_sub(1);
                 }
                 if next < self.to.min(at.saturating_add(span(level))) {
                     return Ok(next);

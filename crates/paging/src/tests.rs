@@ -342,6 +342,7 @@ proptest! {
             let first = table.next(0, 1 << 48).map(|leaf| leaf.start);
             prop_assert_eq!(first, model.keys().next().map(|page| at(*page)));
             prop_assert_eq!(stats().user, model.len() as u64 * PAGE_SIZE);
+            prop_assert_eq!(stats().kernel - before.1, table.tables() * PAGE_SIZE);
         }
         clear(&mut table, 0, 1 << 48);
         drop(table);

@@ -174,6 +174,7 @@ impl ProcSource for Facts {
             rss_anon: usage.resident,
             data: usage.data.saturating_mul(PAGE_SIZE),
             stack: usage.stack.saturating_mul(PAGE_SIZE),
+            tables: usage.tables.saturating_mul(PAGE_SIZE),
             text: usage.text.saturating_mul(PAGE_SIZE),
             code: [0, 0, layout.map_or(0, |layout| layout.stack_top)],
             areas: [

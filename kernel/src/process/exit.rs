@@ -1,7 +1,7 @@
 //! The end of threads and processes.
 
 use super::cputime::{self, CpuTime};
-use super::{Process, clone, signals, space, table};
+use super::{Process, clone, oom, signals, space, table};
 use crate::{sched, syscall};
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -112,6 +112,7 @@ fn end(process: &Arc<Process>) {
         crate::tty::session_ended(pid);
     }
     let (parent, notice) = bury(process, status, pages);
+    oom::ended();
     if let Some((parent, info)) = parent.as_ref().zip(notice) {
         let _ = signals::send(parent, info);
     }

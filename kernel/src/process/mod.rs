@@ -109,6 +109,8 @@ pub struct Process {
     pub parent_death_signal: AtomicU32,
     /// /proc/PID/oom_score_adj.
     pub oom_score_adj: AtomicI32,
+    /// It is the one that has to go: see `oom`.
+    oom_chosen: AtomicBool,
 }
 
 /// What of a process can be replaced: by execve(), unshare() or exit.
@@ -182,6 +184,7 @@ impl Process {
             personality: AtomicU32::new(0),
             parent_death_signal: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),
+            oom_chosen: AtomicBool::new(false),
         }
     }
 

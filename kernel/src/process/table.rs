@@ -273,6 +273,11 @@ pub fn is_zombie(pid: u32) -> bool {
     with(|table| table.entry(pid).is_ok_and(|entry| entry.zombie.is_some()))
 }
 
+/// Whether it has ended: a zombie, or not even that.
+pub fn is_gone(pid: u32) -> bool {
+    with(|table| table.entry(pid).map_or(true, |entry| entry.zombie.is_some()))
+}
+
 /// Whether the terminal may not stop members of `group`.
 pub fn is_orphaned(group: u32) -> bool {
     with(|table| table.is_orphaned(group))

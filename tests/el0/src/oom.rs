@@ -1,12 +1,13 @@
 //! Memory that runs out: who is killed, and that all of it comes back.
 
+use crate::sched::{cpus, pin, set_policy};
 use crate::util::{Dir, Map, PAGE, RW, SHARED, close, ms, pipe, until};
 use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
 
 cases!("oom";
-    fill, fill_by_read, fattest_goes, adjusted_stays, score, tables_and_areas, pipes_and_sockets,
+    fill, fill_by_read, fattest_goes, chosen_takes_its_time, adjusted_stays, score, tables_and_areas, pipes_and_sockets,
     files, processes_and_threads, descriptors, virtual_machines,
 );
 
@@ -128,8 +129,13 @@ fn fill_by_read() -> Outcome {
 
 /// A child that has so much of the machine, and waits to be killed.
 fn hog(adjustment: i32, bytes: usize) -> Result<i32, Fail> {
+    hog_after(|| adjust(adjustment), bytes)
+}
+
+/// The same, after it has called `first`.
+fn hog_after(first: impl FnOnce() -> Outcome, bytes: usize) -> Result<i32, Fail> {
     let (pid, said) = child(|said| {
-        adjust(adjustment)?;
+        first()?;
         let all = room()?;
         for at in (0..bytes).step_by(PAGE) {
             all.set(at, 1);
@@ -165,6 +171,66 @@ fn fattest_goes() -> Outcome {
             let all = room()?;
             (0..machine()? / 2).step_by(PAGE).for_each(|at| all.set(at, 1));
             Ok(())
+        })?;
+        said.unmap();
+        check_eq!(wait(lean)?, End::Exit(0));
+        check_eq!(wait(fat)?, KILLED);
+        check!(log_names(fat)? && !log_names(lean)?);
+        Ok(())
+    })
+}
+
+/// However long the chosen one takes to end, nobody else is chosen meanwhile.
+fn chosen_takes_its_time() -> Outcome {
+    let all = cpus()?;
+    let [_, .., at] = all[..] else { return Err(Fail::skip("two CPUs")) };
+    let there = || -> Outcome {
+        pin(0, at)?;
+        Ok(())
+    };
+    let urgent = || -> Outcome {
+        there()?;
+        set_policy(libc::SCHED_FIFO, 10)?;
+        Ok(())
+    };
+    let fill_half = || -> Outcome {
+        let all = room()?;
+        (0..machine()? / 2).step_by(PAGE).for_each(|at| all.set(at, 1));
+        Ok(())
+    };
+    // Another keeps the CPU that it needs.
+    whole(|| {
+        let fat = hog_after(there, machine()? / 8 * 5)?;
+        let (spinner, word) = child(|said| {
+            urgent()?;
+            said.word(0).store(1, SeqCst);
+            while said.word(0).load(SeqCst) == 1 {}
+            Ok(())
+        })?;
+        check!(until(|| word.word(0).load(SeqCst) == 1));
+        let (lean, said) = child(|_| fill_half())?;
+        said.unmap();
+        for _ in 0..3000 {
+            if log_names(fat)? {
+                break;
+            }
+            ms(10);
+        }
+        ms(4000);
+        check!(log_names(fat)? && !log_names(lean)?);
+        word.word(0).store(2, SeqCst);
+        check_eq!(wait(spinner)?, End::Exit(0));
+        check_eq!(wait(lean)?, End::Exit(0));
+        check_eq!(wait(fat)?, KILLED);
+        word.unmap();
+        Ok(())
+    })?;
+    // The one that wants memory is more urgent, and has the same CPU.
+    whole(|| {
+        let fat = hog_after(there, machine()? / 8 * 5)?;
+        let (lean, said) = child(|_| {
+            urgent()?;
+            fill_half()
         })?;
         said.unmap();
         check_eq!(wait(lean)?, End::Exit(0));

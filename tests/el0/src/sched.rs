@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 cases!("sched"; policies, nice_shares, fifo_first, fifo_wakes, fifo_sleeps, affinity_when_woken);
 
-fn pin(pid: usize, cpu: usize) -> Result<usize, Errno> {
+/// Lets `pid` run on that CPU only.
+pub fn pin(pid: usize, cpu: usize) -> Result<usize, Errno> {
     let mask = [1u64 << cpu];
     sys!(libc::SYS_sched_setaffinity, pid, 8, mask.as_ptr())
 }
 
-fn set_policy(policy: i32, priority: i32) -> Result<usize, Errno> {
+/// The caller's policy and priority.
+pub fn set_policy(policy: i32, priority: i32) -> Result<usize, Errno> {
     sys!(libc::SYS_sched_setscheduler, 0, policy, &raw const priority)
 }
 
@@ -23,7 +25,7 @@ fn cpu() -> usize {
 }
 
 /// The CPUs that the caller may use.
-fn cpus() -> Result<Vec<usize>, Errno> {
+pub fn cpus() -> Result<Vec<usize>, Errno> {
     let mut mask = [0u64; 16];
     sys!(libc::SYS_sched_getaffinity, 0, 128, mask.as_mut_ptr())?;
     Ok((0..64).filter(|cpu| mask[0] >> cpu & 1 != 0).collect())
