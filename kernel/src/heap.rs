@@ -91,10 +91,8 @@ impl Heap {
         let Some(least) = KernelPages::order_for(needed) else { return false };
         // Memory may be in pieces: smaller regions do.
         let orders = (least..=least.max(GROWTH_ORDER)).rev();
-        let Some(pages) = orders.into_iter().find_map(|order| KernelPages::alloc_for_heap(order).ok())
-        else {
-            return false;
-        };
+        let pages = orders.into_iter().find_map(|order| KernelPages::alloc_for_heap(order).ok());
+        let Some(pages) = pages.or_else(|| KernelPages::alloc_piece_for_heap(least).ok()) else { return false };
         let (start, len) = (pages.as_ptr(), pages.len());
         let _ = pages.into_raw();
         // SAFETY: fresh pages, given up for good.
@@ -111,7 +109,7 @@ unsafe impl GlobalAlloc for Heap {
             // The frame allocator's lock ranks below the heap's: not nested.
             KernelPages::order_for(layout.size())
                 .and_then(|order| match layout.size() <= SURE {
-                    true => KernelPages::alloc_for_heap(order).ok(),
+                    true => KernelPages::alloc_piece_for_heap(order).ok(),
                     false => KernelPages::alloc(Use::Heap, order, Fill::Stale).ok(),
                 })
                 .map_or(core::ptr::null_mut(), |pages| {

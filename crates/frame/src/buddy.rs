@@ -10,6 +10,11 @@ const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Single frames held back from merging, so that freeing a page and taking the
 /// next doesn't merge and split a block each time.
 const CACHE: usize = 32;
+/// The blocks of the pool: 64 KiB, the largest piece that the heap hands to who
+/// can't be told no.
+pub const POOL_ORDER: u8 = 4;
+/// How many blocks the pool has at most.
+pub const POOL: usize = 8;
 
 /// The table of metadata: one word for each frame. Out of range is a frame
 /// that nobody has.
@@ -48,6 +53,12 @@ pub struct Buddy {
     nonempty: u32,
     cache: [u32; CACHE],
     cached: usize,
+    /// Blocks that stay in one piece whatever the lists are broken into, for
+    /// [`Buddy::take_pooled`]. They are free, too.
+    pool: [u32; POOL],
+    pooled: usize,
+    /// How many there should be.
+    pool_size: usize,
     free: u64,
 }
 
@@ -60,6 +71,9 @@ impl Buddy {
             nonempty: 0,
             cache: [0; CACHE],
             cached: 0,
+            pool: [0; POOL],
+            pooled: 0,
+            pool_size: 0,
             free: 0,
         }
     }
@@ -86,6 +100,12 @@ impl Buddy {
     /// Gives a block back.
     pub fn give(&mut self, index: u32, order: u8) {
         self.free = self.free.wrapping_add(frames(order));
+        if self.pooled < self.pool_size {
+            // Nothing is held back from merging until it is full again.
+            self.drain(0);
+            self.insert(index, order);
+            return self.fill_pool();
+        }
         if order != 0 {
             return self.insert(index, order);
         }
@@ -112,6 +132,46 @@ impl Buddy {
         }
     }
 
+    /// Sets so many blocks aside, from now on or as soon as there are any.
+    pub fn set_pool(&mut self, blocks: usize) {
+        self.pool_size = blocks.min(POOL);
+        while self.pooled > self.pool_size {
+            let Some(index) = self.unpool() else { break };
+            self.insert(index, POOL_ORDER);
+        }
+        self.drain(0);
+        self.fill_pool();
+    }
+
+    /// Takes a block out of the pool; what is left of the pool's goes to the
+    /// lists.
+    pub fn take_pooled(&mut self, order: u8, word: u64) -> Option<u32> {
+        if order > POOL_ORDER {
+            return None;
+        }
+        let index = self.unpool()?;
+        self.table.set(index, meta::NONE);
+        self.split(index, POOL_ORDER, order);
+        self.table.set(index, word);
+        self.free = self.free.wrapping_sub(frames(order));
+        Some(index)
+    }
+
+    fn unpool(&mut self) -> Option<u32> {
+        self.pooled = self.pooled.checked_sub(1)?;
+        self.pool.get(self.pooled).copied()
+    }
+
+    fn fill_pool(&mut self) {
+        while self.pooled < self.pool_size {
+            let Some(index) = self.take_block(POOL_ORDER) else { return };
+            let Some(slot) = self.pool.get_mut(self.pooled) else { return };
+            *slot = index;
+            self.pooled = self.pooled.wrapping_add(1);
+            self.table.set(index, meta::head(meta::CACHED, POOL_ORDER));
+        }
+    }
+
     fn take_cached(&mut self, order: u8) -> Option<u32> {
         let last = self.cached.checked_sub(1).filter(|_| order == 0)?;
         self.cached = last;
@@ -131,14 +191,21 @@ impl Buddy {
         if order > MAX_ORDER || lists == 0 {
             return None;
         }
-        let mut from = order.wrapping_add(lists.trailing_zeros() as u8);
+        let from = order.wrapping_add(lists.trailing_zeros() as u8);
         let index = *self.heads.get(usize::from(from))?;
         self.unlink(index, from);
+        self.split(index, from, order);
+        Some(index)
+    }
+
+    /// Gives all of a block of order `from` to the lists but its first 2^`order`
+    /// frames.
+    fn split(&mut self, index: u32, from: u8, order: u8) {
+        let mut from = from;
         while from > order {
             from = from.wrapping_sub(1);
             self.push(index.wrapping_add(frames(from) as u32), from);
         }
-        Some(index)
     }
 
     /// Merges with free buddies, then links.
@@ -196,11 +263,14 @@ impl Buddy {
         }
     }
 
-    /// Blocks free in each order, the cache counted as order 0.
+    /// Blocks free in each order, those of cache and pool among them.
     pub fn by_order(&self) -> [u64; ORDERS] {
         let mut counts = self.blocks;
         if let Some(singles) = counts.first_mut() {
             *singles = singles.wrapping_add(self.cached as u64);
+        }
+        if let Some(blocks) = counts.get_mut(usize::from(POOL_ORDER)) {
+            *blocks = blocks.wrapping_add(self.pooled as u64);
         }
         counts
     }
@@ -234,19 +304,56 @@ mod tests {
         assert_eq!(buddy.by_order(), whole);
     }
 
+    /// Memory in single frames, none beside another: the pool has pieces all the
+    /// same, and is whole again as soon as its neighbours are.
+    #[test]
+    fn the_pool_stays_in_one_piece() {
+        let mut buddy = Buddy::new(table(1024));
+        buddy.give_range(0, 1024);
+        buddy.set_pool(2);
+        let word = meta::head(meta::KERNEL, 0);
+        let taken: Vec<u32> = core::iter::from_fn(|| buddy.take(0, word)).collect();
+        assert_eq!((taken.len(), buddy.free_frames()), (1024 - 32, 32));
+        let (even, odd): (Vec<_>, Vec<_>) = taken.into_iter().partition(|index| index % 2 == 0);
+        even.into_iter().for_each(|index| buddy.give(index, 0));
+        for order in 1..=POOL_ORDER {
+            assert_eq!(buddy.take(order, meta::head(meta::KERNEL, order)), None);
+        }
+        let large = buddy.take_pooled(POOL_ORDER, meta::head(meta::KERNEL, POOL_ORDER)).unwrap();
+        // What is left of the other is for everybody.
+        let small = buddy.take_pooled(1, meta::head(meta::KERNEL, 1)).unwrap();
+        let rest = buddy.take(3, meta::head(meta::KERNEL, 3)).unwrap();
+        assert_eq!(buddy.take_pooled(0, word), None);
+        buddy.give(small, 1);
+        assert_eq!(buddy.pooled, 0);
+        odd.into_iter().for_each(|index| buddy.give(index, 0));
+        assert_eq!(buddy.pooled, 2);
+        buddy.give(rest, 3);
+        buddy.give(large, POOL_ORDER);
+        buddy.set_pool(0);
+        assert_eq!((buddy.free_frames(), buddy.by_order()[9]), (1024, 2));
+    }
+
     proptest! {
         /// Blocks handed out never overlap, are aligned, and all come back.
         #[test]
-        fn blocks_are_disjoint(steps in prop::collection::vec((any::<bool>(), 0u8..=9, any::<prop::sample::Index>()), 1..400)) {
+        fn blocks_are_disjoint(
+            pool in 0..=POOL,
+            steps in prop::collection::vec((0..3, 0u8..=9, any::<prop::sample::Index>()), 1..400),
+        ) {
             const FRAMES: usize = 2048;
             let mut buddy = Buddy::new(table(FRAMES));
             buddy.give_range(1, FRAMES as u32 - 5);
             let whole = (buddy.by_order(), buddy.free_frames());
+            buddy.set_pool(pool);
+            prop_assert_eq!(buddy.free_frames(), whole.1);
             let mut owner = [false; FRAMES];
             let mut held: Vec<(u32, u8)> = Vec::new();
             for (take, order, which) in steps {
-                if take {
-                    let Some(index) = buddy.take(order, meta::head(meta::USER, order)) else { continue };
+                let word = meta::head(meta::USER, order);
+                if take > 0 {
+                    let index = if take == 1 { buddy.take(order, word) } else { buddy.take_pooled(order, word) };
+                    let Some(index) = index else { continue };
                     prop_assert_eq!(u64::from(index) % frames(order), 0);
                     for frame in &mut owner[index as usize..][..frames(order) as usize] {
                         prop_assert!(!*frame);
@@ -264,7 +371,8 @@ mod tests {
             for (index, order) in held {
                 buddy.give(index, order);
             }
-            buddy.drain(0);
+            prop_assert_eq!(buddy.pooled, pool);
+            buddy.set_pool(0);
             prop_assert_eq!((buddy.by_order(), buddy.free_frames()), whole);
         }
     }

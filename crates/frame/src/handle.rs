@@ -488,6 +488,32 @@ mod tests {
         assert_eq!(stats().total, stats().free + stats().table + stats().reserved);
     }
 
+    /// Memory runs out, and what comes back comes back in single pages.
+    #[test]
+    fn the_heap_gets_pieces_of_what_is_scattered() {
+        let _ram = sim::ram(16);
+        set_reserve(2 << 20);
+        let pages = || core::iter::from_fn(|| Frame::alloc(Size::Page, Fill::Stale).ok());
+        let mut all: Vec<_> = pages().collect();
+        let free = stats().free;
+        assert_eq!(free, 2 << 20);
+        // The heap grows into its own, and would get no further.
+        let grown: Vec<_> = (0..384).map(|_| KernelPages::alloc_for_heap(0).unwrap()).collect();
+        all.retain(|page| page.addr().get() & 4096 == 0);
+        assert!((1..=4).all(|order| KernelPages::alloc_for_heap(order).is_err()));
+        let pieces: Vec<_> =
+            (0..8).map(|_| KernelPages::alloc_piece_for_heap(4).unwrap()).collect();
+        assert!(KernelPages::alloc_piece_for_heap(4).is_err());
+        assert!(KernelPages::alloc_piece_for_heap(0).is_ok());
+        drop((pieces, all, grown));
+        // It is whole again: users can't have it, nor break it.
+        all = pages().collect();
+        assert_eq!(stats().free, free);
+        assert!(stats().by_order[4] >= 8);
+        set_reserve(0);
+        drop(all);
+    }
+
     #[test]
     fn kernel_pages_are_aligned_and_zeroed() {
         let _ram = sim::ram(16);

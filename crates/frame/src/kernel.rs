@@ -29,6 +29,12 @@ impl KernelPages {
         Self::alloc_for(Owner::Heap, Use::Heap, order, Fill::Stale)
     }
 
+    /// The same for who needs them in one piece: at most 64 KiB are to be had
+    /// even where all free memory is in single pages.
+    pub fn alloc_piece_for_heap(order: u8) -> Result<KernelPages> {
+        Self::alloc_for(Owner::HeapPiece, Use::Heap, order, Fill::Stale)
+    }
+
     fn alloc_for(owner: Owner, usage: Use, order: u8, fill: Fill) -> Result<KernelPages> {
         let order = Some(order).filter(|order| *order <= MAX_ORDER).ok_or(Errno::ENOMEM)?;
         let word = meta::used_head(meta::KERNEL, order, usage as u8);

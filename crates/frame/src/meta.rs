@@ -9,7 +9,7 @@
 pub const NONE: u64 = 0;
 /// Head of a free block, in a free list.
 pub const FREE: u64 = 1 << 60;
-/// A free frame in the allocator's cache.
+/// Head of a free block in the allocator's cache or pool, and in no list.
 pub const CACHED: u64 = 2 << 60;
 /// Head of memory that a counted `Frame` owns.
 pub const USER: u64 = 3 << 60;

@@ -1,6 +1,6 @@
 //! The machine's RAM: where it lies, its metadata, the allocator's lock.
 
-use crate::buddy::{Buddy, Table, frames};
+use crate::buddy::{Buddy, POOL_ORDER, Table, frames};
 use crate::handle::{Frame, Size};
 use crate::meta;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank};
@@ -195,6 +195,8 @@ pub enum Owner {
     Kernel,
     /// The heap, whose callers mostly can't.
     Heap,
+    /// The heap, where nothing smaller will do: the pool is for it.
+    HeapPiece,
 }
 
 struct Accounts {
@@ -306,14 +308,11 @@ pub unsafe fn init(
         core::slice::from_raw_parts(table, count as usize)
     };
     let table = Table(table);
-    let mut accounts = Accounts {
-        buddy: Buddy::new(table),
-        uses: [0; Use::ALL.len()],
-        reserve: RESERVE >> PAGE_SHIFT,
-        managed: 0,
-    };
+    let mut accounts =
+        Accounts { buddy: Buddy::new(table), uses: [0; Use::ALL.len()], reserve: 0, managed: 0 };
     let own = [RamRange::new(place, bytes)];
     gaps(regions, &[reserved, &own], |start, end| give_range(&zones, &mut accounts, start, end));
+    accounts.set_reserve(RESERVE);
     let mut total = 0u64;
     gaps(regions, &[], |start, end| total = total.wrapping_add(end.wrapping_sub(start)));
     RAM.call_once(|| Ram {
@@ -385,7 +384,7 @@ pub unsafe fn adopt(addr: PhysAddr, size: Size) -> Result<Frame> {
 /// How much free memory, in bytes, [`crate::Frame`]s must leave to the kernel.
 pub fn set_reserve(bytes: u64) {
     if let Some(ram) = ram() {
-        ram.accounts.lock().reserve = bytes >> PAGE_SHIFT;
+        ram.accounts.lock().set_reserve(bytes);
     }
 }
 
@@ -443,7 +442,7 @@ impl Ram {
             return Err(Errno::ENOMEM);
         }
         // For the heap, those were asked who can be told no.
-        if owner != Owner::Heap {
+        if !matches!(owner, Owner::Heap | Owner::HeapPiece) {
             base::room::ask()?;
         }
         let size = frames(order);
@@ -452,12 +451,16 @@ impl Ram {
             let kept = match owner {
                 Owner::User => accounts.reserve,
                 Owner::Kernel => accounts.reserve / 2,
-                Owner::Heap => 0,
+                Owner::Heap | Owner::HeapPiece => 0,
             };
             if accounts.buddy.free_frames() < size.saturating_add(kept) {
                 return Err(Errno::ENOMEM);
             }
-            let index = accounts.buddy.take(order, word).ok_or(Errno::ENOMEM)?;
+            let index = match accounts.buddy.take(order, word) {
+                None if owner == Owner::HeapPiece => accounts.buddy.take_pooled(order, word),
+                index => index,
+            };
+            let index = index.ok_or(Errno::ENOMEM)?;
             if let Some(used) = accounts.uses.get_mut(usize::from(meta::usage(word))) {
                 *used = used.wrapping_add(size);
             }
@@ -479,6 +482,14 @@ impl Ram {
 }
 
 impl Accounts {
+    /// A quarter of it stays in one piece, for the heap: half of what is the
+    /// heap's alone. Memory that comes back page by page would leave the last of
+    /// it in pieces of a page, and who can't be told no may want some KiB.
+    fn set_reserve(&mut self, bytes: u64) {
+        self.reserve = bytes >> PAGE_SHIFT;
+        self.buddy.set_pool((self.reserve >> 2 >> POOL_ORDER) as usize);
+    }
+
     /// Keeps [`is_low`] true to the facts.
     fn note(&self) {
         let low = self.buddy.free_frames() < self.reserve / 2;
