@@ -26,6 +26,8 @@ pub struct VmMemory {
     pub(crate) root: u64,
     pub(crate) tsz: u8,
     pub(crate) sl0: u8,
+    /// The first snapshot: without slots, events and devices.
+    first: Arc<VmSnapshot>,
     inner: Lock<Inner>,
     _counted: Counted,
 }
@@ -53,6 +55,7 @@ impl Tlb for VmTlb<'_> {
 impl VmMemory {
     pub(crate) fn new(host: Arc<dyn Host>, bits: u8, snapshot: VmSnapshot) -> Result<VmMemory> {
         let table = PageTable::new(bits)?;
+        let first = Arc::new(snapshot);
         Ok(VmMemory {
             host,
             vmid: Id::new(),
@@ -61,8 +64,9 @@ impl VmMemory {
             sl0: table.sl0(),
             inner: Lock::new(
                 rank::STAGE2,
-                Inner { table, snapshot: Arc::new(snapshot), leaving: Vec::new() },
+                Inner { table, snapshot: first.clone(), leaving: Vec::new() },
             ),
+            first,
             _counted: Counted::new(Kind::Stage2),
         })
     }
@@ -183,6 +187,16 @@ impl VmMemory {
         self.unmap_in_steps(0, u64::MAX, || self.host.window(regime));
     }
 
+    /// The VM is gone, and its vCPUs: empties stage 2 for good, and lets go of what the snapshot holds. A
+    /// notifier that was called meanwhile may drop the last reference to this
+    /// later, under the memory map's lock: nothing but memory is left for it.
+    pub(crate) fn retire(&self) {
+        self.unmap(0, u64::MAX);
+        let old = core::mem::replace(&mut self.inner.lock().snapshot, self.first.clone());
+        // Outside the lock: it may hold files.
+        drop(old);
+    }
+
     /// Maps the page at `offset` of a device that the guest has to itself.
     pub(crate) fn map_device(&self, gpa: u64, device: &GuestDevice, offset: u64) -> Result<()> {
         let mut inner = self.inner.lock();
@@ -240,13 +254,6 @@ impl VmMemory {
     pub(crate) fn lookup(&self, gpa: u64) -> Option<(u64, u64, bool)> {
         let leaf = self.inner.lock().table.lookup(gpa)?;
         Some((leaf.addr().get(), leaf.len(), leaf.attrs().write))
-    }
-}
-
-impl Drop for VmMemory {
-    fn drop(&mut self) {
-        // A page table must be empty before it goes.
-        self.unmap(0, u64::MAX);
     }
 }
 

@@ -473,6 +473,6 @@ impl Drop for Vm {
             };
             drop((vgic, snapshot));
         }
-        // Stage 2 empties itself when the last reference to it goes.
+        self.memory.retire();
     }
 }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
-use base::{Lock, LockGuard, PAGE_SHIFT, Result, Room, rank};
+use base::{BLOCK_SIZE, Lock, LockGuard, PAGE_SHIFT, PAGE_SIZE, Result, Room, rank};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU64, Ordering};
 use frame::Frame;
@@ -74,6 +74,12 @@ pub struct Usage {
     /// The page table's own.
     pub tables: u64,
 }
+
+/// What leaves at once, between interrupt windows: as many pages as a gather
+/// looks at. Whole blocks.
+const STEP: u64 = Gather::BUDGET as u64 * PAGE_SIZE;
+
+const _: () = assert!(STEP.is_power_of_two() && STEP >= BLOCK_SIZE);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -203,12 +209,13 @@ impl AddressSpace {
     fn exit_step(&self) -> bool {
         let mut locked = self.lock();
         let end = 1 << locked.table.bits();
-        // Even if nothing is mapped: a failed call may have left empty tables.
-        // Nothing to split: the range covers every block.
-        locked.notify(0, end);
-        let mut gather = Gather::new(&*self.env);
-        let next = locked.table.unmap(0, end, &mut gather).unwrap_or(end);
-        drop(gather);
+        // Nothing to split: a step covers whole blocks.
+        let mut next = locked.zap_step(0, end).unwrap_or(end);
+        if next >= end {
+            // Nothing is mapped, but a failed call may have left empty tables.
+            let mut gather = Gather::new(&*self.env);
+            next = locked.table.unmap(0, end, &mut gather).unwrap_or(end);
+        }
         // Objects may have much to free themselves: not under the lock.
         let areas: Vec<_> = core::iter::from_fn(|| locked.vmas.take_first()).take(64).collect();
         let done = next >= end && locked.vmas.count() == 0;
@@ -278,14 +285,16 @@ impl<'a> Locked<'a> {
         Gather::unbounded(&*self.space.env)
     }
 
-    /// Unmaps a bounded part of `start..end`; how far it came.
+    /// Unmaps a bounded part of `start..end`; how far it came. Whoever is told
+    /// has no more to do than this: what is mapped here by blocks may be mapped
+    /// there by pages.
     pub fn zap_step(&mut self, start: u64, end: u64) -> Result<u64> {
-        if self.table.next(start, end).is_none() {
-            return Ok(end);
-        }
-        self.notify(start, end);
+        let Some(first) = self.table.next(start, end) else { return Ok(end) };
+        let from = first.start.max(start);
+        let stop = (from | STEP.wrapping_sub(1)).saturating_add(1).min(end);
+        self.notify(from, stop);
         let mut gather = Gather::new(&*self.space.env);
-        self.table.unmap(start, end, &mut gather)
+        self.table.unmap(from, stop, &mut gather)
     }
 
     /// Unmaps all of `start..end`.

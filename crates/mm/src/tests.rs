@@ -492,6 +492,50 @@ fn mremap_grows_shrinks_and_moves() {
     nothing_left();
 }
 
+/// Who is told how much leaves.
+#[derive(Default)]
+struct Told(Mutex<Vec<u64>>);
+
+impl MmuNotifier for Told {
+    fn invalidate(&self, start: u64, end: u64) {
+        self.0.lock().unwrap().push(end - start);
+    }
+}
+
+/// A VM may have by pages what its VMM has by blocks: it must not be asked for
+/// all of it at once, nor for what isn't there.
+#[test]
+fn notifiers_hear_of_a_part_at_a_time() {
+    const MIB: u64 = 1 << 20;
+    let _ram = sim::ram(64);
+    let (space, env) = space();
+    let told = Arc::new(Told::default());
+    let weak: Weak<Told> = Arc::downgrade(&told);
+    space.register(weak).unwrap();
+    let calls = || core::mem::take(&mut *told.0.lock().unwrap());
+    let windows = || env.windows.swap(0, Ordering::Relaxed);
+    let flags = ANON | MAP_NORESERVE;
+    let at = map(&space, 0, 1 << 40, RW, flags).unwrap();
+    let fill = || {
+        space.madvise(at, 32 * MIB, MADV_POPULATE_WRITE).unwrap();
+        space.write_obj(at + (1 << 39), &1u64).unwrap();
+        (calls(), windows());
+    };
+    let check = |calls: Vec<u64>, windows: u64| {
+        assert!(calls.iter().all(|len| *len <= 8 * MIB), "{calls:?}");
+        assert!((5..=6).contains(&calls.len()), "{calls:?}");
+        assert!(windows + 1 >= calls.len() as u64);
+    };
+    fill();
+    space.madvise(at, 1 << 40, MADV_DONTNEED).unwrap();
+    check(calls(), windows());
+    fill();
+    space.exit();
+    check(calls(), windows());
+    drop(space);
+    nothing_left();
+}
+
 #[test]
 fn notifiers_hear_before_and_the_count_says_so() {
     let _ram = sim::ram(64);

@@ -90,13 +90,8 @@ fn end(process: &Arc<Process>) {
     }
     syscall::time::cancel_alarm(process);
 
-    // Each in turn, so that no lock is held while they are dropped.
-    let files = process.parts.lock().files.take();
-    drop(files);
-    let fs = process.parts.lock().fs.take();
-    drop(fs);
-    let exe = process.parts.lock().exe.take();
-    drop(exe);
+    // Each in turn, so that no lock is held while they are dropped. Memory first,
+    // which leaves in steps: VMs that their files keep have nothing mapped then.
     let mm = process.parts.lock().mm.take();
     let pages = mm.as_ref().map_or(0, |user| user.mm().size().1);
     // Again: what came before may have slept, and switched back to it.
@@ -104,6 +99,12 @@ fn end(process: &Arc<Process>) {
     if let Some(mm) = mm {
         mm.leave();
     }
+    let files = process.parts.lock().files.take();
+    drop(files);
+    let fs = process.parts.lock().fs.take();
+    drop(fs);
+    let exe = process.parts.lock().exe.take();
+    drop(exe);
     // Who waits for the process finds its memory free.
     grave::clear(sched::breathe);
 

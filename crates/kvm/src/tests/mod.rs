@@ -655,6 +655,38 @@ fn faults_map_pages_and_blocks() {
     assert_eq!(frame::stats().free, before.free);
 }
 
+/// Memory management calls the notifier while the VM ends, and drops its
+/// reference last, under the memory map's lock.
+#[test]
+fn who_drops_the_notifier_last_drops_nothing_else() {
+    let _ram = sim::ram(16);
+    let mut vmm = Vmm::new();
+    let space = vmm.host.space.clone();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let hva = 0x7000_0000;
+    vmm.memory(&vm, 0, 0x4000_0000, BLOCK_SIZE, hva, 0).unwrap();
+    space.back(hva, Size::Page, true);
+    vmm.host.push(|state, _| abort(state, dabt(3, 1, true, 7), 0x4000_0000));
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    let event = vmm.host.add_eventfd(3);
+    let io = abi::Ioeventfd { addr: 0x900_0000, len: 4, fd: 3, ..Default::default() };
+    assert_eq!(vmm.on_vm(&vm, ioctl::IOEVENTFD, &io), Ok(0));
+    let events = Arc::strong_count(&event);
+
+    let called = space.notifiers.lock().unwrap()[0].upgrade().unwrap();
+    vm.release(&vmm.regime);
+    drop((vm, vcpu));
+    assert_eq!(space.frames.lock().unwrap()[&hva].0.ref_count(), 1);
+    assert_eq!(Arc::strong_count(&event), events - 1);
+    let before = frame::stats();
+    called.invalidate(hva, hva + BLOCK_SIZE);
+    drop(called);
+    // Its root table.
+    assert_eq!(frame::stats().used_for(frame::Use::GuestTable), 0);
+    assert!(frame::stats().free > before.free);
+}
+
 #[test]
 fn a_fetch_that_sets_an_access_flag_writes() {
     // TCR_EL1.HA, and a page table that is read-only in stage 2 for now.
