@@ -327,11 +327,8 @@ impl Locked<'_> {
         let new = copy(&old, addr.wrapping_sub(leaf.start))?;
         drop(old);
         self.sync(vma, &new);
-        // Break before make (D8.16.1): the old page is out of the TLBs before
-        // the new one is in.
-        self.table.unmap(addr, addr.saturating_add(PAGE_SIZE), &mut gather)?;
-        drop(gather);
-        self.table.map(addr, new, vma.attrs(true))?;
+        // The old page stays until the new one is sure to come.
+        self.table.replace(addr, new, vma.attrs(true), &mut gather)?;
         Ok(())
     }
 

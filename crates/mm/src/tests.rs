@@ -492,6 +492,34 @@ fn mremap_grows_shrinks_and_moves() {
     nothing_left();
 }
 
+/// A write to a shared page that can't be copied, for want of whichever
+/// allocation, loses nothing.
+#[test]
+fn copying_on_write_may_fail_and_be_tried_again() {
+    let _ram = sim::ram(64);
+    let (space, _) = space();
+    // Alone in its table, and in a block.
+    let page = map(&space, 0x10_0000_0000, PAGE_SIZE, RW, ANON | MAP_FIXED).unwrap();
+    let block = map(&space, 0x20_0000_0000, 4 << 20, RW, ANON | MAP_FIXED).unwrap();
+    for (at, allocations) in [(page, 1), (block, 2)] {
+        space.write_obj(at, &7u64).unwrap();
+        let child = space.fork(Arc::new(Env::default())).unwrap();
+        for n in 1..=allocations {
+            frame::fail_allocation(n);
+            assert_eq!(space.write_obj(at, &8u64), Err(Errno::EFAULT));
+            frame::fail_allocation(0);
+            assert_eq!((space.read_obj(at), child.read_obj(at)), (Ok(7u64), Ok(7u64)));
+        }
+        // One more than it takes.
+        frame::fail_allocation(allocations + 1);
+        space.write_obj(at, &8u64).unwrap();
+        frame::fail_allocation(0);
+        assert_eq!((space.read_obj(at), child.read_obj(at)), (Ok(8u64), Ok(7u64)));
+    }
+    drop(space);
+    nothing_left();
+}
+
 /// Who is told how much leaves.
 #[derive(Default)]
 struct Told(Mutex<Vec<u64>>);

@@ -398,6 +398,37 @@ impl<R: Regime> PageTable<R> {
         Ok(next?.wrapping_add(self.base()))
     }
 
+    /// Puts `frame`, a page, in the place of the page at `at`, which a block may
+    /// hold. Break before make (D8.16.1): no TLB has the old page once the new
+    /// one is in. `EFAULT` if nothing is there; `ENOMEM` without room to take the
+    /// block apart: then the old page stays.
+    pub fn replace(
+        &mut self,
+        at: u64,
+        frame: Frame,
+        attrs: R::Attrs,
+        gather: &mut Gather<'_>,
+    ) -> Result<()> {
+        let (offset, _) = self.range(at, at.wrapping_add(PAGE_SIZE), PAGE_SIZE)?;
+        let bits = R::encode(attrs).filter(|_| frame.size() == Size::Page).ok_or(Errno::EINVAL)?;
+        self.lookup(at).ok_or(Errno::EFAULT)?;
+        self.split(at, gather)?;
+        let slot = self.slot(offset, 3)?;
+        let desc = slot.swap(0, Ordering::AcqRel);
+        if desc & VALID != 0 {
+            gather.break_leaf(at, PAGE_SIZE);
+        }
+        slot.store(frame.into_raw().get() | bits | leaf(3) | OWNED, Ordering::Release);
+        publish();
+        // SAFETY: the entry that held `desc` was cleared, and this is the only
+        // copy. No TLB knows of it any more.
+        let old = unsafe { take_frame(desc, 3) };
+        if old.is_none() {
+            self.pages = self.pages.wrapping_add(1);
+        }
+        Ok(())
+    }
+
     /// Takes the block that holds `at` apart into pages, if there is one.
     pub fn split(&mut self, at: u64, gather: &mut Gather<'_>) -> Result<()> {
         let (offset, _) = self.range(at, at.wrapping_add(1), 1)?;

@@ -257,6 +257,7 @@ enum Op {
     Map { page: u64, block: bool, write: bool },
     Unmap { page: u64, pages: u64 },
     Protect { page: u64, pages: u64, to: u8 },
+    Replace { page: u64 },
     Touch { page: u64 },
 }
 
@@ -273,6 +274,7 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         run.clone().prop_map(|(page, pages)| Op::Unmap { page, pages }),
         (run, 0u8..3).prop_map(|((page, pages), to)| Op::Protect { page, pages, to }),
+        page.clone().prop_map(|page| Op::Replace { page }),
         page.prop_map(|page| Op::Touch { page }),
     ]
 }
@@ -323,6 +325,13 @@ proptest! {
                         next = table.protect(next, at(end), &mut Gather::new(&tlb), |_| attrs).unwrap();
                     }
                     model.range_mut(page..end).for_each(|(_, entry)| entry.1 = attrs);
+                }
+                Op::Replace { page } => {
+                    let Ok(frame) = Frame::alloc(Size::Page, Fill::Stale) else { continue };
+                    let addr = frame.addr();
+                    let done = table.replace(at(page), frame, RW, &mut Gather::new(&tlb));
+                    prop_assert_eq!(done, if model.contains_key(&page) { Ok(()) } else { Err(Errno::EFAULT) });
+                    model.entry(page).and_modify(|entry| *entry = (addr, RW));
                 }
                 Op::Touch { page } => {
                     if let Some(entry) = model.get(&page).filter(|entry| entry.1.read) {
