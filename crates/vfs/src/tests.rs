@@ -482,11 +482,12 @@ fn sockets_by_name() {
     assert_eq!(client.connect(&path, &f, &w.caller), Err(Errno::ECONNREFUSED));
     assert_eq!(err(w.open("/sock", OpenFlags::RDWR)), Errno::ENXIO);
     server.listen(1).unwrap();
-    assert_eq!(err(server.accept()), Errno::EAGAIN);
+    assert_eq!(err(server.accept(OpenFlags::empty())), Errno::EAGAIN);
     client.connect(&path, &f, &w.caller).unwrap();
     assert_eq!(client.connect(&path, &f, &w.caller), Err(Errno::EISCONN));
     client.send(b"early", None, vec![]).unwrap();
-    let end = server.accept().unwrap();
+    let end = server.accept(OpenFlags::empty()).unwrap();
+    let end = end.downcast::<Socket>().unwrap();
     let mut buf = [0; 8];
     assert_eq!(end.receive(&mut buf, 0).unwrap().count, 5);
     assert_eq!((end.name(), client.peer_name()), (path.clone(), Ok(path.clone())));

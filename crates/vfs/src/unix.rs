@@ -561,7 +561,7 @@ impl Socket {
     }
 
     /// `accept`: `EAGAIN` if nobody waits.
-    pub fn accept(&self) -> Result<Arc<Socket>> {
+    pub fn accept(&self, flags: OpenFlags) -> Result<Arc<OpenFile>> {
         if self.kind == SocketType::Datagram {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -570,11 +570,13 @@ impl Socket {
             if state.backlog.is_none() {
                 return Err(Errno::EINVAL);
             }
-            match state.waiting.pop_front() {
-                Some(end) => end,
-                None if state.read_shut => return Err(Errno::EINVAL),
-                None => return Err(Errno::EAGAIN),
-            }
+            let Some(end) = state.waiting.front() else {
+                return Err(if state.read_shut { Errno::EINVAL } else { Errno::EAGAIN });
+            };
+            // It stays in the queue if there is no memory for a file.
+            let end = end.open(flags)?;
+            drop(state.waiting.pop_front());
+            end
         };
         // Whoever found the backlog full may try again.
         self.queue.wake_all();

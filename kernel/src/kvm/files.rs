@@ -2,6 +2,7 @@
 
 use crate::syscall::{Failure, SysResult, path::install};
 use crate::user::CurrentUser;
+use crate::process::credentials::resource;
 use crate::{process, sched, vcpu};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
@@ -116,19 +117,16 @@ pub fn ioctl(file: &OpenFile, request: u32, arg: u64) -> Option<SysResult> {
 /// KVM_CREATE_VCPU. The descriptor comes first: a VM never loses a vCPU again, so
 /// that nothing may fail once it has it.
 fn create_vcpu(vm: &Arc<Vm>, id: u64) -> SysResult {
-    let files = process::current()?.files()?;
+    let process = process::current()?;
+    let reserved = process.files()?.reserve(process.limit(resource::NOFILE))?;
     let vcpu = room::try_arc(VcpuFile(Once::new()))?;
     let file = OpenFile::anonymous(vcpu.clone(), OpenFlags::RDWR)?;
-    let fd = install(file.clone(), true)?;
     match vcpu::with_host_regime(|regime| vm.ioctl(regime, &CurrentUser, CREATE_VCPU, id)) {
         Ok(Done::Vcpu(made)) => {
             vcpu.0.call_once(|| made);
-            Ok(fd)
+            Ok(i64::from(reserved.install(file, true)))
         }
-        other => {
-            files.take_back(fd as i32, &file);
-            finish(other?)
-        }
+        other => finish(other?),
     }
 }
 

@@ -73,8 +73,8 @@ fn leave() {
     if last {
         end(&process);
     } else {
-        signals::pass_on(&process, SigSet::ALL);
         signals::settle_stop(&process);
+        signals::pass_on(&process, SigSet::ALL);
     }
     process.thread_gone.wake_all();
 }

@@ -3,6 +3,7 @@
 use super::io::blocking_until;
 use super::path::install;
 use super::{Args, Failure, SysResult, fd_of};
+use crate::process::credentials::resource;
 use crate::process::{self, caller, current, with_thread};
 use crate::user::CurrentUser;
 use alloc::sync::Arc;
@@ -148,11 +149,16 @@ fn accept(fd: u64, address: u64, len: u64, flags: u32) -> SysResult {
     if flags & !(SOCK_NONBLOCK | SOCK_CLOEXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
+    let process = current()?;
     let file = open_socket(fd)?;
+    // First, as on Linux: who can't be given the connection doesn't take it.
+    let reserved = process.files()?.reserve(process.limit(resource::NOFILE))?;
     let deadline = deadline(&file, Direction::Receive);
-    let end = blocking_until(&file, file.nonblocking(), deadline, || socket_of(&file)?.accept())?;
-    write_address(&end.peer_name().unwrap_or_default(), address, len)?;
-    install(end.open(status(flags))?, flags & SOCK_CLOEXEC != 0)
+    let end = blocking_until(&file, file.nonblocking(), deadline, || {
+        socket_of(&file)?.accept(status(flags))
+    })?;
+    write_address(&socket_of(&end)?.peer_name().unwrap_or_default(), address, len)?;
+    Ok(i64::from(reserved.install(end, flags & SOCK_CLOEXEC != 0)))
 }
 
 fn connect(fd: u64, address: u64, len: u64) -> SysResult {

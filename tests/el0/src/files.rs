@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
@@ -15,7 +16,7 @@ cases!("files";
     unlink_open, rename_over, rename_dirs, rename_flags, hard_links, symlinks, symlink_loops,
     directories, readdir_big, readdir_while_removing, dotdot, at_calls, mode_bits, umask, times,
     statx_fields, errors, vectored, positional, dup_shares_offset, fcntl_flags, descriptors_reuse,
-    descriptor_limit, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
+    descriptor_limit, accept_needs_a_descriptor, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
     long_names, statfs, access, concurrent_append, concurrent_create, size_limit,
     close_range_unshares, close_many, record_locks, record_locks_of_sharers,
     record_locks_end_while_looked_at, memory_of_closed_files, memfd_seals,
@@ -581,6 +582,37 @@ fn descriptor_limit() -> Outcome {
     };
     check_eq!(e, Errno(libc::EMFILE));
     check_eq!(pipe(0).err(), Some(Errno(libc::EMFILE)));
+    Ok(())
+}
+
+/// Who can't be given a descriptor doesn't take the connection.
+fn accept_needs_a_descriptor() -> Outcome {
+    let dir = Dir::new("accept")?;
+    let listener = UnixListener::bind(dir.at("socket"))?;
+    let mut client = UnixStream::connect(dir.at("socket"))?;
+    client.write_all(b"hello")?;
+    let limit = |soft: usize| {
+        let lim = [soft, 1024];
+        sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, lim.as_ptr(), 0)
+    };
+    // The next would be this one.
+    let next = File::open("/")?.as_raw_fd() as usize;
+    limit(next)?;
+    let accept = || sys!(libc::SYS_accept4, listener.as_raw_fd(), 0, 0, libc::SOCK_CLOEXEC);
+    for _ in 0..3 {
+        check_eq!(accept(), Err(Errno(libc::EMFILE)));
+    }
+    limit(1024)?;
+    let end = accept()?;
+    check_eq!(end, next);
+    let mut data = [0; 5];
+    check_eq!(read(end as i32, &mut data)?, 5);
+    check_eq!(&data, b"hello");
+    close(end as i32);
+    // None is kept by an accept() that fails.
+    listener.set_nonblocking(true)?;
+    check_eq!(accept(), Err(Errno(libc::EAGAIN)));
+    check_eq!(File::open("/")?.as_raw_fd() as usize, next);
     Ok(())
 }
 
