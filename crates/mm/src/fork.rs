@@ -5,64 +5,79 @@ use crate::vma::{Vma, VmaTree};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, Result};
-use paging::{PageTable, User, UserAttrs};
+use paging::{Gather, PageTable, User, UserAttrs};
 
 impl AddressSpace {
-    /// A copy of this address space, for a child.
-    pub fn fork(&self, env: Arc<dyn MmEnv>) -> Result<AddressSpace> {
+    /// A copy of this address space, for a child. `alone`: nobody but the caller
+    /// changes it, or touches what it maps; then it is copied in steps, with
+    /// interrupt windows between them. Else at once: of two writes that another
+    /// thread does, the copy must not have the later without the earlier.
+    pub fn fork(&self, env: Arc<dyn MmEnv>, alone: bool) -> Result<AddressSpace> {
+        let mut child = {
+            let parent = self.lock();
+            let inner = Inner {
+                layout: parent.layout,
+                vmas: VmaTree::default(),
+                table: PageTable::new(parent.table.bits())?,
+                brk_start: parent.brk_start,
+                brk: parent.brk,
+                notifiers: Vec::new(),
+            };
+            AddressSpace::with(env, inner)
+        };
+        let result = self.copy_to(child.inner.get_mut(), alone);
+        // On an error its drop gives back what it got.
+        result.map(|()| child)
+    }
+
+    fn copy_to(&self, child: &mut Inner, alone: bool) -> Result<()> {
         let mut parent = self.lock();
-        let mut vmas = VmaTree::default();
-        let mut table = PageTable::new(parent.table.bits())?;
-        let (mut at, mut result) = (0, Ok(()));
+        let mut at = 0;
         while let Some(vma) = parent.vmas.find_or_above(at).cloned() {
             at = vma.end;
             if vma.flags.dont_fork {
                 continue;
             }
-            // Shared pages come when they are touched.
-            if !vma.flags.shared && !vma.flags.wipe_on_fork {
-                result = parent.share(&vma, &mut table);
-            }
-            if result.is_err() {
-                break;
-            }
             // Each takes heap, and there may be many.
             if frame::is_low() {
-                result = Err(Errno::ENOMEM);
-                break;
+                return Err(Errno::ENOMEM);
             }
-            vmas.insert(vma);
+            // Shared pages come when they are touched.
+            let shares = !vma.flags.shared && !vma.flags.wipe_on_fork;
+            let mut from = if shares { vma.start } else { vma.end };
+            loop {
+                if from < vma.end {
+                    from = parent.share_step(&vma, from, &mut child.table)?;
+                }
+                if alone {
+                    drop(parent);
+                    self.env.window();
+                    parent = self.lock();
+                }
+                if from >= vma.end {
+                    break;
+                }
+            }
+            child.vmas.insert(vma);
         }
-        let inner = Inner {
-            layout: parent.layout,
-            vmas,
-            table,
-            brk_start: parent.brk_start,
-            brk: parent.brk,
-            notifiers: Vec::new(),
-        };
-        drop(parent);
-        // On an error its drop gives back what it got.
-        let child = AddressSpace::with(env, inner);
-        result.map(|()| child)
+        Ok(())
     }
 }
 
 impl Locked<'_> {
-    /// Maps an area's pages in `child` too, where nobody may write any more.
-    fn share(&mut self, vma: &Vma, child: &mut PageTable<User>) -> Result<()> {
-        let (start, end) = (vma.start, vma.end);
-        if self.table.next(start, end).is_none() {
-            return Ok(());
-        }
-        self.notify(start, end);
-        let mut gather = self.gather();
+    /// Maps a bounded part of an area's pages from `from` on in `child`, too,
+    /// where nobody may write any more; how far it came.
+    fn share_step(&mut self, vma: &Vma, from: u64, child: &mut PageTable<User>) -> Result<u64> {
+        let Some((start, stop)) = self.next_step(from, vma.end) else { return Ok(vma.end) };
+        self.notify(start, stop);
+        let mut gather = Gather::new(&*self.space.env);
         let read_only = |old| UserAttrs { write: false, ..old };
-        self.table.protect(start, end, &mut gather, read_only)?;
+        let stop = self.table.protect(start, stop, &mut gather, read_only)?;
         drop(gather);
-        self.table.visit(start, end, &mut |leaf| {
+        self.table.visit(start, stop, &mut |leaf| {
             let frame = self.table.frame(&leaf).ok_or(Errno::EFAULT)?;
-            child.map(leaf.start, frame, leaf.attrs())
-        })
+            child.map(leaf.start, frame, vma.attrs_after(leaf.attrs(), false))
+        })?;
+        Ok(stop)
     }
 }

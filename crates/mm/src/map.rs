@@ -7,7 +7,7 @@ use crate::space::{AddressSpace, Locked};
 use crate::vma::{Vma, VmaFlags};
 use alloc::sync::Arc;
 use base::{BLOCK_SIZE, Errno, PAGE_SHIFT, PAGE_SIZE, Result};
-use paging::UserAttrs;
+use paging::Gather;
 
 /// The arguments of mmap(2).
 pub struct Map {
@@ -188,9 +188,9 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let prot = prot & PROT_RWX;
-        let mut locked = self.lock();
         let mut at = addr;
         if grows != 0 {
+            let locked = self.lock();
             let vma = locked.vmas.find_or_above(addr).filter(|vma| vma.start < end);
             let vma = vma.ok_or(Errno::ENOMEM)?;
             if grows == PROT_GROWSUP || !vma.flags.grows_down {
@@ -199,21 +199,61 @@ impl AddressSpace {
             at = vma.start;
         }
         while at < end {
-            let vma = locked.vmas.find(at).ok_or(Errno::ENOMEM)?;
-            let stop = vma.end.min(end);
-            if prot & !vma.max_prot != 0 {
-                return Err(Errno::EACCES);
-            }
-            if vma.prot != prot {
-                let mut new = vma.clone();
-                new.prot = prot;
-                locked.vmas.room(locked.vmas.splits(at, stop))?;
-                locked.protect(at, stop, &new)?;
-                locked.vmas.change(at, stop, |vma| vma.prot = prot);
+            let (stop, changed) = self.protect_area(at, end, prot)?;
+            if changed {
+                self.protect_pages(at, stop)?;
             }
             at = stop;
+            if at < end {
+                self.env.window();
+            }
         }
         Ok(())
+    }
+
+    /// Changes what the area at `at` allows, up to `end`: where that ends, and
+    /// whether it allowed something else. From here on faults obey it.
+    fn protect_area(&self, at: u64, end: u64, prot: u32) -> Result<(u64, bool)> {
+        let mut locked = self.lock();
+        let vma = locked.vmas.find(at).ok_or(Errno::ENOMEM)?;
+        let stop = vma.end.min(end);
+        if prot & !vma.max_prot != 0 {
+            return Err(Errno::EACCES);
+        }
+        if vma.prot == prot {
+            return Ok((stop, false));
+        }
+        locked.vmas.room(locked.vmas.splits(at, stop))?;
+        // First what may fail: the pages must follow the area.
+        for edge in [at, stop] {
+            if locked.table.lookup(edge).is_some_and(|leaf| leaf.start != edge) {
+                locked.notify(edge, edge.saturating_add(PAGE_SIZE));
+                let mut gather = locked.gather();
+                locked.table.split_at(edge, &mut gather)?;
+            }
+        }
+        locked.vmas.change(at, stop, |vma| vma.prot = prot);
+        Ok((stop, true))
+    }
+
+    /// Lets the pages in `start..end` allow no more than their areas do, in
+    /// steps, with interrupt windows between them. Each step looks at the areas
+    /// anew: another thread may change them meanwhile, and then sees to the
+    /// pages as well; who gets there last makes them what the areas are by then.
+    /// Pages that come by a fault obey them already.
+    fn protect_pages(&self, start: u64, end: u64) -> Result<()> {
+        let mut at = start;
+        loop {
+            let mut locked = self.lock();
+            let vma = locked.vmas.find_or_above(at).filter(|vma| vma.start < end).cloned();
+            let Some(vma) = vma else { return Ok(()) };
+            at = locked.protect_step(vma.start.max(at), vma.end.min(end), &vma)?;
+            drop(locked);
+            if at >= end {
+                return Ok(());
+            }
+            self.env.window();
+        }
     }
 }
 
@@ -264,21 +304,12 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// Lets the pages in `start..end` allow what `vma` does, all or nothing.
-    /// What wasn't writable isn't yet: copying on write decides. What wasn't
-    /// executable isn't either: the caches may not agree on it.
-    fn protect(&mut self, start: u64, end: u64, vma: &Vma) -> Result<()> {
-        if self.table.next(start, end).is_none() {
-            return Ok(());
-        }
-        self.notify(start, end);
-        let mut gather = self.gather();
-        self.table.split_at(start, &mut gather)?;
-        self.table.split_at(end, &mut gather)?;
-        self.table.protect(start, end, &mut gather, |old| {
-            let new = vma.attrs(old.write);
-            UserAttrs { exec: new.exec && old.exec, ..new }
-        })?;
-        Ok(())
+    /// Lets a bounded part of the pages in `start..end` allow what `vma` does;
+    /// how far it came. What wasn't writable isn't yet: copying on write decides.
+    fn protect_step(&mut self, start: u64, end: u64, vma: &Vma) -> Result<u64> {
+        let Some((from, stop)) = self.next_step(start, end) else { return Ok(end) };
+        self.notify(from, stop);
+        let mut gather = Gather::new(&*self.space.env);
+        self.table.protect(from, stop, &mut gather, |old| vma.attrs_after(old, true))
     }
 }

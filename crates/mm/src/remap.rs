@@ -3,6 +3,7 @@
 use crate::abi::{MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE};
 use crate::map::{aligned, page_align};
 use crate::space::{AddressSpace, Locked};
+use crate::vma::Vma;
 use base::{BLOCK_SIZE, Errno, PAGE_SIZE, Result};
 
 impl AddressSpace {
@@ -85,7 +86,7 @@ impl AddressSpace {
             locked.unmap(old.wrapping_add(new_len), old_end)?;
         }
         let moved = old_len.min(new_len);
-        locked.move_pages(old, to, moved)?;
+        locked.move_pages(&vma, old, to, moved)?;
         let mut target = vma.clone();
         if let Some((_, first)) = &mut target.object {
             *first = vma.index(old);
@@ -101,8 +102,8 @@ impl AddressSpace {
 }
 
 impl Locked<'_> {
-    /// Moves the page table's entries, all or none.
-    fn move_pages(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
+    /// Moves the page table's entries of a part of `vma`, all or none.
+    fn move_pages(&mut self, vma: &Vma, from: u64, to: u64, len: u64) -> Result<()> {
         let end = from.wrapping_add(len);
         if self.table.next(from, end).is_none() {
             return Ok(());
@@ -120,7 +121,8 @@ impl Locked<'_> {
             }
             let frame = self.table.frame(&leaf).ok_or(Errno::EFAULT)?;
             let place = leaf.start.wrapping_sub(from).wrapping_add(to);
-            if let Err(errno) = self.table.map(place, frame, leaf.attrs()) {
+            let attrs = vma.attrs_after(leaf.attrs(), true);
+            if let Err(errno) = self.table.map(place, frame, attrs) {
                 self.table.unmap(to, to.wrapping_add(len), &mut gather)?;
                 return Err(errno);
             }

@@ -44,7 +44,7 @@ pub struct AddressSpace {
     pub(crate) env: Arc<dyn MmEnv>,
     /// Odd while mappings leave, see `invalidate_seq`.
     seq: AtomicU64,
-    inner: Lock<Inner>,
+    pub(crate) inner: Lock<Inner>,
     _counted: Counted,
 }
 
@@ -289,12 +289,18 @@ impl<'a> Locked<'a> {
     /// has no more to do than this: what is mapped here by blocks may be mapped
     /// there by pages.
     pub fn zap_step(&mut self, start: u64, end: u64) -> Result<u64> {
-        let Some(first) = self.table.next(start, end) else { return Ok(end) };
-        let from = first.start.max(start);
-        let stop = (from | STEP.wrapping_sub(1)).saturating_add(1).min(end);
+        let Some((from, stop)) = self.next_step(start, end) else { return Ok(end) };
         self.notify(from, stop);
         let mut gather = Gather::new(&*self.space.env);
         self.table.unmap(from, stop, &mut gather)
+    }
+
+    /// What of `start..end` to work on next: from the first mapping on, as far
+    /// as goes at once. None if nothing is mapped.
+    pub fn next_step(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let from = self.table.next(start, end)?.start.max(start);
+        let stop = (from | STEP.wrapping_sub(1)).saturating_add(1);
+        Some((from, stop.min(end)))
     }
 
     /// Unmaps all of `start..end`.

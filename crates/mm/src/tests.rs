@@ -5,6 +5,7 @@ use base::{BLOCK_SIZE, Errno, LockTracker, PAGE_SIZE, PhysAddr, Result, UserMemE
 use frame::{Frame, Size, sim, stats};
 use paging::Tlb;
 use proptest::prelude::*;
+use std::boxed::Box;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -17,6 +18,8 @@ use std::vec::Vec;
 struct Env {
     tlb: Mutex<HashMap<u64, (PhysAddr, bool)>>,
     windows: AtomicU64,
+    /// What another thread does in the next window.
+    other: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     synced: AtomicU64,
 }
 
@@ -29,6 +32,10 @@ impl Tlb for Env {
 impl MmEnv for Env {
     fn window(&self) {
         self.windows.fetch_add(1, Ordering::Relaxed);
+        let other = self.other.lock().unwrap().take();
+        if let Some(other) = other {
+            other();
+        }
     }
     fn sync_code(&self, _: &Frame) {
         self.synced.fetch_add(1, Ordering::Relaxed);
@@ -255,7 +262,7 @@ fn guest_sized_areas_get_blocks() {
     // Shared memory of that size does, with any process.
     let shared = map(&space, 0, 4 << 20, RW, MAP_SHARED | MAP_ANONYMOUS).unwrap();
     space.write_obj(shared + BLOCK_SIZE, &9u64).unwrap();
-    let child = space.fork(Arc::new(Env::default())).unwrap();
+    let child = space.fork(Arc::new(Env::default()), false).unwrap();
     assert_eq!(child.read_obj::<u64>(shared + BLOCK_SIZE), Ok(9));
     assert_eq!(child.get_frame(shared + BLOCK_SIZE, true).unwrap().frame.size(), Size::Block);
     // No block is free: pages.
@@ -285,7 +292,7 @@ fn fork_copies_on_write() {
         parent.write_obj(addr, &1u64).unwrap();
     }
     let pages = stats().user;
-    let child = parent.fork(Arc::new(Env::default())).unwrap();
+    let child = parent.fork(Arc::new(Env::default()), false).unwrap();
     assert_eq!(stats().user, pages);
     child.write_obj(at, &2u64).unwrap();
     parent.write_obj(at + PAGE_SIZE, &3u64).unwrap();
@@ -302,7 +309,7 @@ fn fork_copies_on_write() {
     assert_eq!(stats().user, before);
     for nth in 1..40 {
         frame::fail_allocation(nth);
-        drop(parent.fork(Arc::new(Env::default())));
+        drop(parent.fork(Arc::new(Env::default()), false));
         frame::fail_allocation(0);
         assert_eq!(parent.read_obj::<u64>(at), Ok(4));
         parent.write_obj(at, &4u64).unwrap();
@@ -334,7 +341,7 @@ fn what_becomes_code_is_synced_first() {
     assert_eq!(space.read_obj::<u64>(at + len - 8), Ok(2));
     // Writable too, and copied on write by the way.
     space.mprotect(at, PAGE_SIZE, RW).unwrap();
-    let child = space.fork(Arc::new(Env::default())).unwrap();
+    let child = space.fork(Arc::new(Env::default()), false).unwrap();
     drop(child);
     space.mprotect(at, PAGE_SIZE, RW | PROT_EXEC).unwrap();
     let before = synced();
@@ -503,7 +510,7 @@ fn copying_on_write_may_fail_and_be_tried_again() {
     let block = map(&space, 0x20_0000_0000, 4 << 20, RW, ANON | MAP_FIXED).unwrap();
     for (at, allocations) in [(page, 1), (block, 2)] {
         space.write_obj(at, &7u64).unwrap();
-        let child = space.fork(Arc::new(Env::default())).unwrap();
+        let child = space.fork(Arc::new(Env::default()), false).unwrap();
         for n in 1..=allocations {
             frame::fail_allocation(n);
             assert_eq!(space.write_obj(at, &8u64), Err(Errno::EFAULT));
@@ -517,6 +524,103 @@ fn copying_on_write_may_fail_and_be_tried_again() {
         assert_eq!((space.read_obj(at), child.read_obj(at)), (Ok(8u64), Ok(7u64)));
     }
     drop(space);
+    nothing_left();
+}
+
+/// Pages by the thousand, not in blocks, that a VM has, too.
+fn many_pages(space: &AddressSpace, pages: u64) -> u64 {
+    let at = map(space, 0, pages * PAGE_SIZE, RW, ANON).unwrap();
+    space.madvise(at, pages * PAGE_SIZE, MADV_NOHUGEPAGE).unwrap();
+    for page in 0..pages {
+        space.write_obj(at + page * PAGE_SIZE, &page).unwrap();
+    }
+    at
+}
+
+#[test]
+fn long_calls_have_windows() {
+    const PAGES: u64 = 8 << 10;
+    let _ram = sim::ram(64);
+    let (space, env) = space();
+    let told = Arc::new(Told::default());
+    let weak: Weak<Told> = Arc::downgrade(&told);
+    space.register(weak).unwrap();
+    let at = many_pages(&space, PAGES);
+    let check = |call: &mut dyn FnMut()| {
+        told.0.lock().unwrap().clear();
+        env.windows.store(0, Ordering::Relaxed);
+        call();
+        let told = told.0.lock().unwrap();
+        assert!(told.len() >= 4 && told.iter().all(|len| *len <= 8 << 20), "{told:?}");
+        assert!(env.windows.load(Ordering::Relaxed) >= 3);
+    };
+    let mut child = None;
+    check(&mut || child = space.fork(Arc::new(Env::default()), true).ok());
+    let child = child.unwrap();
+    check(&mut || space.mprotect(at, PAGES * PAGE_SIZE, PROT_READ).unwrap());
+    check(&mut || space.munmap(at, PAGES * PAGE_SIZE).unwrap());
+    assert!((0..PAGES).all(|page| child.read_obj(at + page * PAGE_SIZE) == Ok(page)));
+    drop((space, child));
+    nothing_left();
+}
+
+/// What other threads do while mprotect() works: no page ever allows more than
+/// its area once both are done.
+#[test]
+fn mprotect_meets_others_between_its_steps() {
+    const PAGES: u64 = 4 << 10;
+    let _ram = sim::ram(64);
+    let last = |at: u64| at + (PAGES - 1) * PAGE_SIZE;
+    let run = |prot, other: fn(Arc<AddressSpace>, u64)| {
+        let (space, env) = space();
+        let space = Arc::new(space);
+        let at = many_pages(&space, PAGES);
+        let same = space.clone();
+        *env.other.lock().unwrap() = Some(Box::new(move || other(same, at)));
+        space.mprotect(at, PAGES * PAGE_SIZE, prot).unwrap();
+        assert!(env.other.lock().unwrap().is_none());
+        (space, at)
+    };
+    let writes = |space: &AddressSpace, at| space.get_frame(at, true).map(drop);
+    const MOVED: u64 = 0x10_0000_0000;
+
+    let (space, at) = run(PROT_READ, |space, at| {
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+        let last = at + (PAGES - 1) * PAGE_SIZE;
+        space.mremap(last, PAGE_SIZE, PAGE_SIZE, flags, MOVED).unwrap();
+    });
+    assert_eq!(space.read_obj(MOVED), Ok(PAGES - 1));
+    assert_eq!(writes(&space, MOVED), Err(Fault::SegvAccErr));
+    assert_eq!(writes(&space, at), Err(Fault::SegvAccErr));
+    drop(space);
+
+    let (space, at) = run(PROT_READ, |space, at| {
+        space.mprotect(at, PAGES * PAGE_SIZE, RW).unwrap();
+    });
+    assert_eq!((writes(&space, at), writes(&space, last(at))), (Ok(()), Ok(())));
+    drop(space);
+
+    let (space, at) = run(PROT_READ, |space, at| {
+        let last = at + (PAGES - 1) * PAGE_SIZE;
+        space.munmap(last, PAGE_SIZE).unwrap();
+        map(&space, last, PAGE_SIZE, RW, ANON | MAP_FIXED).unwrap();
+        space.write_obj(last, &1u64).unwrap();
+    });
+    assert_eq!(writes(&space, at), Err(Fault::SegvAccErr));
+    assert_eq!(writes(&space, last(at)), Ok(()));
+    drop(space);
+
+    static CHILD: Mutex<Option<AddressSpace>> = Mutex::new(None);
+    let (space, at) = run(PROT_NONE, |space, _| {
+        *CHILD.lock().unwrap() = space.fork(Arc::new(Env::default()), false).ok();
+    });
+    let child = CHILD.lock().unwrap().take().unwrap();
+    for space in [&space, &child] {
+        assert_eq!(space.get_frame(last(at), false).map(drop), Err(Fault::SegvAccErr));
+        space.mprotect(last(at), PAGE_SIZE, RW).unwrap();
+        assert_eq!(space.read_obj(last(at)), Ok(PAGES - 1));
+    }
+    drop((space, child));
     nothing_left();
 }
 
@@ -592,7 +696,7 @@ fn notifiers_hear_before_and_the_count_says_so() {
     space.mprotect(at + PAGE_SIZE, PAGE_SIZE, RW).unwrap();
     enter(at, true);
     enter(at + PAGE_SIZE, true);
-    let child = space.fork(Arc::new(Env::default())).unwrap();
+    let child = space.fork(Arc::new(Env::default()), false).unwrap();
     assert_eq!(held(), 0);
     // A guest reads a page that is then copied on a write.
     let seq = space.invalidate_seq();
@@ -866,7 +970,7 @@ impl World {
                 if self.processes.len() < 4 {
                     let process = &self.processes[who];
                     let env = Arc::new(Env::default());
-                    let Ok(child) = process.space.fork(env.clone()) else { return };
+                    let Ok(child) = process.space.fork(env.clone(), true) else { return };
                     let pages = process.pages.iter().filter(|(_, page)| !page.dont_fork);
                     let pages = pages.map(|(at, page)| (*at, *page)).collect();
                     self.processes.push(Process::new(child, env, pages));
@@ -1010,7 +1114,7 @@ proptest! {
                 9 => space.mincore(a, &mut vec![0; (b & 0xffff) as usize]),
                 10 => space.write_obj(a, &b),
                 11 => space.read_obj::<u64>(a).map(|_| ()),
-                12 => space.fork(Arc::new(Env::default())).map(|_| ()),
+                12 => space.fork(Arc::new(Env::default()), false).map(|_| ()),
                 _ => space.futex_key(a, false).map(|_| ()),
             };
         }

@@ -72,6 +72,15 @@ impl Vma {
         }
     }
 
+    /// What a leaf that allowed `old` allows here, `write` if it may be written.
+    /// What wasn't executable isn't: the caches may not agree on it. The leaf
+    /// may have allowed more than the area: mprotect() changes areas first, and
+    /// pages in steps.
+    pub fn attrs_after(&self, old: UserAttrs, write: bool) -> UserAttrs {
+        let new = self.attrs(old.write && write);
+        UserAttrs { exec: new.exec && old.exec, ..new }
+    }
+
     /// Whether `next`, which starts where this ends, is more of the same.
     fn continues(&self, next: &Vma) -> bool {
         let same_object = match (&self.object, &next.object) {

@@ -225,7 +225,8 @@ fn run() {
 fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> {
     let has = |wanted: u64| flags & wanted != 0;
     let mm = parent.mm()?;
-    let mm = if has(flag::VM) { mm } else { room::try_arc(mm.fork()?)? };
+    let single = parent.threads.lock().len() == 1;
+    let mm = if has(flag::VM) { mm } else { room::try_arc(mm.fork(single)?)? };
     let files = parent.files()?;
     let files: Arc<FdTable> =
         if has(flag::FILES) { files } else { room::try_arc(files.duplicate()?)? };

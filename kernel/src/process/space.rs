@@ -73,10 +73,10 @@ impl Mm {
         Self::with(space, env, 0)
     }
 
-    /// A copy for a child.
-    pub fn fork(&self) -> Result<Mm> {
+    /// A copy for a child; `single`: the process has one thread.
+    pub fn fork(&self, single: bool) -> Result<Mm> {
         let env = room::try_arc(Env { asid: Id::new() })?;
-        let space = self.space.fork(env.clone())?;
+        let space = self.space.fork(env.clone(), single && self.users.load(Acquire) == 1)?;
         Self::with(space, env, self.trampoline.load(Relaxed))
     }
 
