@@ -82,7 +82,8 @@ impl FutexTable {
 
     /// FUTEX_WAIT, FUTEX_WAIT_BITSET: puts `waker` in the line of `key` if
     /// `check` finds the expected value, else `EAGAIN`. `check` runs under the
-    /// bucket's lock and must not fault. `EINVAL` for an empty `bitset`.
+    /// bucket's lock and must not fault. `EINVAL` for an empty `bitset`, `ENOMEM`
+    /// without room for one more.
     ///
     /// Until [`Waiter::is_woken`], the caller may [`cancel`](Self::cancel); it
     /// has to if it stops waiting.
@@ -98,20 +99,22 @@ impl FutexTable {
         }
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         let place = (key, ticket);
-        let waiter = Arc::new(Waiter {
+        let waiter = room::try_arc(Waiter {
             bitset,
             waker: waker.clone(),
             woken: AtomicBool::new(false),
             place: Lock::new(rank::FUTEX.saturating_add(2), place),
-        });
-        let mut bucket = self.bucket(key).lock();
-        if !check()? {
-            // The waiter is dropped after the lock.
-            drop(bucket);
-            return Err(Errno::EAGAIN);
-        }
-        bucket.insert(place, waiter.clone());
-        Ok(waiter)
+        })?;
+        // The waiter is dropped after the lock.
+        let entered = {
+            let mut bucket = self.bucket(key).lock();
+            match check() {
+                Ok(true) => room::try_insert(&mut bucket, place, waiter.clone()).map(drop),
+                Ok(false) => Err(Errno::EAGAIN),
+                Err(errno) => Err(errno),
+            }
+        };
+        entered.map(|()| waiter)
     }
 
     /// Takes a waiter out. False if it was woken before: then the wake-up is

@@ -38,6 +38,7 @@ impl AddressSpace {
             if vma.flags.dont_fork {
                 continue;
             }
+            child.vmas.room(1)?;
             // Each takes heap, and there may be many.
             if frame::is_low() {
                 return Err(Errno::ENOMEM);

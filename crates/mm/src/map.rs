@@ -6,7 +6,7 @@ use crate::object::{SharedMemory, VmObject};
 use crate::space::{AddressSpace, Locked};
 use crate::vma::{Vma, VmaFlags};
 use alloc::sync::Arc;
-use base::{BLOCK_SIZE, Errno, PAGE_SHIFT, PAGE_SIZE, Result};
+use base::{BLOCK_SIZE, Errno, PAGE_SHIFT, PAGE_SIZE, Result, room};
 use paging::Gather;
 
 /// The arguments of mmap(2).
@@ -91,7 +91,10 @@ impl AddressSpace {
         }
         let mut max_prot = PROT_RWX;
         let object = if flags & MAP_ANONYMOUS != 0 {
-            shared.then(|| (Arc::new(SharedMemory::new(len)) as Arc<dyn VmObject>, 0))
+            match shared {
+                true => Some((room::try_arc(SharedMemory::new(len))? as Arc<dyn VmObject>, 0)),
+                false => None,
+            }
         } else {
             let MapObject { object, offset, may_write } = object.ok_or(Errno::EBADF)?;
             aligned(offset)?;

@@ -6,7 +6,7 @@ use crate::object::{ObjectId, VmObject};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
-use base::{Errno, PAGE_SHIFT, Result};
+use base::{Errno, PAGE_SHIFT, Result, room};
 use paging::UserAttrs;
 
 /// What an area is, besides its protection.
@@ -145,10 +145,13 @@ impl VmaTree {
         self.pages
     }
 
-    /// `ENOMEM` if `more` areas are too many.
+    /// `ENOMEM` if `more` areas are too many, or there is no memory for them.
     pub fn room(&self, more: usize) -> Result<()> {
+        if more == 0 {
+            return Ok(());
+        }
         let fits = self.count().saturating_add(more) <= MAX_MAP_COUNT;
-        if fits { Ok(()) } else { Err(Errno::ENOMEM) }
+        if fits { room::room_in(&self.areas) } else { Err(Errno::ENOMEM) }
     }
 
     /// The area that holds `addr`.

@@ -123,14 +123,11 @@ impl ProcSource for Facts {
 
     fn process(&self, pid: u32, tid: Option<u32>) -> Option<ProcessInfo> {
         let process = table::process(pid).ok()?;
-        let threads = process.threads();
-        let of = |tid: u32| threads.iter().find(|task| task.thread.get().is_some_and(|t| t.tid() == tid));
-        let task = of(tid.unwrap_or(pid));
+        let task = process.thread(tid);
         if tid.is_some() && task.is_none() {
             return None;
         }
-        // The first thread may have ended before the others.
-        let task = task.or_else(|| threads.first());
+        let task = task.as_ref();
         let thread = task.and_then(|task| task.thread.get());
         let (pgid, sid) = table::group_and_session(pid).ok()?;
         let comm = thread.map_or_else(|| process.comm(), |thread| thread.comm());
@@ -160,7 +157,7 @@ impl ProcSource for Facts {
             tty: tty::of_session(sid).map(|(dev, group)| (DevId::decode(dev), group)),
             comm,
             state: state_of(&process, task),
-            threads: threads.len() as u32,
+            threads: process.thread_count() as u32,
             uids: [users.real, users.effective, users.saved, users.effective],
             gids: [groups.real, groups.effective, groups.saved, groups.effective],
             times: [time.user, time.system, children.user, children.system],

@@ -350,9 +350,9 @@ fn become_only_thread(task: &Arc<Task>, thread: &Thread) -> Result<(), Failure> 
         }
         signals.exec = Some(thread.tid());
     }
-    let others = process.threads();
-    others.iter().filter(|other| !Arc::ptr_eq(other, task)).for_each(signals::alert);
-    drop(others);
+    let threads = process.threads.lock();
+    threads.iter().filter(|other| !Arc::ptr_eq(other, task)).for_each(signals::alert);
+    drop(threads);
     let gone = || if process.threads.lock().len() == 1 { Ok(()) } else { Err(Errno::EAGAIN) };
     let waited = wait::until_killed(&process.thread_gone, gone);
     process.signals.lock().exec = None;

@@ -18,8 +18,7 @@ pub fn ticks(nanos: Nanos) -> u64 {
 /// was given before.
 pub fn begin_group_exit(process: &Arc<Process>, status: i32) {
     process.signals.lock().begin_exit(status);
-    // In place: a copy of the list might find no memory.
-    process.threads.lock().iter().for_each(signals::alert);
+    signals::alert_all(process);
 }
 
 /// exit(2): the current thread ends; the process with its last one. `code` is

@@ -241,9 +241,18 @@ impl Process {
         f(&mut parts.limits, &mut parts.credentials)
     }
 
-    /// Its threads.
-    pub fn threads(&self) -> Vec<Arc<Task>> {
-        self.threads.lock().clone()
+    /// How many threads it has.
+    pub fn thread_count(&self) -> usize {
+        self.threads.lock().len()
+    }
+
+    /// Its thread `tid`. Without one its first: the leader, unless that has ended.
+    pub fn thread(&self, tid: Option<u32>) -> Option<Arc<Task>> {
+        let threads = self.threads.lock();
+        let wanted = tid.unwrap_or(self.pid);
+        let found = threads.iter().find(|task| task.thread.get().is_some_and(|t| t.tid() == wanted));
+        let first = threads.first().filter(|_| tid.is_none());
+        found.or(first).cloned()
     }
 
     /// Its threads, or `ENOMEM`.

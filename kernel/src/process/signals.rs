@@ -7,7 +7,7 @@ use crate::{cpu, gic, sched, task};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::trap::TrapFrame;
-use base::{Errno, Result, UserMem, WaitQueue};
+use base::{Errno, Result, UserMem, WaitQueue, room};
 use core::sync::atomic::Ordering::*;
 use credentials::resource;
 use signal::{
@@ -162,6 +162,12 @@ enum Alerted<'a> {
     All,
 }
 
+/// [`alert`]s all threads of a process. In place: a copy of the list might find
+/// no memory.
+pub(super) fn alert_all(process: &Process) {
+    process.threads.lock().iter().for_each(alert);
+}
+
 /// All but waking the signalfds: who sends many signals does that once.
 fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<()> {
     let signal = info.signal();
@@ -264,7 +270,11 @@ pub fn send_group(group: u32, info: SigInfo) -> Result<()> {
 pub fn send_all(whom: impl Fn(u32, u32) -> bool, info: SigInfo) -> Result<()> {
     if info.signal() == Signal::SIGCONT {
         // The parents' news need the table; nobody who goes on is missed by it.
-        let chosen = table::with(|table| table.living(&whom).cloned().collect::<alloc::vec::Vec<_>>());
+        let chosen = table::with(|table| {
+            let mut chosen = room::try_vec(table.living(&whom).count())?;
+            chosen.extend(table.living(&whom).cloned());
+            Ok::<_, Errno>(chosen)
+        })?;
         return first_success(chosen.iter().map(|process| send(process, info)));
     }
     // Under the table's lock: a member that forks meanwhile finds the signal
@@ -459,9 +469,8 @@ fn stop(signal: Signal) {
         }
         signals.stopped.get_or_insert(Stop { signal, complete: false, heard: false });
     }
-    // The last of them to stand still tells the parent. In place: a copy of the
-    // list might find no memory.
-    process.threads.lock().iter().for_each(alert);
+    // The last of them to stand still tells the parent.
+    alert_all(&process);
 }
 
 /// One more thread stands still, or is gone: the process has stopped if it was
@@ -607,7 +616,7 @@ impl ReadFrame for CurrentUser {
 impl Process {
     /// rt_sigaction(): the old action.
     pub fn set_action(&self, signal: Signal, new: Option<signal::Action>) -> Result<signal::Action> {
-        let threads = self.threads();
+        let threads = self.threads.lock();
         let mut shared = self.signals.lock();
         let old = shared.actions.get(signal);
         if let Some(new) = new {
