@@ -61,6 +61,25 @@ pub fn bench(files: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
+/// A program as /init that says that it runs and gives way to ours; and so many bytes
+/// that can't be compressed.
+pub fn marking(program: &[u8], padding: u64) -> Result<Vec<u8>> {
+    let mut archive = base(program)?;
+    archive.file("hypha/init", 0o755, HOST_INIT);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let noise: Vec<u8> = (0..padding)
+        .map(|_| {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect();
+    archive.file("padding", 0o644, &noise);
+    Ok(archive.finish())
+}
+
 pub fn guest(modules: &[Module]) -> Result<Vec<u8>> {
     let mut archive = base(GUEST_INIT)?;
     let mut order = String::new();

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 /// What its /init counts.
 const BOOT_GUEST: &str = "boot_guest";
+const BOOT_HOST: &str = "boot_host";
 /// A Debian guest's machine, MiB.
 const GUEST_MEM: u32 = 512;
 
@@ -120,6 +121,28 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 
 fn vmm(built: &build::Built) -> Result<&Path> {
     built.vmm.as_deref().context("this tree has no hypha-vmm")
+}
+
+/// What Hypha executes from power-on to the first instructions of /init, with an
+/// initramfs of at least 1 MiB, compressed.
+pub fn instructions_to_init(built: &build::Built) -> Result<u64> {
+    const SIZE: u64 = 1 << 20;
+    let program = read(&build::linux_program("host-measure")?)?;
+    let file = paths::hypha().join("bench/small-initramfs.cpio.gz");
+    let size = |padding| -> Result<u64> {
+        initramfs::write(&file, initramfs::marking(&program, padding)?)?;
+        Ok(file.metadata()?.len())
+    };
+    let bare = size(0)?;
+    if bare < SIZE && size(SIZE - bare)? < SIZE {
+        bail!("the initramfs is smaller than 1 MiB");
+    }
+    let kit = Kit { plugin: Some(build::plugin()?), ..Kit::new(built)? };
+    let subject = Subject { kernel: Kernel::Hypha, mode: Mode::Vhe, cpu: "max".into() };
+    let append = "console=ttyAMA0 quiet panic=-1 hypha.run=/bin/true";
+    let machine = subject.machine(&kit.hypha, Some(&file), append);
+    let (_, events) = subject.watch(&kit, machine, End::Status)?;
+    events.counts.get(BOOT_HOST).copied().context("/init did not say that it runs")
 }
 
 /// What a boot is for.

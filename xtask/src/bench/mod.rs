@@ -1,6 +1,6 @@
 //! `./x bench`: what each exit costs, side by side with Linux.
 
-mod boot;
+pub mod boot;
 mod chart;
 mod events;
 pub mod gate;

@@ -58,6 +58,19 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.bare_guest_with("guest-attack", "ok attack.survived", nvhe()),
     },
     SystemTest {
+        name: "bench: /init runs within 100 million instructions of power-on",
+        needs: Needs::UserSpace,
+        long: false,
+        run: |bench| {
+            let count = crate::bench::boot::instructions_to_init(bench.built)?;
+            crate::ui::note(format!("{count} instructions, with 1 MiB of initramfs"));
+            if count > 100_000_000 {
+                anyhow::bail!("{count} instructions");
+            }
+            Ok(())
+        },
+    },
+    SystemTest {
         name: "bench: no exit costs more than is recorded",
         needs: Needs::Kvm,
         long: false,
