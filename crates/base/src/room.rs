@@ -5,6 +5,9 @@
 //! answers `ENOMEM`. What doesn't is small, of a number that the code bounds,
 //! and lives on the reserve that only the heap may touch.
 //!
+//! When memory is low ([`set_low`]), the rest is for them: whoever can be told no
+//! gets nothing of a page or more.
+//!
 //! Each question may be answered with no by [`refuse_by`], so that every error
 //! path can be walked without a machine that is full.
 
@@ -17,6 +20,25 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use spin::Once;
+
+/// What is so large, in bytes, is refused while memory is low.
+const LARGE: usize = 4096;
+static LOW: AtomicBool = AtomicBool::new(false);
+
+/// Whether memory is so short that what is left is for those who can't be told no.
+#[inline]
+pub fn is_low() -> bool {
+    LOW.load(Relaxed)
+}
+
+/// Says that memory is low, or isn't any more. The frame allocator does.
+#[inline]
+pub fn set_low(low: bool) {
+    // A plain load first: the line is shared by all CPUs.
+    if LOW.load(Relaxed) != low {
+        LOW.store(low, Relaxed);
+    }
+}
 
 /// Whether anybody ever asked for refusals.
 static ARMED: AtomicBool = AtomicBool::new(false);
@@ -35,6 +57,15 @@ pub fn ask() -> Result<()> {
     if ARMED.load(Relaxed) { ask_slowly() } else { Ok(()) }
 }
 
+/// `ENOMEM` if so many bytes of the heap are to be refused.
+#[inline]
+fn ask_for_bytes(size: usize) -> Result<()> {
+    if size >= LARGE && is_low() {
+        return Err(Errno::ENOMEM);
+    }
+    ask()
+}
+
 #[cold]
 fn ask_slowly() -> Result<()> {
     if REFUSE.get().is_some_and(|refuse| refuse()) { Err(Errno::ENOMEM) } else { Ok(()) }
@@ -49,7 +80,7 @@ pub trait Room {
 
 /// All collections have the same three methods, and no trait for them.
 macro_rules! room {
-    ($([$($generic:tt)*] $type:ty;)+) => {$(
+    ($([$($generic:tt)*] $type:ty, of $element:ty;)+) => {$(
         #[expect(clippy::disallowed_methods, reason = "asked before")]
         impl<$($generic)*> Room for $type {
             #[inline]
@@ -57,7 +88,9 @@ macro_rules! room {
                 if self.capacity().wrapping_sub(self.len()) >= more {
                     return Ok(());
                 }
-                ask()?;
+                // They grow at least to twice their size.
+                let elements = self.len().saturating_add(more).max(self.capacity().saturating_mul(2));
+                ask_for_bytes(elements.saturating_mul(size_of::<$element>()))?;
                 self.try_reserve(more).map_err(|_| Errno::ENOMEM)
             }
         }
@@ -65,10 +98,10 @@ macro_rules! room {
 }
 
 room! {
-    [T] Vec<T>;
-    [T] VecDeque<T>;
-    [T: Ord] BinaryHeap<T>;
-    [] String;
+    [T] Vec<T>, of T;
+    [T] VecDeque<T>, of T;
+    [T: Ord] BinaryHeap<T>, of T;
+    [] String, of u8;
 }
 
 /// A vector with room for exactly so many, or `ENOMEM`.
@@ -76,7 +109,7 @@ room! {
 pub fn try_vec<T>(capacity: usize) -> Result<Vec<T>> {
     let mut vec = Vec::new();
     if capacity > 0 {
-        ask()?;
+        ask_for_bytes(capacity.saturating_mul(size_of::<T>()))?;
         vec.try_reserve_exact(capacity).map_err(|_| Errno::ENOMEM)?;
     }
     Ok(vec)
@@ -250,6 +283,24 @@ mod tests {
         assert_eq!(nth(0, || try_vec::<u64>(usize::MAX)), Err(Errno::ENOMEM));
         assert_eq!(nth(0, || try_collect(1..4)), Ok(Vec::from([1, 2, 3])));
         assert_eq!(nth(1, || try_collect(1..4)), Err(Errno::ENOMEM));
+    }
+
+    #[test]
+    fn large_ones_are_refused_while_memory_is_low() {
+        let mut vec = try_vec::<u64>(256).unwrap();
+        vec.resize(256, 0);
+        set_low(true);
+        let refused = [
+            try_zeros(LARGE).err(),
+            try_vec::<u64>(LARGE / 8).err(),
+            vec.make_room(1).err(),
+            try_box([0u8; LARGE]).err(),
+        ];
+        let given = (try_zeros(LARGE - 1).is_ok(), try_vec::<u64>(511).is_ok());
+        set_low(false);
+        assert_eq!(refused, [Some(Errno::ENOMEM); 4]);
+        assert_eq!(given, (true, true));
+        assert_eq!(vec.make_room(1), Ok(()));
     }
 
     #[test]

@@ -473,15 +473,15 @@ mod tests {
         assert_eq!(stats().free, 4 * 4096);
         let kernel: Vec<_> =
             (0..2).map(|_| KernelPages::alloc(Use::Table, 0, Fill::Zeroed).unwrap()).collect();
-        assert!(!crate::is_low());
+        assert!(!base::room::is_low());
         // The other half of the reserve is the heap's alone.
         assert!(KernelPages::alloc(Use::Table, 0, Fill::Zeroed).is_err());
         let heap: Vec<_> = (0..2).map(|_| KernelPages::alloc_for_heap(0).unwrap()).collect();
-        assert!(crate::is_low());
+        assert!(base::room::is_low());
         assert_eq!(stats().kernel, 4 * 4096);
         assert!(KernelPages::alloc_for_heap(0).is_err());
         drop(heap);
-        assert!(!crate::is_low());
+        assert!(!base::room::is_low());
         set_reserve(0);
         drop((all, kernel, first));
         assert_eq!((stats().user, stats().kernel), (0, 0));

@@ -28,6 +28,4 @@ pub use handle::{Fill, Frame, Pieces, Size};
 pub use kernel::{KernelPages, entries_at};
 #[cfg(any(test, feature = "sim"))]
 pub use ram::fail_allocation;
-pub use ram::{
-    RamRange, Stats, Use, adopt, gaps, init, is_low, phys_to_virt, release, set_reserve, stats,
-};
+pub use ram::{RamRange, Stats, Use, adopt, gaps, init, phys_to_virt, release, set_reserve, stats};

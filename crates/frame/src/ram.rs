@@ -3,8 +3,8 @@
 use crate::buddy::{Buddy, POOL_ORDER, Table, frames};
 use crate::handle::{Frame, Size};
 use crate::meta;
-use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank, room};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use spin::Once;
 
 /// A range of physical memory.
@@ -395,16 +395,6 @@ pub fn fail_allocation(nth: u64) {
     FAIL.store(nth, Relaxed);
 }
 
-/// Whether memory is so short that what is left is the heap's: calls that make
-/// things should fail now, while small allocations still can't.
-#[inline]
-pub fn is_low() -> bool {
-    LOW.load(Relaxed)
-}
-
-/// See [`is_low`]; kept up to date under the allocator's lock.
-static LOW: AtomicBool = AtomicBool::new(false);
-
 /// What the memory is used for.
 pub fn stats() -> Stats {
     let Some(ram) = ram() else { return Stats::default() };
@@ -443,7 +433,7 @@ impl Ram {
         }
         // For the heap, those were asked who can be told no.
         if !matches!(owner, Owner::Heap | Owner::HeapPiece) {
-            base::room::ask()?;
+            room::ask()?;
         }
         let size = frames(order);
         let index = {
@@ -490,13 +480,10 @@ impl Accounts {
         self.buddy.set_pool((self.reserve >> 2 >> POOL_ORDER) as usize);
     }
 
-    /// Keeps [`is_low`] true to the facts.
+    /// Low is when what is left is the heap's: calls that make things should fail
+    /// now, while small allocations still can't.
     fn note(&self) {
-        let low = self.buddy.free_frames() < self.reserve / 2;
-        // A plain load first: the line is shared by all CPUs.
-        if LOW.load(Relaxed) != low {
-            LOW.store(low, Relaxed);
-        }
+        room::set_low(self.buddy.free_frames() < self.reserve / 2);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::space::{AddressSpace, Inner, Locked, MmEnv};
 use crate::vma::{Vma, VmaTree};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, Result};
+use base::{Errno, Result, room};
 use paging::{Gather, PageTable, User, UserAttrs};
 
 impl AddressSpace {
@@ -40,7 +40,7 @@ impl AddressSpace {
             }
             child.vmas.room(1)?;
             // Each takes heap, and there may be many.
-            if frame::is_low() {
+            if room::is_low() {
                 return Err(Errno::ENOMEM);
             }
             // Shared pages come when they are touched.

@@ -22,7 +22,7 @@ use crate::process::{cputime, with_thread};
 use crate::wait::Ended;
 use ::signal::Restart;
 use arch::trap::TrapFrame;
-use base::{Errno, Lock, grave, rank};
+use base::{Errno, Lock, grave, rank, room};
 use kvm_abi::ioctl::RUN as KVM_RUN;
 use syscalls::nr;
 
@@ -143,7 +143,7 @@ const fn makes_things(number: u64) -> bool {
 /// Makes one call. `frame` is for those that change all registers.
 fn dispatch(number: u64, a: Args, frame: &mut TrapFrame) -> SysResult {
     let [a0, a1, a2, a3, a4, _] = a;
-    if ::frame::is_low() && makes_things(number) {
+    if room::is_low() && makes_things(number) {
         return Err(Errno::ENOMEM.into());
     }
     match number {

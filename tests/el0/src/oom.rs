@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 cases!("oom";
     fill, fill_by_read, fattest_goes, chosen_takes_its_time, adjusted_stays, score, tables_and_areas, pipes_and_sockets,
-    files, processes_and_threads, descriptors, virtual_machines,
+    files, processes_and_threads, descriptors, virtual_machines, readers,
 );
 
 const MIB: usize = 1 << 20;
@@ -471,5 +471,44 @@ fn virtual_machines() -> Outcome {
             close(vm as i32);
             Ok(vcpu)
         })
+    })
+}
+
+/// Reads that wait don't take the memory that the kernel itself lives on.
+fn readers() -> Outcome {
+    const READERS: usize = 64;
+    const LEN: usize = 64 << 10;
+    whole(|| {
+        let (pid, said) = child(|said| {
+            adjust(1000)?;
+            let (r, _w) = pipe(0)?;
+            let buffers =
+                Map::full(0, READERS * LEN, RW, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
+            (0..buffers.len).step_by(PAGE).for_each(|at| buffers.set(at, 1));
+            for n in 0..READERS {
+                let (at, go) = (buffers.at + n * LEN, said.word(0));
+                std::thread::spawn(move || {
+                    while go.load(SeqCst) == 0 {
+                        ms(5);
+                    }
+                    // There may be too little memory to wait: then for memory.
+                    while sys!(libc::SYS_read, r, at, LEN) == Err(Errno(libc::ENOMEM)) {
+                        ms(5);
+                    }
+                });
+            }
+            let all = room()?;
+            for at in (0..all.len).step_by(PAGE) {
+                all.set(at, 1);
+                if at % MIB == 0 && meminfo("MemFree:")? < 6 * MIB {
+                    said.word(0).store(1, SeqCst);
+                }
+            }
+            Ok(())
+        })?;
+        check_eq!(wait(pid)?, KILLED);
+        check_eq!(said.word(0).load(SeqCst), 1);
+        said.unmap();
+        Ok(())
     })
 }
