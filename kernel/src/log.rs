@@ -14,6 +14,8 @@ const RECORDS: usize = 4096;
 /// The longest text from user space (Linux's PRINTKRB_RECORD_MAX).
 pub const TEXT_MAX: usize = 1024;
 /// The longest record: `<level>[time] text` and a newline.
+/// What of a record the console shows at most, in bytes.
+const SHOWN_MAX: usize = 512;
 pub const RECORD_MAX: usize = TEXT_MAX + 64;
 
 /// The last [`RING`] bytes of the log, in records; `total` bytes were ever
@@ -96,20 +98,16 @@ fn emit(level: u8, text: &[u8]) {
         let shown = text.iter().position(|&byte| byte == b'>').map_or(0, |at| at.saturating_add(1));
         let text = text.get(shown..).unwrap_or(text);
         // A terminal wants a carriage return too, and nothing from user space
-        // that it would obey.
-        let obeyed = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\n');
-        for part in text.strip_suffix(b"\n").unwrap_or(text).split_inclusive(obeyed) {
-            let (plain, control) = match part.split_last() {
-                Some((last, plain)) if obeyed(last) => (plain, Some(*last)),
-                _ => (part, None),
-            };
-            console::log(plain);
-            if let Some(control) = control {
-                let mut line = Line::<8>::new();
-                let _ = write!(line, "\\x{control:02x}");
-                console::log(line.text());
+        // that it would obey. The port is slow, and interrupts are masked.
+        let mut line = Line::<SHOWN_MAX>::new();
+        for &byte in text.strip_suffix(b"\n").unwrap_or(text) {
+            if byte.is_ascii_control() && !matches!(byte, b'\t' | b'\n') {
+                let _ = write!(line, "\\x{byte:02x}");
+            } else {
+                line.push(&[byte]);
             }
         }
+        console::log(line.text());
         console::log(b"\r\n");
         SHOWN.fetch_add(1, Ordering::Relaxed);
     }

@@ -562,6 +562,7 @@ fn steal() -> bool {
 /// The idle task of this CPU.
 pub fn idle() -> ! {
     loop {
+        crate::log::tell();
         rest(time::now(), || None);
         switch(false);
     }

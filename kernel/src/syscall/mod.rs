@@ -80,9 +80,9 @@ pub fn enter(frame: &mut TrapFrame) {
         if grave::any() {
             grave::clear(crate::sched::breathe);
         }
-        crate::log::tell();
         cputime::leave_kernel(&crate::sched::current_ref());
     }
+    crate::log::tell();
     let [x0, ..] = &mut frame.x;
     *x0 = match result {
         Ok(value) => value as u64,
