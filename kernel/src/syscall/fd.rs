@@ -138,7 +138,7 @@ fn fcntl(fd: u64, command: u32, arg: u64) -> SysResult {
         }
         general::F_GETLK | general::F_OFD_GETLK => lock_get(&file, command, arg)?,
         general::F_SETLK | general::F_SETLKW | general::F_OFD_SETLK | general::F_OFD_SETLKW => {
-            return lock_set(&file, command, arg);
+            return lock_set(fd_of(fd), &file, command, arg);
         }
         general::F_GETPIPE_SZ | general::F_SETPIPE_SZ => {
             let end = file.downcast::<vfs::pipe::PipeEnd>().ok_or(Errno::EBADF)?;
@@ -196,7 +196,7 @@ fn lock_get(file: &OpenFile, command: u32, at: u64) -> Result<i64> {
     Ok(0)
 }
 
-fn lock_set(file: &OpenFile, command: u32, at: u64) -> SysResult {
+fn lock_set(fd: i32, file: &Arc<OpenFile>, command: u32, at: u64) -> SysResult {
     let flock: Flock = CurrentUser.read_obj(at)?;
     let want = wanted_lock(file, command, &flock)?;
     let key = locks::key(file)?;
@@ -213,7 +213,18 @@ fn lock_set(file: &OpenFile, command: u32, at: u64) -> SysResult {
         _ => return Err(Errno::EINVAL.into()),
     }
     let waits = matches!(command, general::F_SETLKW | general::F_OFD_SETLKW);
-    wait_for_lock(waits, || locks::set(key, want))
+    wait_for_lock(waits, || locks::set(key, want))?;
+    if let Owner::Process(table) = want.owner {
+        // Closed meanwhile, which lets go of what there was then: nobody would let
+        // go of this.
+        let files = process::current()?.files()?;
+        let open = files.get(fd).is_ok_and(|now| Arc::ptr_eq(&now, file));
+        if files.id() != table || !open {
+            locks::unset(key, want.owner, want.start, want.end)?;
+            return Err(Errno::EBADF.into());
+        }
+    }
+    Ok(0)
 }
 
 fn wait_for_lock(waits: bool, mut attempt: impl FnMut() -> Result<()>) -> SysResult {

@@ -19,7 +19,7 @@ cases!("files";
     descriptor_limit, accept_needs_a_descriptor, big_file, copy_range, fallocate, memfd_shared, dev_nodes, fifo, cwd_removed,
     long_names, statfs, access, concurrent_append, concurrent_create, size_limit,
     close_range_unshares, close_many, record_locks, record_locks_of_sharers,
-    record_locks_end_while_looked_at, memory_of_closed_files, memfd_seals,
+    record_locks_end_while_looked_at, record_lock_of_what_was_closed, memory_of_closed_files, memfd_seals,
     copy_range_in_one_file,
 );
 
@@ -943,6 +943,40 @@ fn record_locks_of_sharers() -> Outcome {
         check!(until(|| lock(fd, libc::F_WRLCK).is_ok()), "never let go, closes: {closes}");
         m.set(2, 1);
     }
+    Ok(())
+}
+
+/// Who waits for a lock of a file that is closed meanwhile doesn't get it, and
+/// nothing is left of it.
+fn record_lock_of_what_was_closed() -> Outcome {
+    let d = Dir::new("locks")?;
+    let fd = open(&d.c("f"), libc::O_CREAT | libc::O_RDWR, 0o600)?;
+    lock(fd, libc::F_WRLCK)?;
+    let m = Map::shared(PAGE)?;
+    let pid = fork(|| {
+        let tid = m.word(8);
+        let waiter = thread::spawn(move || {
+            tid.store(sys!(libc::SYS_gettid).unwrap_or(0), SeqCst);
+            // SAFETY: plain data.
+            let mut flock: libc::flock = unsafe { std::mem::zeroed() };
+            flock.l_type = libc::F_WRLCK as _;
+            sys!(libc::SYS_fcntl, fd, libc::F_SETLKW, &raw const flock)
+        });
+        let asleep = || {
+            let stat = format!("/proc/self/task/{}/stat", tid.load(SeqCst));
+            fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") S "))
+        };
+        if !until(asleep) {
+            return 2;
+        }
+        close(fd);
+        m.word(0).store(1, SeqCst);
+        i32::from(waiter.join().ok() != Some(Err(Errno(libc::EBADF))))
+    })?;
+    check!(until(|| m.word(0).load(SeqCst) != 0));
+    lock(fd, libc::F_UNLCK)?;
+    check_eq!(wait(pid)?, End::Exit(0));
+    check_eq!(lock(fd, libc::F_WRLCK), Ok(()));
     Ok(())
 }
 
