@@ -4,10 +4,10 @@
 //! interrupts masked and with locks held. So a drop puts what is large aside,
 //! and the kernel drops that in pieces before it returns to EL0.
 
-use crate::{Lock, rank};
+use crate::{Lock, WaitQueue, rank};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, LinkedList};
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 /// So much is dropped in one go: each may have a few parts itself, and each of
 /// those.
@@ -23,6 +23,9 @@ type Remains = Box<dyn FnMut() -> bool + Send>;
 static LEFT: Lock<LinkedList<Remains>> =
     Lock::new(rank::FRAMES.saturating_sub(1), LinkedList::new());
 static ANY: AtomicBool = AtomicBool::new(false);
+/// How many callers of [`clear`] are at it, and who waits for them.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+static DONE: WaitQueue = WaitQueue::new();
 
 /// Drops a map: if it is large, later and in pieces.
 pub fn bury<K: Ord + Send + 'static, V: Send + 'static>(mut map: BTreeMap<K, V>) {
@@ -41,9 +44,26 @@ pub fn any() -> bool {
     ANY.load(Relaxed)
 }
 
+/// Whether somebody is dropping something.
+pub fn is_busy() -> bool {
+    BUSY.load(Acquire) != 0
+}
+
+/// Where those wait who want it dropped.
+pub fn queue() -> &'static WaitQueue {
+    &DONE
+}
+
 /// Drops what is there, and calls `breathe` after each piece. No lock may be
 /// held. What others put aside meanwhile is theirs to drop.
 pub fn clear(breathe: impl Fn()) {
+    BUSY.fetch_add(1, AcqRel);
+    drop_pieces(breathe);
+    BUSY.fetch_sub(1, AcqRel);
+    DONE.wake_all();
+}
+
+fn drop_pieces(breathe: impl Fn()) {
     for _ in 0..DEPTH {
         let count = LEFT.lock().len();
         for _ in 0..count {
@@ -91,10 +111,12 @@ mod tests {
         let breathe = || {
             let now = Arc::strong_count(&part);
             most.set(most.get().max(last.replace(now) - now));
+            assert!(is_busy());
         };
         while any() {
             clear(breathe);
         }
+        assert!(!is_busy());
         assert_eq!(Arc::strong_count(&part), 1);
         assert_eq!(most.get(), PIECE);
     }

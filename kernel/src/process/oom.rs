@@ -26,6 +26,9 @@ static ENDED: WaitQueue = WaitQueue::new();
 /// process isn't the one that goes. Sleeps; no lock may be held.
 pub fn relieve() -> bool {
     grave::clear(sched::breathe);
+    // What others are dropping may be a dead process's.
+    let dropped = || if grave::is_busy() { Err(Errno::EAGAIN) } else { Ok(()) };
+    let _ = wait::until_killed(grave::queue(), dropped);
     let before = ENDS.load(Acquire);
     if signals::kill_pending() {
         return false;
