@@ -673,6 +673,11 @@ impl<'a, 't> Walk<'a, 't> {
             if desc == 0 {
                 continue;
             }
+            // A block that has nothing to change isn't taken apart.
+            let attrs = |desc| if desc & VALID != 0 { R::decode(desc) } else { R::nothing() };
+            if !is_table(desc, level) && f(attrs(desc)) == attrs(desc) {
+                continue;
+            }
             let desc = self.fit(slot, desc, at, level)?;
             if is_table(desc, level) {
                 let next = self.protect::<R>(child(desc), level.wrapping_add(1), at, f)?;
@@ -681,12 +686,7 @@ impl<'a, 't> Walk<'a, 't> {
                 }
                 continue;
             }
-            let old = if desc & VALID != 0 { R::decode(desc) } else { R::nothing() };
-            let new = f(old);
-            if new == old {
-                continue;
-            }
-            let bits = match R::encode(new) {
+            let bits = match R::encode(f(attrs(desc))) {
                 Some(bits) => bits | leaf(level),
                 None => leaf(level) & TABLE,
             };
