@@ -195,9 +195,13 @@ impl TimerFd {
         let spec = old.spec(old_now);
         self.forget(old);
         if let Err(errno) = self.arm() {
-            // Nothing would ring: it says so.
-            let stale = core::mem::replace(&mut *self.state.lock(), Setting::disarmed(clock));
-            self.forget(stale);
+            // Nothing would ring: it says so, unless it was set again meanwhile.
+            let stale = {
+                let mut state = self.state.lock();
+                let ours = (state.next, state.clock, &state.armed) == (next, clock, &None);
+                ours.then(|| core::mem::replace(&mut *state, Setting::disarmed(clock)))
+            };
+            stale.into_iter().for_each(|stale| self.forget(stale));
             return Err(errno);
         }
         Ok(spec)
