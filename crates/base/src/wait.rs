@@ -102,8 +102,12 @@ impl WaitQueue {
     /// locks of a higher rank only and must not (un)register here.
     pub fn wake_all(&self) {
         let wakers = self.wakers.lock();
-        for (waker, _) in wakers.few.iter().chain(wakers.more.values()) {
+        for (waker, _) in &wakers.few {
             waker.wake_by_ref();
+        }
+        // Seldom, and dearer to begin than all of the above.
+        if !wakers.more.is_empty() {
+            wake_more(&wakers.more);
         }
     }
 
@@ -111,6 +115,13 @@ impl WaitQueue {
     pub fn is_empty(&self) -> bool {
         let wakers = self.wakers.lock();
         wakers.few.is_empty() && wakers.more.is_empty()
+    }
+}
+
+#[cold]
+fn wake_more(more: &BTreeMap<usize, (Waker, usize)>) {
+    for (waker, _) in more.values() {
+        waker.wake_by_ref();
     }
 }
 
