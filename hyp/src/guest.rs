@@ -84,7 +84,7 @@ extern "C" fn answer(context: *mut GuestContext, argument: *mut ()) -> u64 {
             0
         }
         EC_IABT_LOWER | EC_DABT_LOWER => {
-            if nvhe::read_abort(context) {
+            if cpu.host.read_abort(context) {
                 exit::SYNC
             } else {
                 0

@@ -89,7 +89,7 @@ pub fn prepare(plan: &BootPlan, machine: &Machine) -> Result<(), &'static str> {
             return Err("there is RAM above 64 TiB");
         }
     }
-    if let Some(erratum) = cpuid::errata::speculative_at(arch::sysreg::midr_el1()) {
+    for erratum in cpuid::errata::of(arch::sysreg::midr_el1()) {
         log::info!("hyp: erratum {} of {}: worked around", erratum.number, erratum.cpu);
     }
     place(plan, &header, ram, machine.cpus.len().min(MAX_CPUS)).map(|place| {

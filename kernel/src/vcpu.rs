@@ -230,7 +230,7 @@ fn other_exit<A: Together>(entry: &Entry<'_>, state: &mut VcpuState) -> u64 {
             GuestFp::take::<A>(&mut context.fp);
             return 0;
         }
-        EC_IABT_LOWER | EC_DABT_LOWER if !vhe::read_abort(context) => return 0,
+        EC_IABT_LOWER | EC_DABT_LOWER if !A::read_abort(context) => return 0,
         EC_SYSREG if send_to_self(entry, state) => return 0,
         _ => {}
     }

@@ -26,8 +26,15 @@ pub const SPECULATIVE_AT: [Erratum; 4] = [
     Erratum { number: 1_530_923, cpu: "Cortex-A55", model: (ARM, 0xd05), last: (2, 0) },
 ];
 
+/// A load that crosses a page may report a stage 1 translation fault as one of
+/// stage 2, with an HPFAR_EL2 that is none. So stage 1 is looked at first.
+pub const STAGE2_FOR_STAGE1: Erratum =
+    Erratum { number: 834_220, cpu: "Cortex-A57", model: (ARM, 0xd07), last: (1, 2) };
+
 impl Erratum {
-    fn is_in(&self, midr: u64) -> bool {
+    /// Whether the CPU with this MIDR_EL1 has it.
+    #[inline]
+    pub fn is_in(&self, midr: u64) -> bool {
         let model = ((midr >> 24) as u8, (midr >> 4) as u16 & 0xfff);
         let version = ((midr >> 20) as u8 & 15, midr as u8 & 15);
         model == self.model && version <= self.last
@@ -37,6 +44,11 @@ impl Erratum {
 /// The erratum of [`SPECULATIVE_AT`] that the CPU with this MIDR_EL1 has.
 pub fn speculative_at(midr: u64) -> Option<&'static Erratum> {
     SPECULATIVE_AT.iter().find(|erratum| erratum.is_in(midr))
+}
+
+/// All errata that the CPU with this MIDR_EL1 has.
+pub fn of(midr: u64) -> impl Iterator<Item = &'static Erratum> {
+    speculative_at(midr).into_iter().chain(Some(&STAGE2_FOR_STAGE1).filter(move |e| e.is_in(midr)))
 }
 
 #[cfg(test)]
@@ -58,5 +70,12 @@ mod tests {
         assert_eq!(number(0x410f_d034), None);
         assert_eq!(number(0x413f_d0c1), None);
         assert_eq!(number(0x510f_d083), None);
+        // Cortex-A57: r1p2 is the last that may call a fault stage 2's.
+        let all = |midr| of(midr).map(|erratum| erratum.number).collect::<std::vec::Vec<_>>();
+        assert_eq!(all(0x411f_d070), [1_319_537, 834_220]);
+        assert_eq!(all(0x411f_d072), [1_319_537, 834_220]);
+        assert_eq!(all(0x411f_d073), [1_319_537]);
+        assert_eq!(all(0x410f_d083), [1_319_367]);
+        assert_eq!(all(0x414f_d0b1), []);
     }
 }

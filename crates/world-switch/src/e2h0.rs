@@ -7,10 +7,11 @@
 //! E2H=0 holds at EL2 as well.
 
 use crate::access::{read, write};
-use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
+use crate::guest::{self, VSESR_UNKNOWN, forget, has_ras};
 use crate::nvhe::{CPTR_HOST, EL1PCTEN, allow_guest_fp, switch};
 use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, TCR_EPD, Together, Vectors};
 use arch::mitigation::Entry;
+use cpuid::errata::STAGE2_FOR_STAGE1;
 use regime::HostRegime;
 use vcpu_context::{El1, GuestContext};
 
@@ -36,6 +37,12 @@ pub struct E2h0;
 impl Together for E2h0 {
     /// The host's vectors.
     type World = u64;
+
+    fn read_abort(context: &mut GuestContext) -> bool {
+        // SAFETY: a read.
+        let midr = unsafe { read!("midr_el1") };
+        guest::read_abort(context, STAGE2_FOR_STAGE1.is_in(midr))
+    }
 
     fn guest_vectors(entry: Entry) -> u64 {
         let vectors = match entry {

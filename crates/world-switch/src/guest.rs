@@ -15,9 +15,11 @@ pub(crate) fn has_ras() -> bool {
 }
 
 /// FAR_EL2 and HPFAR_EL2 of the abort that just came from a guest, in its
-/// world. False: stage 1 has changed meanwhile; let it fault again.
+/// world. False: stage 1 has changed meanwhile, or is what really faults; let it
+/// fault again. `doubtful`: it may be stage 1's although it says that it is stage
+/// 2's (`errata::STAGE2_FOR_STAGE1`).
 #[inline]
-pub fn read_abort(context: &mut GuestContext) -> bool {
+pub(crate) fn read_abort(context: &mut GuestContext, doubtful: bool) -> bool {
     // SAFETY: reads.
     unsafe {
         context.far_el2 = read!("far_el2");
@@ -25,8 +27,9 @@ pub fn read_abort(context: &mut GuestContext) -> bool {
     }
     // HPFAR_EL2 is UNKNOWN after a permission fault (DFSC 0b0011xx) that isn't
     // on a stage-1 walk (S1PTW, bit 7; Arm ARM D24.2.63).
-    let unknown = context.esr_el2 & 0x3c == 0x0c && context.esr_el2 & 1 << 7 == 0;
-    if unknown {
+    let on_walk = context.esr_el2 & 1 << 7 != 0;
+    let permission = context.esr_el2 & 0x3c == 0x0c;
+    if !on_walk && (permission || doubtful) {
         let Some(ipa) = translate_guest(context.far_el2) else { return false };
         context.hpfar_el2 = ipa >> 8;
     }

@@ -97,6 +97,10 @@ pub trait Together {
     /// The counterpart of [`Together::enter`], on the same CPU.
     unsafe fn leave(world: Self::World, context: &mut vcpu_context::GuestContext);
 
+    /// FAR_EL2 and HPFAR_EL2 of the abort that just came from a guest, in its
+    /// world. False: let it fault again.
+    fn read_abort(context: &mut vcpu_context::GuestContext) -> bool;
+
     /// Enters the guest, and comes back when one of the handlers returns other
     /// than 0 (its result), or with [`EXIT_SERROR`].
     ///

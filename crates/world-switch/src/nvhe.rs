@@ -15,8 +15,8 @@ use core::arch::asm;
 use vcpu_context::{El1, GuestContext};
 
 pub use crate::gic;
-use crate::guest::{VSESR_UNKNOWN, has_ras};
-pub use crate::guest::{flush_all_guests_local, read_abort};
+pub use crate::guest::flush_all_guests_local;
+use crate::guest::{self, VSESR_UNKNOWN, has_ras};
 
 const _: () = assert!(EXIT_IRQ != EXIT_SERROR);
 
@@ -68,6 +68,8 @@ pub struct HostState {
     mdcr_el2: u64,
     /// The CPU has an erratum of `errata::SPECULATIVE_AT`.
     speculative_at: bool,
+    /// The CPU has `errata::STAGE2_FOR_STAGE1`.
+    doubtful_aborts: bool,
     /// FEAT_RAS: the guest has a DISR_EL1 of its own.
     ras: bool,
     /// Vectors while the host runs.
@@ -152,10 +154,18 @@ impl HostState {
             sp_el0: 0,
             mdcr_el2,
             speculative_at: cpuid::errata::speculative_at(midr).is_some(),
+            doubtful_aborts: cpuid::errata::STAGE2_FOR_STAGE1.is_in(midr),
             ras: has_ras(),
             vbar_el2,
             guest_vectors: guest_vectors(entry),
         }
+    }
+
+    /// FAR_EL2 and HPFAR_EL2 of the abort that just came from a guest, in its world.
+    /// False: let it fault again.
+    #[inline]
+    pub fn read_abort(&self, context: &mut GuestContext) -> bool {
+        guest::read_abort(context, self.doubtful_aborts)
     }
 
     /// From the host's world to the guest's. `fp` says whether the guest's FP
@@ -304,7 +314,7 @@ impl HostState {
             }
             write!("vttbr_el2", u64::from(vmid) << 48);
             arch::barrier::isb();
-            crate::guest::forget(start, len, last_level);
+            guest::forget(start, len, last_level);
             write!("vttbr_el2", 0u64);
             arch::barrier::isb();
             if self.speculative_at {

@@ -10,8 +10,8 @@ use vcpu_context::{El1, GuestContext};
 pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 
 pub use crate::gic;
-use crate::guest::{VSESR_UNKNOWN, forget, has_ras};
-pub use crate::guest::{flush_all_guests_local, read_abort};
+pub use crate::guest::flush_all_guests_local;
+use crate::guest::{self, VSESR_UNKNOWN, forget, has_ras};
 use crate::{HCR_VSE, Handlers, MDCR_TRAPS, SCTLR_M, TCR_EPD, Together, Vectors};
 
 pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
@@ -35,6 +35,10 @@ pub struct Vhe;
 
 impl Together for Vhe {
     type World = World;
+
+    fn read_abort(context: &mut GuestContext) -> bool {
+        guest::read_abort(context, false)
+    }
 
     fn guest_vectors(entry: Entry) -> u64 {
         let vectors = match entry {
