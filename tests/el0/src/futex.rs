@@ -1,6 +1,6 @@
 //! futex(2) itself.
 
-use crate::util::{Handler, Map, gettid, handle, ms, until};
+use crate::util::{Handler, Map, asleep, gettid, handle, ms, signalled, until};
 use el0_tests::{Errno, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
@@ -77,7 +77,7 @@ fn absolute_timeout() -> Outcome {
 fn wake_all_of(f: &AtomicU32, n: usize) -> Outcome {
     let mut woken = 0;
     check!(
-        until_mut(|| {
+        until(|| {
             woken += wake(f, 1).unwrap_or(0);
             woken >= n
         }),
@@ -87,37 +87,34 @@ fn wake_all_of(f: &AtomicU32, n: usize) -> Outcome {
     Ok(())
 }
 
-fn until_mut(mut f: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while !f() {
-        if start.elapsed() > Duration::from_secs(5) {
-            return false;
-        }
-        ms(1);
-    }
-    true
-}
-
 fn wake_counts() -> Outcome {
     let f = AtomicU32::new(0);
     let up = AtomicUsize::new(0);
+    let waiters = [const { AtomicUsize::new(0) }; 6];
     thread::scope(|s| {
-        for _ in 0..6 {
-            s.spawn(|| {
-                while wait_on(&f, 0).is_err() {}
+        for waiter in &waiters {
+            let (f, up) = (&f, &up);
+            s.spawn(move || {
+                waiter.store(gettid(), Ordering::SeqCst);
+                let _ = wait_on(f, 0);
                 up.fetch_add(1, Ordering::SeqCst);
             });
         }
         // All asleep: then a wake of 2 wakes 2 and says so.
-        ms(100);
-        let two = wake(&f, 2)?;
-        check!(two == 2 || two == 1, "woke {two}");
-        let mut woken = two;
-        check!(until_mut(|| {
-            woken += wake(&f, 1).unwrap_or(0);
-            woken >= 6
-        }));
-        check!(until(|| up.load(Ordering::SeqCst) == 6));
+        let slept = all_asleep(&waiters);
+        let two = wake(&f, 2);
+        let came = until(|| up.load(Ordering::SeqCst) == 2);
+        ms(10);
+        let stayed = up.load(Ordering::SeqCst) == 2;
+        let rest = wake(&f, 100);
+        let all = until(|| {
+            // Had one not slept yet, it would sleep for ever.
+            let _ = wake(&f, 100);
+            up.load(Ordering::SeqCst) == 6
+        });
+        check!(slept && all, "slept: {slept}, woken: {}", up.load(Ordering::SeqCst));
+        check_eq!((two, rest), (Ok(2), Ok(4)));
+        check!(came && stayed, "not two came: {came}, {stayed}");
         check_eq!(wake(&f, 1), Ok(0));
         Ok(())
     })
@@ -138,12 +135,12 @@ fn bitset() -> Outcome {
             |b: u32| op(&f, libc::FUTEX_WAKE_BITSET | PRIVATE, 10, 0, 0, b).unwrap_or(0);
         check_eq!(wake_bits(8), 0);
         let mut n = 0;
-        check!(until_mut(|| {
+        check!(until(|| {
             n += wake_bits(2);
             n == 1
         }));
         check!(until(|| woken.load(Ordering::SeqCst) == 2));
-        check!(until_mut(|| {
+        check!(until(|| {
             n += wake_bits(5);
             n == 3
         }));
@@ -154,11 +151,7 @@ fn bitset() -> Outcome {
 
 /// Waits until each of these has a thread's number, and that thread sleeps.
 fn all_asleep(threads: &[AtomicUsize]) -> bool {
-    let sleeps = |thread: &AtomicUsize| {
-        let stat = format!("/proc/self/task/{}/stat", thread.load(Ordering::SeqCst));
-        std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") S "))
-    };
-    until(|| threads.iter().all(sleeps))
+    threads.iter().all(asleep)
 }
 
 fn requeue() -> Outcome {
@@ -214,24 +207,21 @@ fn wake_op() -> Outcome {
 fn wake_op_counts() -> Outcome {
     let (a, b) = (AtomicU32::new(0), AtomicU32::new(0));
     let up = AtomicUsize::new(0);
+    let waiters = [const { AtomicUsize::new(0) }; 3];
     thread::scope(|s| {
-        for _ in 0..3 {
-            s.spawn(|| {
-                let _ = wait_on(&a, 0);
+        for waiter in &waiters {
+            let (a, up) = (&a, &up);
+            s.spawn(move || {
+                waiter.store(gettid(), Ordering::SeqCst);
+                let _ = wait_on(a, 0);
                 up.fetch_add(1, Ordering::SeqCst);
             });
         }
-        ms(200);
+        check!(all_asleep(&waiters));
         // b = 0; wakes waiters of `b` unless it was.
         let code = 1 << 24;
-        let mut woken = 0;
-        // On a busy machine they may not sleep yet.
-        check!(until_mut(|| {
-            let (one, second) = (u32::MAX, b.as_ptr() as usize);
-            woken = op(&a, libc::FUTEX_WAKE_OP | PRIVATE, one, 0, second, code).unwrap_or(0);
-            woken > 0
-        }));
-        check_eq!(woken, 1);
+        let (one, second) = (u32::MAX, b.as_ptr() as usize);
+        check_eq!(op(&a, libc::FUTEX_WAKE_OP | PRIVATE, one, 0, second, code), Ok(1));
         wake_all_of(&a, 2)?;
         check!(until(|| up.load(Ordering::SeqCst) == 3));
         Ok(())
@@ -281,18 +271,12 @@ fn interrupted() -> Outcome {
     let h: Handler = nothing;
     handle(libc::SIGUSR1, h, 0, &[])?;
     let f = AtomicU32::new(0);
-    let me = crate::util::gettid();
-    let pid = std::process::id();
-    thread::scope(|s| {
-        s.spawn(move || {
-            ms(30);
-            let _ = sys!(libc::SYS_tgkill, pid, me, libc::SIGUSR1);
-        });
-        let t = libc::timespec { tv_sec: 20, tv_nsec: 0 };
-        let r = op(&f, libc::FUTEX_WAIT | PRIVATE, 0, &raw const t as usize, 0, 0);
-        check_eq!(r, Err(Errno(libc::EINTR)));
-        Ok(())
-    })
+    let t = libc::timespec { tv_sec: 20, tv_nsec: 0 };
+    let r = signalled(libc::SIGUSR1, || {
+        op(&f, libc::FUTEX_WAIT | PRIVATE, 0, &raw const t as usize, 0, 0)
+    });
+    check_eq!(r, Err(Errno(libc::EINTR)));
+    Ok(())
 }
 
 /// A wait with a time-out is not started again once a handler ran, not even
@@ -302,21 +286,15 @@ fn time_out_and_handler() -> Outcome {
     let h: Handler = nothing;
     handle(libc::SIGUSR1, h, libc::SA_RESTART, &[])?;
     let f = AtomicU32::new(0);
-    let me = crate::util::gettid();
-    let pid = std::process::id();
     let mut end = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     sys!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut end)?;
-    end.tv_sec += 2;
-    thread::scope(|s| {
-        s.spawn(move || {
-            ms(30);
-            let _ = sys!(libc::SYS_tgkill, pid, me, libc::SIGUSR1);
-        });
-        let time = &raw const end as usize;
-        let r = op(&f, libc::FUTEX_WAIT_BITSET | PRIVATE, 0, time, 0, u32::MAX);
-        check_eq!(r, Err(Errno(libc::EINTR)));
-        Ok(())
-    })
+    end.tv_sec += 5;
+    let time = &raw const end as usize;
+    let r = signalled(libc::SIGUSR1, || {
+        op(&f, libc::FUTEX_WAIT_BITSET | PRIVATE, 0, time, 0, u32::MAX)
+    });
+    check_eq!(r, Err(Errno(libc::EINTR)));
+    Ok(())
 }
 
 fn errors() -> Outcome {

@@ -18,12 +18,8 @@ fn hypha() -> bool {
     fs::read_to_string("/proc/version").is_ok_and(|text| text.contains("Hypha"))
 }
 
-/// A figure of /proc/meminfo, in bytes.
 fn meminfo(name: &str) -> Result<usize, Fail> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with(name));
-    let value = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse().ok());
-    value.map(|kib: usize| kib << 10).ok_or_else(|| Fail::new(format!("no {name}")))
+    crate::util::meminfo(name).ok_or_else(|| Fail::new(format!("no {name}")))
 }
 
 /// The machine's RAM: what the kernel counts, rounded up to what one can buy.

@@ -55,6 +55,7 @@ fn policies() -> Outcome {
 
 /// Two that never stop, on one CPU.
 fn nice_shares() -> Outcome {
+    const MS: usize = 1_000_000;
     let at = cpus()?[0];
     let page = Map::shared(4096)?;
     let hog = |slot: usize, nice: i32| {
@@ -65,12 +66,20 @@ fn nice_shares() -> Outcome {
             while page.word(64).load(SeqCst) < 2 {
                 std::hint::spin_loop();
             }
-            // What either does alone at the end doesn't count.
-            let start = Instant::now();
-            while start.elapsed() < Duration::from_millis(600) && page.word(128).load(SeqCst) == 0 {
-                page.word(slot).fetch_add(1, SeqCst);
+            // What either does alone doesn't count. A pause of the machine is time of
+            // the one whom it hits, and the other gets as much by and by.
+            let used = || crate::time::now(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0) as usize;
+            let before = used();
+            while page.word(128).load(SeqCst) == 0 {
+                page.word(slot).store(used() - before, SeqCst);
+                let [normal, nice] = [0, 8].map(|slot| page.word(slot).load(SeqCst));
+                // By weight it is 1 to 68.
+                let fair = nice > 0 && nice * 8 < normal && normal + nice > 600 * MS;
+                let verdict = if fair { 1 } else { 2 };
+                if slot == 0 && (fair || normal + nice > 8000 * MS) {
+                    page.word(128).store(verdict, SeqCst);
+                }
             }
-            page.word(128).store(1, SeqCst);
             0
         })
     };
@@ -78,11 +87,9 @@ fn nice_shares() -> Outcome {
     for pid in hogs {
         check_eq!(wait(pid)?, End::Exit(0));
     }
-    let (normal, nice) = (page.word(0).load(SeqCst), page.word(8).load(SeqCst));
+    let [normal, nice, verdict] = [0, 8, 128].map(|slot| page.word(slot).load(SeqCst));
     page.unmap();
-    // By weight it is 1 to 68.
-    check!(nice > 0);
-    check!(nice * 8 < normal, "nice 19 did {nice}, nice 0 did {normal}");
+    check!(verdict == 1, "nice 19 used {nice} ns, nice 0 used {normal} ns");
     Ok(())
 }
 
@@ -109,13 +116,12 @@ fn fifo_first() -> Outcome {
     })?;
     let end = wait(first)?;
     let before = page.word(0).load(SeqCst);
-    ms(20);
-    let after = page.word(0).load(SeqCst);
+    let goes_on = until(|| page.word(0).load(SeqCst) != before);
     sys!(libc::SYS_kill, hog, libc::SIGKILL)?;
     wait(hog)?;
     page.unmap();
     check_eq!(end, End::Exit(0));
-    check!(after != before);
+    check!(goes_on);
     Ok(())
 }
 
@@ -191,15 +197,17 @@ fn fifo_sleeps() -> Outcome {
     let other = sleeper(64, libc::SCHED_OTHER, 0)?;
     let ready = until(|| page.word(0).load(SeqCst) == 1 && page.word(64).load(SeqCst) == 1);
     let mut outcome = if ready { Ok(()) } else { Err(Fail::new("not ready")) };
-    let start = Instant::now();
+    let mut took = Vec::new();
     for round in 1..=20 {
         // The urgent one is the last that fell asleep there.
         for (_, w, slot) in [urgent, other, urgent] {
             let before = page.word(slot).load(SeqCst);
+            let start = Instant::now();
             let woken = write(w, &[0]) == Ok(1) && until(|| page.word(slot).load(SeqCst) > before);
             if !woken && outcome.is_ok() {
                 outcome = Err(Fail::new(format!("round {round}: {slot} sleeps on")));
             }
+            took.push(start.elapsed());
             ms(3);
         }
         if outcome.is_err() {
@@ -213,7 +221,9 @@ fn fifo_sleeps() -> Outcome {
     page.unmap();
     outcome?;
     // Not by something that interrupts that CPU now and then.
-    check!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    took.sort_unstable();
+    let median = took[took.len() / 2];
+    check!(median < Duration::from_millis(150), "it takes {median:?}");
     Ok(())
 }
 

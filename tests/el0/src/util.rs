@@ -1,7 +1,7 @@
 //! Small things that several groups need.
 
-use crate::{Errno, check_ret, sys};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::{Errno, Outcome, check_ret, sys};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The page size that the tests are written for.
@@ -14,11 +14,11 @@ pub fn ms(n: u64) {
     std::thread::sleep(Duration::from_millis(n));
 }
 
-/// Waits until `f` holds, for five seconds at most.
-pub fn until(f: impl Fn() -> bool) -> bool {
+/// Waits until `f` holds, for ten seconds at most.
+pub fn until(mut f: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !f() {
-        if start.elapsed() > Duration::from_secs(5) {
+        if start.elapsed() > Duration::from_secs(10) {
             return false;
         }
         ms(1);
@@ -29,6 +29,60 @@ pub fn until(f: impl Fn() -> bool) -> bool {
 /// The thread's id.
 pub fn gettid() -> usize {
     sys!(libc::SYS_gettid).unwrap_or(0)
+}
+
+/// Does the thread sleep, of whichever process?
+pub fn sleeps(thread: usize) -> bool {
+    // Its own directory isn't listed, but there.
+    let stat = std::fs::read_to_string(format!("/proc/{thread}/task/{thread}/stat"))
+        .or_else(|_| std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")));
+    stat.is_ok_and(|stat| stat.contains(") S "))
+}
+
+/// Waits until this is a thread's number, and that thread sleeps: when it stored its
+/// number last of all, it sleeps in the call that came next.
+pub fn asleep(thread: &AtomicUsize) -> bool {
+    until(|| match thread.load(Ordering::SeqCst) {
+        0 => false,
+        thread => sleeps(thread),
+    })
+}
+
+/// Runs `f` while a signal comes to this thread now and then: a single one may come
+/// before the call that it is to interrupt.
+pub fn signalled<T>(sig: i32, f: impl FnOnce() -> T) -> T {
+    let (process, thread) = (std::process::id(), gettid());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                ms(20);
+                let _ = sys!(libc::SYS_tgkill, process, thread, sig);
+            }
+        });
+        let result = f();
+        done.store(true, Ordering::SeqCst);
+        result
+    })
+}
+
+/// What measures time has so many tries: a pause of the machine may spoil one.
+pub fn best_of(tries: usize, f: impl Fn() -> Outcome) -> Outcome {
+    let mut outcome = f();
+    for _ in 1..tries {
+        if outcome.is_ok() {
+            break;
+        }
+        outcome = f();
+    }
+    outcome
+}
+
+/// A figure of /proc/meminfo, in bytes.
+pub fn meminfo(name: &str) -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok().map(|kib: usize| kib << 10)
 }
 
 /// Lets so many descriptors be open.
