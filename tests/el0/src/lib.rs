@@ -218,7 +218,7 @@ struct Options {
 
 const USAGE: &str = "usage: PROGRAM [--list] [--in-process] [--exact NAME] [--limit SECONDS] [--repeat N] [--skip FILTER]... [FILTER...]
   runs the cases whose names contain one of the filters (all without one), each
-  in its own process with a time limit (default 60 s); --in-process runs them
+  in its own process with a time limit (default 120 s); --in-process runs them
   in this process, without forking.";
 
 fn options(args: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -228,7 +228,7 @@ fn options(args: impl Iterator<Item = String>) -> Result<Options, String> {
         exact: None,
         list: false,
         in_process: false,
-        limit: Duration::from_secs(60),
+        limit: Duration::from_secs(120),
         repeat: 1,
     };
     let mut args = args;
