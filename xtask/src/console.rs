@@ -238,7 +238,6 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 fn is_trouble(line: &str) -> bool {
     const SIGNS: &[&str] = &[
         "BUG:",
-        "hard LOCKUP",
         "Kernel panic",
         "hypha: panic",
         "Internal error: Oops",
@@ -249,7 +248,8 @@ fn is_trouble(line: &str) -> bool {
 
 /// Lines of a kernel that waited too long for something.
 fn is_stall(line: &str) -> bool {
-    const SIGNS: &[&str] = &["rcu: INFO", "soft lockup", "blocked for more than", "detected stall"];
+    const SIGNS: &[&str] =
+        &["rcu: INFO", "soft lockup", "hard LOCKUP", "blocked for more than", "detected stall"];
     let stalled = line
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .any(|word| word == "stall" || word == "stalls" || word == "stalled");
