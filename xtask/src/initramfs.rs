@@ -11,14 +11,17 @@ use std::io::Write;
 use std::path::Path;
 
 const HOST_INIT: &[u8] = include_bytes!("../initramfs/host-init");
-/// Scripts for `hypha.run=`.
+/// Scripts for `hypha.run=`, and what they share.
 const TESTS: &[(&str, &[u8])] = &[
     ("kill-test", include_bytes!("../initramfs/kill-test")),
     ("bad-input-test", include_bytes!("../initramfs/bad-input-test")),
+    ("accounts", include_bytes!("../initramfs/accounts")),
+    ("crowd-test", include_bytes!("../initramfs/crowd-test")),
     ("endure", include_bytes!("../initramfs/endure")),
     ("suites", include_bytes!("../initramfs/suites")),
 ];
 const GUEST_INIT: &[u8] = include_bytes!("../initramfs/guest-init");
+const GUEST_PARALLEL: &[u8] = include_bytes!("../initramfs/guest-parallel");
 
 /// What the host's initramfs holds besides busybox and /init.
 #[derive(Default)]
@@ -82,6 +85,7 @@ pub fn marking(program: &[u8], padding: u64) -> Result<Vec<u8>> {
 
 pub fn guest(modules: &[Module]) -> Result<Vec<u8>> {
     let mut archive = base(GUEST_INIT)?;
+    archive.file("hypha/guest-parallel", 0o755, GUEST_PARALLEL);
     let mut order = String::new();
     for module in modules {
         archive.file(&format!("lib/modules/{}.ko", module.name), 0o644, &module.contents);

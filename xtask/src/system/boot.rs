@@ -21,7 +21,7 @@ pub const TESTS: &[SystemTest] = &[
     SystemTest {
         name: "boot: 4 CPUs, guest with 4 CPUs",
         needs: Needs::Kvm,
-        long: false,
+        long: true,
         run: |bench| bench.together(&run::Args { smp: 4, guest_cpus: 4, ..options() }),
     },
     SystemTest {
@@ -174,7 +174,7 @@ impl Bench<'_> {
         says(&log, "KVM: nVHE")
     }
 
-    fn boot_log(&self, args: &run::Args) -> Result<String> {
+    pub(super) fn boot_log(&self, args: &run::Args) -> Result<String> {
         let machine = run::machine(args, self.built)?;
         let log =
             self.watched(&machine, Keyboard::Nobody, |console| run::watch(console, args, false))?;

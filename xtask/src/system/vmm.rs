@@ -40,11 +40,11 @@ impl Bench<'_> {
         self.script_with(command, run::Args { image: image.map(PathBuf::from), ..options() })
     }
 
-    fn script_with(&self, command: &str, args: run::Args) -> Result<()> {
+    pub(super) fn script_with(&self, command: &str, args: run::Args) -> Result<()> {
         let args = run::Args { append: format!("hypha.run={command}"), ..args };
         let machine = run::machine(&args, self.built)?;
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
-            console.expect("hypha-host: status ", Duration::from_secs(1200))?;
+            console.expect("hypha-host: status ", Duration::from_secs(2400))?;
             match console.wait_end(Some(Duration::from_secs(60))) {
                 Wait::Ended => Ok(()),
                 other => bail!("after the script: {other:?}"),
