@@ -110,7 +110,7 @@ extern "C" fn hyp_init(init: u64, idmap: u64) -> u64 {
         ram: init.ram,
     };
     // SAFETY: this CPU's own slot: the host enters each CPU with its own index,
-    // once. TPIDR_EL2 is this program's.
+    // when it isn't in here already. TPIDR_EL2 is this program's.
     unsafe {
         let place = slot.0.get().cast::<Cpu>();
         place.write(cpu);

@@ -154,6 +154,15 @@ fn shared() -> Option<(&'static Place, *mut Shared)> {
 /// This CPU enters it, if it is to be. Each CPU, once, before it runs tasks.
 pub fn enter_cpu() {
     let Some((place, shared)) = shared() else { return };
+    let restart = memory::machine().and_then(|machine| machine.arguments.hypha("restart"));
+    let entered = take_el2(place, shared) && (restart != Some("el2") || restart_el2() && take_el2(place, shared));
+    if entered {
+        ENTERED.fetch_add(1, Relaxed);
+    }
+}
+
+/// EL2 becomes the program's, on this CPU.
+fn take_el2(place: &Place, shared: *mut Shared) -> bool {
     let init = Init {
         mair: MAIR,
         tcr: arch::map::tcr(Regime::El2),
@@ -183,15 +192,35 @@ pub fn enter_cpu() {
         let answer = call(Call::Init, init, 0, 0, 0);
         (answer, if answer == hyp_abi::SUCCESS { call(Call::Version, 0, 0, 0, 0) } else { 0 })
     };
-    if answer == hyp_abi::SUCCESS && version == hyp_abi::VERSION {
-        ENTERED.fetch_add(1, Relaxed);
-    } else {
+    let entered = answer == hyp_abi::SUCCESS && version == hyp_abi::VERSION;
+    if !entered {
         log::error!("hyp: CPU{}: init answers {answer:#x}, version {version}", cpu::index());
     }
+    entered
+}
+
+/// `hypha.restart=el2`: hands this CPU's EL2 to what a soft restart finds, to see
+/// that a next kernel could take it over. Before any guest.
+fn restart_el2() -> bool {
+    // SAFETY: ours, see head.s: it comes back, with x0 changed. The stub refuses
+    // the last call, which is none of its three.
+    let (sum, refused) = unsafe {
+        let next = memory::virt_to_phys(__next_kernel as *const () as u64);
+        let sum = hvc(stub::SOFT_RESTART, next, 1, 2, 4);
+        (sum, hvc(stub::RESET_VECTORS + 1, 0, 0, 0, 0))
+    };
+    let done = sum == 7 && refused == stub::ERROR;
+    if done {
+        log::info!("hyp: CPU{}: EL2 was restarted", cpu::index());
+    } else {
+        log::error!("hyp: CPU{}: a soft restart of EL2 gives {sum:#x}, {refused:#x}", cpu::index());
+    }
+    done
 }
 
 unsafe extern "C" {
     fn __stub_vectors();
+    fn __next_kernel();
 }
 
 fn stub_vectors() -> u64 {

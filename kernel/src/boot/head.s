@@ -310,6 +310,22 @@ __stub_call:
     mov     x4, x1
     mov     x1, x3
     br      x4
+
+// Where `hypha.restart=el2` soft-restarts to, in place of a next kernel: at EL2
+// with the MMU and the caches off and x0 to x2 as given. Goes back to the caller,
+// x0 = their sum if all that is so, and 0 if not.
+.global __next_kernel
+__next_kernel:
+    add     x0, x0, x1
+    add     x0, x0, x2
+    mrs     x1, CurrentEL
+    mrs     x2, sctlr_el2
+    mov     x3, #5                  // M and C
+    and     x2, x2, x3
+    orr     x1, x1, x2
+    cmp     x1, #8
+    csel    x0, x0, xzr, eq
+    eret
 .ltorg
 
 // The boot CPU's stacks, laid out as stack.rs has it: bit 15 of an address is set

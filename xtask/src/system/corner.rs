@@ -92,6 +92,19 @@ pub const TESTS: &[SystemTest] = &[
         },
     },
     SystemTest {
+        name: "boot: a soft restart of EL2, which hyp then takes over",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| {
+            let log =
+                bench.boot_log(&run::Args { append: "hypha.restart=el2".into(), ..nvhe() })?;
+            for cpu in 0..2 {
+                says(&log, &format!("hyp: CPU{cpu}: EL2 was restarted"))?;
+            }
+            Ok(())
+        },
+    },
+    SystemTest {
         name: "boot: a stack that overflows reaches the log, with a backtrace",
         needs: Needs::Kernel,
         long: false,
