@@ -276,9 +276,9 @@ impl Vgic {
         u64::from(match kind {
             Kind::Group => bank.group,
             Kind::SetEnable | Kind::ClearEnable => bank.enabled,
-            Kind::SetPending if by == By::User => bank.latch,
-            Kind::ClearPending if by == By::User && self.is_v2() => bank.latch,
-            Kind::ClearPending if by == By::User => 0,
+            // GICv3's lines are saved apart (LEVEL_INFO); GICv2's are in here.
+            Kind::SetPending if by == By::User && !self.is_v2() => bank.latch,
+            Kind::ClearPending if by == By::User && !self.is_v2() => 0,
             Kind::SetPending | Kind::ClearPending => {
                 return self.read_state(live, bank, n, by, Bank::pending);
             }

@@ -26,7 +26,7 @@ const GICC_APR_END: u32 = 0xe0;
 const GICC_IIDR: u32 = 0xfc;
 
 /// GICC_IIDR: product 'K', architecture version 2, implementer Arm, as KVM's.
-const IIDR: u32 = 0x4b02_043b;
+const IIDR: u32 = 0x04b2_043b;
 /// The fields of GICC_CTLR that GICH_VMCR has at the same places: enables,
 /// AckCtl, FIQEn, CBPR, EOImode.
 const CTLR_MASK: u64 = 0x21f;

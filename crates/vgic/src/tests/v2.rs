@@ -350,6 +350,12 @@ fn saved_and_restored() {
     assert_eq!(d.get(GRP_DIST_REGS, 1 << 32 | 0xf10), Ok(0x0002_0000));
     d.set(GRP_DIST_REGS, 1 << 32 | 0x280, 0x0010_0004).unwrap();
     assert_eq!(d.get(GRP_DIST_REGS, 1 << 32 | 0x200), Ok(0));
+    // A line that is up is pending, whoever looks: nothing else tells of it.
+    d.machine.vgic.inject_spi(40, true).unwrap();
+    assert_eq!(d.get(GRP_DIST_REGS, 0x204), Ok(1 << 8));
+    assert_eq!(d.get(GRP_DIST_REGS, 0x284), Ok(1 << 8));
+    d.machine.vgic.inject_spi(40, false).unwrap();
+    assert_eq!(d.get(GRP_DIST_REGS, 0x204), Ok(0));
     // The CPU interface: the priority mask's upper five bits.
     for (offset, value) in [(0u64, 0x201u64), (4, 0x1e), (8, 3), (0x1c, 4), (0xd0, 0x10)] {
         d.set(GRP_CPU_REGS, 1 << 32 | offset, value).unwrap();
@@ -357,7 +363,7 @@ fn saved_and_restored() {
     }
     assert_eq!(d.machine.lrs.borrow()[1].vmcr, 0x1e << 27 | 3 << 21 | 4 << 18 | 0x201);
     assert_eq!(d.machine.lrs.borrow()[1].ap0r[0], 0x10);
-    assert_eq!(d.get(GRP_CPU_REGS, 0xfc), Ok(0x4b02_043b));
+    assert_eq!(d.get(GRP_CPU_REGS, 0xfc), Ok(0x04b2_043b));
     d.set(GRP_CPU_REGS, 0xfc, 0).unwrap();
     assert_eq!(d.get(GRP_CPU_REGS, 0xd4), Ok(0));
 }
