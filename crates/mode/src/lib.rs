@@ -140,6 +140,14 @@ pub fn choose(facts: &Facts) -> Choice {
     }
     let usable =
         facts.cpu_has_vhe && facts.build_has_vhe && (!facts.vhe_hidden || facts.e2h_is_res1);
+    if facts.e2h_is_res1 && !usable {
+        // Neither arrangement with E2H=0 is possible.
+        let reason = match facts.requested {
+            Requested::None => Reason::AsRequested,
+            _ => Reason::OnlyVheNotBuilt,
+        };
+        return choice(Place::El1, Hypervisor::None, reason);
+    }
     let reason = match facts.requested {
         Requested::Type1 => Some(Reason::AsRequested),
         Requested::Absent if facts.has_domains => Some(Reason::HasDomains),
@@ -150,7 +158,7 @@ pub fn choose(facts: &Facts) -> Choice {
         return choice(place, Hypervisor::Type1, reason);
     }
     let split = matches!(facts.requested, Requested::Nvhe | Requested::Protected);
-    if facts.e2h_is_res1 && usable {
+    if facts.e2h_is_res1 {
         let hypervisor = match facts.requested {
             Requested::None => Hypervisor::None,
             _ => Hypervisor::Vhe,
@@ -165,9 +173,6 @@ pub fn choose(facts: &Facts) -> Choice {
     }
     if facts.requested == Requested::None && !usable {
         return choice(Place::El1, Hypervisor::None, Reason::AsRequested);
-    }
-    if facts.e2h_is_res1 {
-        return choice(Place::El1, Hypervisor::None, Reason::OnlyVheNotBuilt);
     }
     if split || !usable {
         let reason = match facts.requested {
@@ -264,6 +269,9 @@ mod tests {
             }
             if choice.place == Place::El2Vhe {
                 assert!(facts.cpu_has_vhe && facts.build_has_vhe, "{facts:?}");
+            }
+            if choice.place == Place::El2 {
+                assert!(!facts.e2h_is_res1, "{facts:?}");
             }
             if choice.hypervisor == Hypervisor::Vhe {
                 assert_eq!(choice.place, Place::El2Vhe, "{facts:?}");
