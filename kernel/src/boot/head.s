@@ -137,10 +137,44 @@ __el2_setup:
     mrs     x4, pmcr_el0
     ubfx    x4, x4, #11, #5
 3:  msr     mdcr_el2, x4
-    // FEAT_FGT, FEAT_HCX: no fine-grained traps.
-    mrs     x3, id_aa64mmfr0_el1
+    // What AMU counts is EL0's business only if somebody lets it.
+    mrs     x5, id_aa64pfr0_el1
+    ubfx    x5, x5, #44, #4
+    cbz     x5, 3f
+    msr     S3_3_C13_C2_3, xzr      // AMUSERENR_EL0
+    // Nobody here uses FEAT_MPAM: neither do guests.
+3:  mrs     x3, id_aa64pfr0_el1
+    ubfx    x3, x3, #40, #4
+    mrs     x4, id_aa64pfr1_el1
+    ubfx    x4, x4, #16, #4         // MPAM_frac
+    orr     x3, x3, x4
+    cbz     x3, 3f
+    mov     x4, #(3 << 48)          // TRAPMPAM0EL1, TRAPMPAM1EL1
+    msr     S3_4_C10_C5_0, x4       // MPAM2_EL2
+    isb
+    mrs     x3, S3_0_C10_C4_4       // MPAMIDR_EL1
+    tbz     x3, #17, 3f             // HAS_HCR
+    msr     S3_4_C10_C4_0, xzr      // MPAMHCR_EL2
+    // FEAT_TRF: no trace of EL2, or of EL1's by EL2's time.
+3:  mrs     x3, id_aa64dfr0_el1
+    ubfx    x3, x3, #40, #4
+    cbz     x3, 3f
+    msr     S3_4_C1_C2_1, xzr       // TRFCR_EL2
+    // FEAT_FGT, FEAT_HCX: no fine-grained traps, but those of bits that trap at
+    // zero: what is new to us stays away from EL1 and EL0.
+3:  mrs     x3, id_aa64mmfr0_el1
     ubfx    x3, x3, #56, #4
     cbz     x3, 4f
+    cbz     x5, 3f
+    msr     S3_4_C3_C1_6, xzr       // HAFGRTR_EL2
+3:  cmp     x3, #2
+    b.lo    3f
+    msr     S3_4_C3_C1_0, xzr       // HDFGRTR2_EL2
+    msr     S3_4_C3_C1_1, xzr       // HDFGWTR2_EL2
+    msr     S3_4_C3_C1_2, xzr       // HFGRTR2_EL2
+    msr     S3_4_C3_C1_3, xzr       // HFGWTR2_EL2
+    msr     S3_4_C3_C1_7, xzr       // HFGITR2_EL2
+3:
     msr     S3_4_C1_C1_4, xzr       // HFGRTR_EL2
     msr     S3_4_C1_C1_5, xzr       // HFGWTR_EL2
     msr     S3_4_C1_C1_6, xzr       // HFGITR_EL2
@@ -167,6 +201,9 @@ __el2_setup:
     orr     x3, x3, x4
     msr     S3_4_C12_C9_5, x3
     isb
+    // Firmware that keeps to a GICv2 has SRE=0, and these registers don't exist.
+    mrs     x3, S3_4_C12_C9_5
+    tbz     x3, #0, 6f
     msr     S3_4_C12_C11_0, xzr     // ICH_HCR_EL2
 6:  cmp     x0, #1
     b.ne    7f
@@ -190,7 +227,12 @@ __el2_setup:
     cbnz    x0, 9b
     // The host's place is EL1.
     ldr     x3, =0x30d00800         // SCTLR_EL1: RES1 bits, MMU off
+    mrs     x2, hcr_el2
+    tbnz    x2, #34, 1f
     msr     sctlr_el1, x3
+    b       2f
+1:  msr     S3_5_C1_C0_0, x3        // SCTLR_EL12
+2:
     adrp    x3, __stub_vectors
     add     x3, x3, :lo12:__stub_vectors
     msr     vbar_el2, x3
