@@ -9,7 +9,7 @@
 use crate::access::{read, write};
 use crate::guest::{self, VSESR_UNKNOWN, forget, has_ras};
 use crate::nvhe::{CPTR_HOST, EL1PCTEN, allow_guest_fp, switch};
-use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, TCR_EPD, Together, Vectors};
+use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, SCTLR_M, TCR_EPD, Together, Vectors};
 use arch::mitigation::Entry;
 use cpuid::errata::STAGE2_FOR_STAGE1;
 use regime::HostRegime;
@@ -103,11 +103,10 @@ impl Together for E2h0 {
 /// other. VTTBR and VTCR describe tables that live until [`put`].
 pub unsafe fn load(context: &GuestContext, vtcr_el2: u64) {
     // SAFETY: see above; none of this acts on EL2. In the order of the errata in
-    // `cpuid::errata`, which costs CPUs without them little here: walks
-    // are off since `put` or reset, and come on last.
+    // `cpuid::errata`, which costs CPUs without them little here: walks are off
+    // and stage 1 is on since `put` or reset, and what the guest has comes last.
     unsafe {
-        write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
-        arch::barrier::isb();
+        stop_walks(read!("tcr_el1"), read!("sctlr_el1"));
         write!("vtcr_el2", vtcr_el2);
         write!("vttbr_el2", context.vttbr_el2);
         write!("vmpidr_el2", context.vmpidr_el2);
@@ -149,11 +148,25 @@ pub unsafe fn put(context: &mut GuestContext) {
             context.vdisr_el2 = read!("S3_4_C12_C1_1");
         }
         write!("mdcr_el2", read!("mdcr_el2") & !MDCR_TRAPS);
-        // No walks by what is left in EL1's registers.
-        write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
-        arch::barrier::isb();
+        // Nothing is translated by what is left in EL1's registers.
+        stop_walks(read!("tcr_el1"), read!("sctlr_el1"));
         write!("hcr_el2", HCR_HOST);
         write!("vttbr_el2", 0u64);
+        arch::barrier::isb();
+    }
+}
+
+/// No walks in EL1's regime, and no stage 1 that is off, which needs none.
+///
+/// # Safety
+/// `tcr` and `sctlr` are what TCR_EL1 and SCTLR_EL1 hold; no guest runs until
+/// they have a guest's values again.
+unsafe fn stop_walks(tcr: u64, sctlr: u64) {
+    // SAFETY: EL1's registers mean nothing to the host at EL2 with E2H=0.
+    unsafe {
+        write!("tcr_el1", tcr | TCR_EPD);
+        arch::barrier::isb();
+        write!("sctlr_el1", sctlr | SCTLR_M);
         arch::barrier::isb();
     }
 }
@@ -165,17 +178,18 @@ pub unsafe fn put(context: &mut GuestContext) {
 /// Interrupts are masked; `vttbr_el2` names the guest's VMID, and `restore` is
 /// what VTTBR_EL2 holds now.
 pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, last_level: bool) {
-    // SAFETY: forgetting translations is always sound. No walk of EL1's regime
-    // happens under the wrong VMID: they are off.
+    // SAFETY: forgetting translations is always sound. Nothing is translated in
+    // EL1's regime under the wrong VMID: see `stop_walks`.
     unsafe {
-        let tcr = read!("tcr_el1");
+        let (tcr, sctlr) = (read!("tcr_el1"), read!("sctlr_el1"));
         arch::barrier::dsb_ishst();
-        write!("tcr_el1", tcr | TCR_EPD);
-        arch::barrier::isb();
+        stop_walks(tcr, sctlr);
         write!("vttbr_el2", vttbr_el2);
         arch::barrier::isb();
         forget(start, len, last_level);
         write!("vttbr_el2", restore);
+        arch::barrier::isb();
+        write!("sctlr_el1", sctlr);
         arch::barrier::isb();
         write!("tcr_el1", tcr);
         arch::barrier::isb();
