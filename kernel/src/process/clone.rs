@@ -195,7 +195,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
         threads.make_room(1)?;
         threads.push(task.clone());
     }
-    table::add_thread(tid, &task);
+    table::add_thread(&task);
     sched::start(&task);
     drop(task);
     if let Some(vfork) = vfork {

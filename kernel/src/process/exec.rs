@@ -362,11 +362,8 @@ fn become_only_thread(task: &Arc<Task>, thread: &Thread) -> Result<(), Failure> 
         Err(Ended::Errno(errno)) => return Err(errno.into()),
         Err(_) => return Err(Failure::Restart(Restart::Always)),
     }
-    let tid = thread.tid();
-    if tid != process.pid {
-        table::remove_thread(tid);
-        thread.tid.store(process.pid, Relaxed);
-        table::add_thread(process.pid, task);
+    if thread.tid() != process.pid {
+        table::take_process_id(thread, task);
     }
     Ok(())
 }
@@ -436,7 +433,7 @@ pub fn start_init(
     task.thread.call_once(|| thread);
     process.threads.lock().push(task.clone());
     table::add_process(&process, 0, Signal::SIGCHLD.number())?;
-    table::add_thread(pid, &task);
+    table::add_thread(&task);
     sched::start(&task);
     Ok(())
 }

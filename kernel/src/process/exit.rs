@@ -52,13 +52,12 @@ fn leave() {
     let task = sched::current();
     let Some(thread) = task.thread.get() else { return };
     let process = thread.process.clone();
-    let tid = thread.tid();
     syscall::futex::thread_exits(thread);
     clone::release_parent(thread);
 
     // Once this thread isn't counted, another that calls execve() may take its
     // ID, and free the page table.
-    table::remove_thread(tid);
+    table::remove_thread(thread);
     space::activate(None);
     cputime::leave_kernel(&task);
     let time = CpuTime::of(&task);

@@ -146,6 +146,8 @@ pub struct Thread {
     comm: Lock<[u8; 16]>,
     /// FAR_EL1 and ESR_EL1 of its last fault.
     fault: Lock<(u64, u64)>,
+    /// It has left the table of threads, or won't come there. Under its lock.
+    is_over: AtomicBool,
     /// A parent in vfork() that waits for it.
     vfork: Lock<Option<Arc<clone::Vfork>>>,
     started: Nanos,
@@ -304,6 +306,7 @@ impl Thread {
             robust_list: AtomicU64::new(0),
             comm: Lock::new(LEAF, comm),
             fault: Lock::new(LEAF, (0, 0)),
+            is_over: AtomicBool::new(false),
             vfork: Lock::new(LEAF, None),
             started: time::now(),
         }

@@ -1,13 +1,14 @@
 //! Who there is: process and thread IDs, parents and children, process groups
 //! and sessions, and what wait() has not collected yet.
 
-use super::Process;
+use super::{Process, Thread};
 use super::cputime::CpuTime;
 use crate::task::Task;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::{Errno, IdSet, Lock, Result, rank, room};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// /proc/sys/kernel/pid_max
 pub const PID_MAX: u32 = 32768;
@@ -184,14 +185,34 @@ pub fn ask_for_thread() -> Result<()> {
     with(|table| room::room_in(&table.threads))
 }
 
-/// Enters a thread, which can't be refused any more.
-pub fn add_thread(tid: u32, task: &Arc<Task>) {
-    with(|table| table.threads.insert(tid, task.clone()));
+/// Enters a thread, which can't be refused any more. A signal may have let it run
+/// as soon as its process had it: it may be over already.
+pub fn add_thread(task: &Arc<Task>) {
+    with(|table| {
+        if let Some(thread) = task.thread.get().filter(|thread| !thread.is_over.load(Relaxed)) {
+            table.threads.insert(thread.tid(), task.clone());
+        }
+    });
+}
+
+/// A thread that called execve() takes the ID of its process.
+pub fn take_process_id(thread: &Thread, task: &Arc<Task>) {
+    let pid = thread.process.pid;
+    let removed = with(|table| {
+        let removed = table.threads.remove(&thread.tid());
+        thread.tid.store(pid, Relaxed);
+        table.threads.insert(pid, task.clone());
+        removed
+    });
+    drop(removed);
 }
 
 /// A thread is over.
-pub fn remove_thread(tid: u32) {
-    let removed = with(|table| table.threads.remove(&tid));
+pub fn remove_thread(thread: &Thread) {
+    let removed = with(|table| {
+        thread.is_over.store(true, Relaxed);
+        table.threads.remove(&thread.tid())
+    });
     drop(removed);
 }
 

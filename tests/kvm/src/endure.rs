@@ -9,7 +9,7 @@ use kvm_ioctls::VcpuExit;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-cases!("endure"; created, killed, stopped, signalled, starved);
+cases!("endure"; created, killed, killed_while_it_clones, stopped, signalled, starved);
 
 /// Where the page lies that a child's guest shares with us.
 const SHARED: u64 = 0x5000_0000;
@@ -159,6 +159,20 @@ fn killed() -> Outcome {
         // Most while things are half made.
         let limit = if round % 4 == 0 { 120_000 } else { 15_000 };
         std::thread::sleep(Duration::from_micros(random(round) % limit));
+        kill(pid)
+    })
+}
+
+/// Threads that are killed before whoever makes them is done.
+fn killed_while_it_clones() -> Outcome {
+    again(rounds() * 4, |round| {
+        let pid = fork(|| {
+            for _ in 0..10_000 {
+                std::thread::spawn(|| ms(600_000));
+            }
+            1
+        })?;
+        std::thread::sleep(Duration::from_micros(random(round) % 10_000));
         kill(pid)
     })
 }
