@@ -56,6 +56,7 @@ core::arch::global_asm!(
     CALL_INIT = const hyp_abi::Call::Init as u64,
     RESET_VECTORS = const hyp_abi::stub::RESET_VECTORS,
     SOFT_RESTART = const hyp_abi::stub::SOFT_RESTART,
+    STUB_ERROR = const hyp_abi::stub::ERROR,
     INIT_STACK = const offset_of!(Init, stack),
     INIT_VERSION = const offset_of!(Init, version),
     CPU_STUB = const offset_of!(Cpu, stub_vectors),

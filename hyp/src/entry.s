@@ -56,6 +56,9 @@ __idmap_call:
     adr     x1, __idmap_vectors
     ldr     x2, =hyp_init
     blr     x2
+    cbz     x0, 1f
+    adr     x1, __idmap_vectors         // refused: as if it had not been called
+    msr     vbar_el2, x1
 1:  eret
 2:  msr     vbar_el2, x1
     eret
@@ -152,12 +155,12 @@ __stub_call:
 3:  add     x0, x2, x1
     ldp     x1, x2, [sp], #16
     br      x0
-1:  ldp     x1, x2, [sp], #16
-    msr     vbar_el2, x1
-    mov     x0, xzr
+1:  ldp     x1, x2, [sp], #16           // SET_VECTORS: not while these are in force
+    ldr     x0, ={STUB_ERROR}
     eret
 2:  ldp     x1, x2, [sp], #16
     b       __not_a_call
+.ltorg
 
 // x0 = Failure, x1 = vector; x1, x2 are saved.
 __failed:

@@ -71,7 +71,7 @@ unsafe fn hvc(number: u64, x1: u64, x2: u64, x3: u64, x4: u64) -> u64 {
             inout("x2") x2 => _, inout("x3") x3 => _, inout("x4") x4 => _, out("x5") _,
             out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _,
             out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _,
-            out("x17") _, lateout("x30") _, options(nostack));
+            out("x17") _, out("x18") _, lateout("x30") _, options(nostack));
     }
     answer
 }

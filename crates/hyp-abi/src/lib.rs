@@ -78,7 +78,8 @@ impl Call {
 
 /// Linux's stub calls. They change x0 only.
 pub mod stub {
-    /// x1 = the physical address that VBAR_EL2 gets.
+    /// x1 = the physical address that VBAR_EL2 gets. Not while `hyp` is there: its MMU is
+    /// on ([`ERROR`]).
     pub const SET_VECTORS: u64 = 0;
     /// Turns EL2's MMU off and goes to physical x1 at EL2, with x2 to x4 as
     /// its x0 to x2.
