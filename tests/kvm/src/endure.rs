@@ -165,11 +165,18 @@ fn killed() -> Outcome {
 
 /// Threads that are killed before whoever makes them is done.
 fn killed_while_it_clones() -> Outcome {
+    const MOST: usize = 200;
+    let clone = || (0..MOST).for_each(|_| drop(std::thread::spawn(|| ms(600_000))));
+    // The tables that map the kernel's stacks stay.
+    let pid = fork(|| {
+        clone();
+        0
+    })?;
+    check_eq!(wait(pid)?, End::Exit(0));
     again(rounds() * 4, |round| {
         let pid = fork(|| {
-            for _ in 0..10_000 {
-                std::thread::spawn(|| ms(600_000));
-            }
+            clone();
+            ms(600_000);
             1
         })?;
         std::thread::sleep(Duration::from_micros(random(round) % 10_000));
