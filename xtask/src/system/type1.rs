@@ -340,7 +340,8 @@ impl Bench<'_> {
         looks.more = Node::default().child(share("borrower", &host));
         let machine = type1::machine(&args, &kernel, &[counts, looks], &self.tree())?;
         self.watched(&machine, Keyboard::Nobody, |console| {
-            console.expect("[looks] rt: there stands 5", SOON)
+            // 1, or 10 to 19: where the machine is slow, one or the other isn't seen.
+            console.expect("[looks] rt: there stands 1", SOON)
         })?;
         Ok(())
     }
