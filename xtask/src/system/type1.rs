@@ -339,10 +339,16 @@ impl Bench<'_> {
         let mut looks = Vm::bare("looks", type1::REALTIME, &look)?;
         looks.more = Node::default().child(share("borrower", &host));
         let machine = type1::machine(&args, &kernel, &[counts, looks], &self.tree())?;
-        self.watched(&machine, Keyboard::Nobody, |console| {
-            // 1, or 10 to 19: where the machine is slow, one or the other isn't seen.
-            console.expect("[looks] rt: there stands 1", SOON)
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            console.expect("All virtual machines have ended", SOON)
         })?;
+        // One writes a number each second, and the other looks; where the machine is slow,
+        // it may miss some.
+        let seen = log.lines().filter_map(|line| line.split_once("[looks] rt: there stands "));
+        let seen: Vec<u32> = seen.filter_map(|(_, number)| number.trim().parse().ok()).collect();
+        if !seen.is_sorted() || seen.last().is_none_or(|last| *last < 5) {
+            bail!("the one that looks saw {seen:?}");
+        }
         Ok(())
     }
 
