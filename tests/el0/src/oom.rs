@@ -159,20 +159,27 @@ fn end(pid: i32) -> Outcome {
     Ok(())
 }
 
+/// Touches half of what the machine has.
+fn fill_half() -> Outcome {
+    let all = room()?;
+    (0..machine()? / 2).step_by(PAGE).for_each(|at| all.set(at, 1));
+    Ok(())
+}
+
+/// A child does what needs more than is left, and gets it: `fat` goes for that.
+fn goes_for(fat: i32, needs: impl FnOnce() -> Outcome) -> Outcome {
+    let (lean, said) = child(|_| needs())?;
+    said.unmap();
+    check_eq!(wait(lean)?, End::Exit(0));
+    check_eq!(wait(fat)?, KILLED);
+    check!(log_names(fat)? && !log_names(lean)?);
+    Ok(())
+}
+
 fn fattest_goes() -> Outcome {
     whole(|| {
         let fat = hog(0, machine()? / 8 * 5)?;
-        // Needs more than is left, and gets it.
-        let (lean, said) = child(|_| {
-            let all = room()?;
-            (0..machine()? / 2).step_by(PAGE).for_each(|at| all.set(at, 1));
-            Ok(())
-        })?;
-        said.unmap();
-        check_eq!(wait(lean)?, End::Exit(0));
-        check_eq!(wait(fat)?, KILLED);
-        check!(log_names(fat)? && !log_names(lean)?);
-        Ok(())
+        goes_for(fat, fill_half)
     })
 }
 
@@ -187,11 +194,6 @@ fn chosen_takes_its_time() -> Outcome {
     let urgent = || -> Outcome {
         there()?;
         set_policy(libc::SCHED_FIFO, 10)?;
-        Ok(())
-    };
-    let fill_half = || -> Outcome {
-        let all = room()?;
-        (0..machine()? / 2).step_by(PAGE).for_each(|at| all.set(at, 1));
         Ok(())
     };
     // Another keeps the CPU that it needs.
@@ -224,15 +226,10 @@ fn chosen_takes_its_time() -> Outcome {
     // The one that wants memory is more urgent, and has the same CPU.
     whole(|| {
         let fat = hog_after(there, machine()? / 8 * 5)?;
-        let (lean, said) = child(|_| {
+        goes_for(fat, || {
             urgent()?;
             fill_half()
-        })?;
-        said.unmap();
-        check_eq!(wait(lean)?, End::Exit(0));
-        check_eq!(wait(fat)?, KILLED);
-        check!(log_names(fat)? && !log_names(lean)?);
-        Ok(())
+        })
     })
 }
 
