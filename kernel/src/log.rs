@@ -14,9 +14,9 @@ const RECORDS: usize = 4096;
 /// The longest text from user space (Linux's PRINTKRB_RECORD_MAX).
 pub const TEXT_MAX: usize = 1024;
 /// The longest record: `<level>[time] text` and a newline.
+pub const RECORD_MAX: usize = TEXT_MAX + 64;
 /// What of a record the console shows at most, in bytes.
 const SHOWN_MAX: usize = 512;
-pub const RECORD_MAX: usize = TEXT_MAX + 64;
 
 /// The last [`RING`] bytes of the log, in records; `total` bytes were ever
 /// written.

@@ -224,10 +224,9 @@ fn send_to(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) ->
         }
         drop(shared);
         match alerted {
-            _ if continued => threads.iter().for_each(alert),
-            Alerted::All => threads.iter().for_each(alert),
-            Alerted::One(task) => alert(task),
-            Alerted::Nobody => {}
+            Alerted::One(task) if !continued => alert(task),
+            Alerted::Nobody if !continued => {}
+            _ => threads.iter().for_each(alert),
         }
     }
     if continued {

@@ -119,9 +119,11 @@ impl Buffer {
         Ok(Buffer { short: [0; SHORT], long, len })
     }
 
-    /// A short one while memory is low: for what may as well go in small pieces.
-    fn small_if_need_be(len: u64) -> Result<Buffer> {
-        Buffer::new(if room::is_low() { len.min(SHORT as u64) } else { len })
+    /// For so much of `file`: a short one while memory is low, unless it is a stream,
+    /// in which records must stay whole.
+    fn of(file: &OpenFile, len: u64) -> Result<Buffer> {
+        let in_pieces = room::is_low() && file.file().position() != Position::Stream;
+        Buffer::new(if in_pieces { len.min(SHORT as u64) } else { len })
     }
 
     fn len(&self) -> usize {
@@ -231,9 +233,7 @@ fn read(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
         // Even an empty read says whether it could be.
         return file.read(&caller, &mut []).map(|n| n as i64).map_err(Into::into);
     }
-    // What comes from streams may come in records.
-    let mut chunk =
-        if is_stream { Buffer::new(to.left)? } else { Buffer::small_if_need_be(to.left)? };
+    let mut chunk = Buffer::of(&file, to.left)?;
     let mut done = 0u64;
     while to.left > 0 {
         let mut want = chunk.len().min(usize::try_from(to.left).unwrap_or(CHUNK));
@@ -304,9 +304,7 @@ fn write(fd: u64, iov: &[(u64, u64)], at: Option<i64>) -> SysResult {
     }
     // An eventfd takes one number at a time.
     let one_by_one = file.downcast::<vfs::eventfd::EventFd>().is_some();
-    let is_stream = file.file().position() == Position::Stream;
-    let mut chunk =
-        if is_stream { Buffer::new(from.left)? } else { Buffer::small_if_need_be(from.left)? };
+    let mut chunk = Buffer::of(&file, from.left)?;
     let mut done = 0u64;
     while from.left > 0 {
         let mut want = chunk.len().min(usize::try_from(from.left).unwrap_or(CHUNK));
