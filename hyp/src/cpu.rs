@@ -5,6 +5,7 @@ use core::cell::UnsafeCell;
 use core::mem::{MaybeUninit, offset_of};
 use hyp_abi::{Failure, INVALID, Init, MAX_CPUS, MAX_RAM, Range, Run, SUCCESS, VERSION, layout};
 use psci::Policy;
+use vcpu_context::GuestContext;
 use world_switch::nvhe::HostState;
 
 /// One CPU's data; TPIDR_EL2 points to it.
@@ -30,6 +31,8 @@ pub struct Cpu {
     pub in_guest: bool,
     /// The host's registers while it is.
     pub host: HostState,
+    /// The context that ran last, as [`Run`] names it, and here.
+    pub context: Option<(u64, *mut GuestContext)>,
     /// List registers and active-priority registers there are.
     pub gic: crate::gic::Shape,
     /// What the guest's firmware calls may ask for, as of `generation`.
@@ -105,6 +108,7 @@ extern "C" fn hyp_init(init: u64, idmap: u64) -> u64 {
         failed: false,
         in_guest: false,
         host: HostState::new(__hyp_vectors as *const () as u64, entry),
+        context: None,
         gic: crate::gic::Shape::of_this_cpu(init.gicv3 != 0),
         policy: Policy::new(),
         generation: 0,

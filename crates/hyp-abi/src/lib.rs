@@ -24,7 +24,7 @@ pub use ram::{MAX_RAM, Range, ram_at};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Of everything here. Both sides compare.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// SMCCC's answer to a function that isn't there.
 pub const NOT_SUPPORTED: u64 = -1i64 as u64;
@@ -44,7 +44,11 @@ pub enum Call {
     Version = 0xc600_0001,
     /// Answers ICH_VTR_EL2, or 0 without a GICv3.
     GicType = 0xc600_0002,
-    /// Enters the vCPU that this CPU's [`Run`] names; answers an [`exit`].
+    /// Enters the vCPU that this CPU's [`Run`] names; answers an [`exit`]. Leaves a guest's
+    /// values in ELR_EL1, SPSR_EL1, ESR_EL1, FAR_EL1, AFSR0_EL1, AFSR1_EL1, PAR_EL1 and
+    /// CSSELR_EL1. What the host sets at boot, if at all (VBAR_EL1, MAIR_EL1, AMAIR_EL1,
+    /// TTBR1_EL1, TCR_EL1, SCTLR_EL1, CONTEXTIDR_EL1, CNTKCTL_EL1, TPIDRRO_EL0), comes
+    /// back as it was at [`Call::Init`].
     Run = 0xc600_0003,
     /// The vCPU leaves this CPU: what is still in registers goes to [`Run`].
     Put = 0xc600_0004,

@@ -2,7 +2,7 @@
 //!
 //! Three drivers over the same parts: [`vhe`], where the kernel is the hypervisor
 //! and only what must be is switched; [`nvhe`], for the program `hyp` at EL2,
-//! where host and guest share EL1 and all of it is; [`e2h0`], where the kernel is
+//! where host and guest share EL1, so that a guest's all is; [`e2h0`], where the kernel is
 //! at EL2 without VHE, and EL1 is the guests' alone. All take the EL1 registers
 //! from one list (`vcpu_context::el1_registers`), enter and leave by one text
 //! (`guest.s`), and reach the GIC by [`gic`].

@@ -1,4 +1,5 @@
-//! At E2H=0, in `hyp`: host and guest share EL1, so that all of it is switched.
+//! At E2H=0, in `hyp`: host and guest share EL1, so that a guest's is switched, and what the
+//! host has in it ([`Kept`]).
 //!
 //! While the host runs, memory is the truth of a vCPU's registers, but for:
 //!
@@ -63,6 +64,7 @@ pub(crate) const EL1PCTEN: u64 = 1;
 /// The host's registers while a guest runs.
 #[derive(Debug)]
 pub struct HostState {
+    /// What [`Kept`] says.
     el1: [u64; vcpu_context::EL1_COUNT],
     sp_el0: u64,
     mdcr_el2: u64,
@@ -98,19 +100,22 @@ macro_rules! el1_write {
 
 macro_rules! define_el1_switch {
     ($(($variant:ident, $nvhe:literal, $vhe:literal, $encoding:tt),)+) => {
-        /// EL1's registers to memory.
+        /// EL1's registers to memory, those that are `wanted`.
         #[inline(always)]
-        unsafe fn save_el1(to: &mut [u64; vcpu_context::EL1_COUNT]) {
+        unsafe fn save_el1(to: &mut [u64; vcpu_context::EL1_COUNT], wanted: fn(El1) -> bool) {
+            let [$($variant),+] = *to;
             // SAFETY: reads.
-            unsafe { *to = [$(el1_read!($nvhe)),+]; }
+            unsafe {
+                *to = [$(if wanted(El1::$variant) { el1_read!($nvhe) } else { $variant }),+];
+            }
         }
 
-        /// EL1's registers from memory, but for those that `skip` names.
+        /// EL1's registers from memory, those that are `wanted`.
         #[inline(always)]
-        unsafe fn load_el1(from: &[u64; vcpu_context::EL1_COUNT], skip: fn(El1) -> bool) {
+        unsafe fn load_el1(from: &[u64; vcpu_context::EL1_COUNT], wanted: fn(El1) -> bool) {
             let [$($variant),+] = *from;
             $(
-                if !skip(El1::$variant) {
+                if wanted(El1::$variant) {
                     // SAFETY: EL1's registers don't affect EL2 at E2H=0.
                     unsafe { el1_write!($nvhe, $variant) };
                 }
@@ -121,36 +126,94 @@ macro_rules! define_el1_switch {
 
 #[allow(non_snake_case, reason = "the Arm ARM's names")]
 pub(crate) mod switch {
-    use super::{El1, asm};
+    use super::{El1, Kept, asm};
     vcpu_context::el1_registers!(define_el1_switch);
 
-    /// Where the order of changes matters: SCTLR and TCR are left for last.
+    /// Where the order of changes matters, these are left for last.
+    const fn translates(register: El1) -> bool {
+        matches!(register, El1::SCTLR_EL1 | El1::TCR_EL1)
+    }
+
+    /// A guest's.
     #[inline(always)]
     pub unsafe fn load(from: &[u64; vcpu_context::EL1_COUNT], translation_last: bool) {
         // SAFETY: the caller's promise.
         unsafe {
             if translation_last {
-                load_el1(from, |register| matches!(register, El1::SCTLR_EL1 | El1::TCR_EL1));
+                load_el1(from, |register| !translates(register));
             } else {
-                load_el1(from, |_| false);
+                load_el1(from, |_| true);
             }
         }
     }
 
     pub unsafe fn save(to: &mut [u64; vcpu_context::EL1_COUNT]) {
         // SAFETY: the caller's promise.
-        unsafe { save_el1(to) }
+        unsafe { save_el1(to, |_| true) }
+    }
+
+    /// The host's.
+    #[inline(always)]
+    pub unsafe fn load_host(from: &[u64; vcpu_context::EL1_COUNT], translation_last: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if translation_last {
+                load_el1(from, |register| !translates(register) && Kept::of(register) != Kept::Not);
+            } else {
+                load_el1(from, |register| Kept::of(register) != Kept::Not);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn save_host(to: &mut [u64; vcpu_context::EL1_COUNT]) {
+        // SAFETY: the caller's promise.
+        unsafe { save_el1(to, |register| Kept::of(register) == Kept::Each) }
+    }
+}
+
+/// What the host at EL1 finds in a register after a guest ran (`hyp_abi::Call::Run`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// What the guest had there. The host calls with interrupts masked, and with nothing
+    /// in these: it uses none of them before it, or an exception, has set it anew.
+    Not,
+    /// What it was when the host entered `hyp` on this CPU: boot had set it, if anybody,
+    /// and nobody does afterwards.
+    SinceInit,
+    /// What it was before.
+    Each,
+}
+
+impl Kept {
+    const fn of(register: El1) -> Kept {
+        match register {
+            El1::ELR_EL1 | El1::SPSR_EL1 | El1::ESR_EL1 | El1::FAR_EL1 => Kept::Not,
+            El1::AFSR0_EL1 | El1::AFSR1_EL1 | El1::PAR_EL1 | El1::CSSELR_EL1 => Kept::Not,
+            El1::VBAR_EL1 | El1::CONTEXTIDR_EL1 | El1::CNTKCTL_EL1 => Kept::SinceInit,
+            // EL0 could read what a guest had there.
+            El1::TPIDRRO_EL0 => Kept::SinceInit,
+            El1::MAIR_EL1 | El1::AMAIR_EL1 | El1::TTBR1_EL1 => Kept::SinceInit,
+            El1::TCR_EL1 | El1::SCTLR_EL1 => Kept::SinceInit,
+            El1::SP_EL1 | El1::TPIDR_EL1 | El1::TPIDR_EL0 => Kept::Each,
+            El1::CPACR_EL1 | El1::TTBR0_EL1 => Kept::Each,
+        }
     }
 }
 
 impl HostState {
     /// For this CPU, whose vectors for the host are at `vbar_el2`; exits from
-    /// guests begin with `entry`.
+    /// guests begin with `entry`. At EL2; the host's world is live, and EL1 as boot
+    /// leaves it.
     pub fn new(vbar_el2: u64, entry: Entry) -> HostState {
+        let mut el1 = [0; vcpu_context::EL1_COUNT];
         // SAFETY: reads.
-        let (midr, mdcr_el2) = unsafe { (read!("midr_el1"), read!("mdcr_el2")) };
+        let (midr, mdcr_el2) = unsafe {
+            switch::save(&mut el1);
+            (read!("midr_el1"), read!("mdcr_el2"))
+        };
         HostState {
-            el1: [0; vcpu_context::EL1_COUNT],
+            el1,
             sp_el0: 0,
             mdcr_el2,
             speculative_at: cpuid::errata::speculative_at(midr).is_some(),
@@ -179,7 +242,7 @@ impl HostState {
     pub unsafe fn enter(&mut self, context: &GuestContext, vtcr_el2: u64, fp: bool) {
         // SAFETY: see above.
         unsafe {
-            switch::save(&mut self.el1);
+            switch::save_host(&mut self.el1);
             self.sp_el0 = read!("sp_el0");
             if self.speculative_at {
                 write!("tcr_el1", read!("tcr_el1") | TCR_EPD);
@@ -261,7 +324,7 @@ impl HostState {
                 write!("sctlr_el1", read!("sctlr_el1") | SCTLR_M);
                 arch::barrier::isb();
             }
-            switch::load(&self.el1, self.speculative_at);
+            switch::load_host(&self.el1, self.speculative_at);
             write!("sp_el0", self.sp_el0);
             write!("cptr_el2", CPTR_HOST);
             write!("mdcr_el2", self.mdcr_el2);
