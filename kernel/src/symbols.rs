@@ -8,7 +8,7 @@
 use core::fmt;
 
 /// Room for the table, in 8-byte words.
-const WORDS: usize = 24 << 10;
+const WORDS: usize = 25 << 10;
 
 #[repr(C, align(8))]
 struct Table([u32; WORDS * 2]);
