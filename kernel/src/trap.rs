@@ -16,6 +16,8 @@ pub fn init() {
     // SAFETY: the vectors of arch::trap, which call the functions below.
     unsafe { arch::host::set_vbar(vectors) };
     arch::sysreg::reset_debug();
+    // 64-bit programs read 0, as on Linux. From here on it stays that.
+    arch::sysreg::set_tpidrro_el0(0);
     arch::timer::allow_el0();
     arch::barrier::isb();
 }
@@ -59,6 +61,9 @@ fn can_be_mended(esr: u64) -> bool {
     matches!(esr >> 2 & 15, 1..=3)
 }
 
+/// ESR.FnV of an abort that isn't a translation's: FAR is UNKNOWN (Arm ARM D24.2.40).
+const FAR_NOT_VALID: u64 = 1 << 10;
+
 /// The alignment fault's status code.
 const ALIGNMENT_FAULT: u64 = 0b10_0001;
 
@@ -88,8 +93,14 @@ extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
                 _ => FaultKind::IllegalInstruction,
             };
             let address = match class {
-                ec::DABORT_LOWER | ec::IABORT_LOWER | ec::PC_ALIGNMENT => far,
+                ec::DABORT_LOWER | ec::IABORT_LOWER if esr & FAR_NOT_VALID == 0 => far,
+                ec::PC_ALIGNMENT => far,
                 _ => frame.pc,
+            };
+            // Otherwise what it holds is somebody else's, perhaps a guest's.
+            let far = match class {
+                ec::DABORT_LOWER | ec::IABORT_LOWER if esr & FAR_NOT_VALID == 0 => far,
+                _ => 0,
             };
             process::raise(frame, &Fault { kind, address }, esr, far);
         }

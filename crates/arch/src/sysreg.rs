@@ -85,7 +85,8 @@ pub fn set_tpidr_el0(value: u64) {
     unsafe { asm!("msr tpidr_el0, {}", in(reg) value, options(nomem, nostack, preserves_flags)) }
 }
 
-/// Sets EL0's read-only thread pointer, which only EL0's code reads.
+/// Sets EL0's read-only thread pointer, which only EL0's code reads. At boot: `hyp`
+/// gives back what was there when it was entered.
 #[inline(always)]
 pub fn set_tpidrro_el0(value: u64) {
     // SAFETY: as for `set_tpidr_el0`.

@@ -1,18 +1,20 @@
 //! KVM_RUN: exits, interruption, eventfds, and sudden ends.
 
 use crate::vm::{
-    MAIL, NOWHERE, RAM, Vm, core_reg, counters, disr, e, get, load_loop, mmio, notify, spin, walk,
+    MAIL, NOWHERE, RAM, Vm, core_reg, counters, disr, e, get, load_loop, mmio, notify, spin,
+    threads, walk,
 };
-use el0_tests::util::{BLOCK, ms, until};
+use el0_tests::util::{BLOCK, handle, ms, until};
 use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuExit};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use vmm_sys_util::eventfd::EventFd;
 
 cases!("kvm_run";
     mmio_exits, signal_interrupts, signal_wakes_wfi_or_spin, immediate_exit, immediate_exit_completes,
     ioeventfd, ioeventfd_datamatch, ioeventfd_width, many_vcpus, registers_after_exit,
-    registers_are_not_shared, counters_are_offset, killed_in_run, killed_at_random, exits_by_itself, many_machines,
+    registers_are_not_shared, el0_sees_no_guests_registers, counters_are_offset, killed_in_run, killed_at_random, exits_by_itself, many_machines,
 );
 
 fn mmio_exits() -> Outcome {
@@ -201,6 +203,52 @@ fn next_store(v: &mut kvm_ioctls::VcpuFd) -> Result<u64, el0_tests::Fail> {
         }
         other => Err(el0_tests::Fail::new(format!("{other:?}"))),
     }
+}
+
+/// TPIDRRO_EL0, which programs read and the kernel alone writes.
+fn read_only_thread_register() -> u64 {
+    let value;
+    // SAFETY: a read.
+    unsafe { core::arch::asm!("mrs {}, tpidrro_el0", out(reg) value) };
+    value
+}
+
+/// The fault address that the handler of an undefined instruction is told.
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn undefined(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel's.
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    TOLD.store(context.uc_mcontext.fault_address, SeqCst);
+    context.uc_mcontext.pc += 4;
+}
+
+fn nothing_of_the_guests_to_see() -> bool {
+    TOLD.store(1, SeqCst);
+    // SAFETY: the handler steps over it.
+    unsafe { core::arch::asm!("udf #0") };
+    read_only_thread_register() == 0 && TOLD.load(SeqCst) == 0
+}
+
+fn el0_sees_no_guests_registers() -> Outcome {
+    let cpu_0 = 1u64;
+    sys!(libc::SYS_sched_setaffinity, 0, 8, &raw const cpu_0)?;
+    handle(libc::SIGILL, undefined, 0, &[])?;
+    let vm = Vm::new(BLOCK)?;
+    let mut a = vm.vcpu(0, threads(), [NOWHERE, MAIL, 0xdead_0000])?;
+    let mut b = vm.vcpu(1, threads(), [NOWHERE, MAIL, 0xbeef_0000])?;
+    for i in 0..20 {
+        for (v, base) in [(&mut a, 0xdead_0000), (&mut b, 0xbeef_0000)] {
+            check_eq!(next_store(v)?, base + i);
+            check!(nothing_of_the_guests_to_see());
+            // Another process has the CPU, which is the only one.
+            let child = fork(|| i32::from(!nothing_of_the_guests_to_see()))?;
+            check_eq!(wait(child)?, End::Exit(0));
+            // What the guest had is there.
+            check_eq!(next_store(v)?, 0);
+        }
+    }
+    Ok(())
 }
 
 fn registers_are_not_shared() -> Outcome {

@@ -179,6 +179,27 @@ guest_icc:
     dmb     sy
     str     x5, [x2, #8]
     b       .
+    // Has x3 in registers that EL0 might see; stores it to x1, then what differs.
+guest_threads:
+    msr     tpidr_el0, x3
+    msr     tpidrro_el0, x3
+    msr     tpidr_el1, x3
+    msr     far_el1, x3
+    str     x3, [x1]
+    mrs     x4, tpidr_el0
+    mrs     x5, tpidrro_el0
+    mrs     x6, tpidr_el1
+    mrs     x7, far_el1
+    eor     x4, x4, x3
+    eor     x5, x5, x3
+    eor     x6, x6, x3
+    eor     x7, x7, x3
+    orr     x4, x4, x5
+    orr     x6, x6, x7
+    orr     x4, x4, x6
+    str     x4, [x1]
+    add     x3, x3, #1
+    b       guest_threads
 guest_skip:
     mrs     x5, elr_el1
     add     x5, x5, #4
@@ -225,6 +246,8 @@ program! {
     flags, guest_flags;
     /// Tries the registers of a GICv3.
     icc, guest_icc;
+    /// Keeps a growing number in registers that EL0 might see.
+    threads, guest_threads;
     /// Counts an exception in x4 and goes on behind what caused it.
     skip, guest_skip;
 }
