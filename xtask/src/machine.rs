@@ -41,7 +41,10 @@ impl Machine {
 
     /// Makes QEMU write the device tree of this machine, and end.
     pub fn dump_tree(&self, file: &Path) -> Command {
-        self.bare(&format!(",dumpdtb={}", file.display()))
+        let mut command = self.bare(&format!(",dumpdtb={}", file.display()));
+        // A seed for random numbers, for one.
+        command.args(&self.extra);
+        command
     }
 
     /// CPUs, memory and console.

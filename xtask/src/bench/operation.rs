@@ -140,7 +140,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "guest_boot_ratio",
         from: "the same, in instructions of guest and host",
-        to: "the same, by those of the same kernel and initramfs on the machine itself",
+        to: "the end of the kernel's self-tests, by those of the same kernel and initramfs on the machine itself",
         unit: Unit::Thousandths,
     },
     Operation {
