@@ -3,8 +3,9 @@
 use super::operation::Unit;
 use super::record::{Kernel, Record};
 use super::{operation, table};
-use crate::{paths, proc};
-use anyhow::{Context, Result};
+use crate::paths;
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 
 const BEGIN: &str = "<!-- ./x bench --docs writes from here -->\n";
 const END: &str = "<!-- to here -->\n";
@@ -19,18 +20,18 @@ const ROWS: [(&str, &str); 7] = [
     ("boot_host", "boot to /init"),
 ];
 
-/// Writes it into the README, if all of it was measured: Linux, Hypha and Xen.
-pub fn write(records: &[Record]) -> Result<()> {
+/// The README with these lines in it. All must have been measured: Linux, Hypha and Xen.
+pub fn readme(records: &[Record]) -> Result<(PathBuf, String)> {
     let columns = table::columns(records, "max");
     for kernel in [Kernel::Linux, Kernel::Hypha, Kernel::Xen] {
         if !columns.iter().any(|(known, _)| *known == kernel) {
-            return Ok(());
+            bail!("{} was not measured, and the README's table has it", kernel.name());
         }
     }
     let file = paths::root().join("README.md");
     let text = std::fs::read_to_string(&file)?;
     let text = replace(&text, &table(records)).context("README.md has no place for the table")?;
-    proc::write_whole(&file, text.as_bytes())
+    Ok((file, text))
 }
 
 fn replace(text: &str, table: &str) -> Option<String> {
@@ -95,7 +96,10 @@ mod tests {
         assert!(table.contains("| timer, due to taken | 2,683 |  |\n"), "{table}");
         let text = format!("a\n{BEGIN}old\n{END}b\n");
         assert_eq!(replace(&text, "new\n").unwrap(), format!("a\n{BEGIN}new\n{END}b\n"));
-        let readme = std::fs::read_to_string(paths::root().join("README.md")).unwrap();
-        assert!(replace(&readme, "").is_some());
+        let hypha = record("timer", Kernel::Hypha, "vhe", 490);
+        // Without Hypha the table would be a fragment.
+        assert!(readme(&records).unwrap_err().to_string().contains("hypha"));
+        let (_, text) = readme(&[&records[..], &[hypha]].concat()).unwrap();
+        assert!(text.contains("| timer, due to taken | 2,683 | 490 |  |\n"));
     }
 }

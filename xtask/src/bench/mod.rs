@@ -42,10 +42,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the tables to docs/bench-results.md, docs/bench-chart.svg, docs/trace and the README's
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["kernel", "mode", "op"])]
     docs: bool,
     /// Write Hypha's counts to xtask/bench-counts.txt, which `./x test bench` compares with
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["kernel", "mode", "cpu", "op", "json", "docs"])]
     update: bool,
 }
 
@@ -90,17 +90,21 @@ pub fn run(args: &Args) -> Result<()> {
         runs.push((subject, measured));
     }
     let records: Vec<_> = runs.iter().flat_map(|(_, records)| records).cloned().collect();
+    if records.is_empty() {
+        bail!("nothing was measured: no kernel, mode and operation fits");
+    }
     let text: String = args.cpu.iter().map(|cpu| tables(&records, cpu)).collect();
     println!("{text}");
-    if args.docs {
-        docs(&args.cpu, runs, &records)?;
-    }
     if let Some(file) = &args.json {
         record::write(file, &records)?;
         ui::note(format!("{} records in {}", records.len(), file.display()));
     }
-    if records.is_empty() {
-        bail!("nothing was measured: no kernel, mode and operation fits");
+    if args.docs {
+        // All of them are made before the first is written.
+        for (file, text) in docs(&args.cpu, runs, &records, &versions()?)? {
+            proc::write_whole(&file, text.as_bytes())?;
+            ui::note(file.display().to_string());
+        }
     }
     Ok(())
 }
@@ -121,38 +125,50 @@ fn tables(records: &[Record], cpu: &str) -> String {
     text
 }
 
-/// The results of each CPU model in a file of its own; of `max` the chart, the ladders
-/// and the README's lines as well.
-fn docs(cpus: &[String], runs: Vec<(Subject, Vec<Record>)>, records: &[Record]) -> Result<()> {
+/// What `--docs` writes, and where to: the results of each CPU model in a file of its own;
+/// of `max` the chart, the ladders and the README's lines as well.
+fn docs(
+    cpus: &[String],
+    runs: Vec<(Subject, Vec<Record>)>,
+    records: &[Record],
+    versions: &str,
+) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
     for cpu in cpus {
         let max = cpu == "max";
         let name = if max { String::new() } else { format!("-{cpu}") };
         let chart =
             if max { "![All operations, by kernel and mode](bench-chart.svg)\n\n" } else { "" };
-        let text = format!("{}{chart}{}\n", results_head(cpu)?, tables(records, cpu).trim_end());
-        let file = paths::root().join(format!("docs/bench-results{name}.md"));
-        proc::write_whole(&file, text.as_bytes())?;
+        let tables = tables(records, cpu);
+        let text = format!("{}{chart}{}\n", results_head(cpu, versions), tables.trim_end());
+        files.push((paths::root().join(format!("docs/bench-results{name}.md")), text));
     }
     let runs: Vec<_> = runs.into_iter().filter(|(subject, _)| subject.cpu == "max").collect();
     if runs.is_empty() {
-        return Ok(());
+        return Ok(files);
     }
-    let chart = chart::draw(records, "max");
-    proc::write_whole(&paths::root().join("docs/bench-chart.svg"), chart.as_bytes())?;
-    headline::write(records)?;
+    files.push((paths::root().join("docs/bench-chart.svg"), chart::draw(records, "max")));
+    files.push(headline::readme(records)?);
     for op in DRAWN {
-        trace::write(op, &runs, Path::new("docs/trace"))?;
+        files.push(trace::drawing(op, &runs, Path::new("docs/trace"))?);
     }
-    Ok(())
+    Ok(files)
 }
 
-fn results_head(cpu: &str) -> Result<String> {
-    let version = crate::qemu::check()?;
-    let version = version.split_whitespace().next().unwrap_or_default();
-    Ok(format!(
+fn results_head(cpu: &str, versions: &str) -> String {
+    format!(
         "# Results of `./x bench`, {cpu}\n\n\
-         Written by `./x bench --docs`; what each line counts is in [bench.md](bench.md). QEMU {version}, \
-         rustc {},\nDebian's Linux {} and Xen {}.\n\n",
+         Written by `./x bench --docs`, all of it; what each line counts is in [bench.md](bench.md).\n\
+         {versions}.\n\n"
+    )
+}
+
+/// Of all that takes part.
+fn versions() -> Result<String> {
+    let qemu = crate::qemu::check()?;
+    let qemu = qemu.split_whitespace().next().unwrap_or_default();
+    Ok(format!(
+        "QEMU {qemu}, rustc {}, Debian's Linux {} and Xen {}",
         gate::compiler()?,
         debian::kernel_version()?,
         debian::xen_version()?
@@ -173,4 +189,58 @@ fn subjects(cpus: &[String], kernels: &[Kernel], modes: &[Mode]) -> Vec<Subject>
         }
     }
     subjects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn accepted(words: &str) -> bool {
+        Command::try_parse_from(format!("bench {words}").split_whitespace()).is_ok()
+    }
+
+    #[test]
+    fn documents_are_of_whole_runs() {
+        for words in ["--docs", "--docs --cpu neoverse-n1", "--docs --cpu max,neoverse-n1"] {
+            assert!(accepted(words), "{words}");
+        }
+        assert!(accepted("--docs --json x") && accepted("--update"));
+        for words in ["--op eoi", "--kernel hypha", "--mode vhe"] {
+            assert!(accepted(words), "{words}");
+            assert!(!accepted(&format!("--docs {words}")), "{words}");
+            assert!(!accepted(&format!("--update {words}")), "{words}");
+        }
+        for words in ["--cpu max", "--json x", "--docs"] {
+            assert!(!accepted(&format!("--update {words}")), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_whole_run_has_xen() {
+        let subjects = subjects(&["max".into()], &[], &[]);
+        let has = |kernel| subjects.iter().any(|subject| subject.kernel == kernel);
+        assert!(has(Kernel::Xen) && has(Kernel::Linux) && has(Kernel::Hypha));
+    }
+
+    #[test]
+    fn only_max_has_chart_ladders_and_headline() {
+        let run = |cpu: &str| {
+            let subject = Subject { kernel: Kernel::Hypha, mode: Mode::Vhe, cpu: cpu.into() };
+            (subject, vec![Record::new("eoi", Kernel::Hypha, "vhe", cpu, 6)])
+        };
+        let docs = |cpu: &str| docs(&[cpu.into()], vec![run(cpu)], &run(cpu).1, "QEMU 10");
+        let files = docs("neoverse-n1").unwrap();
+        assert_eq!(files.len(), 1);
+        assert!(files[0].0.ends_with("docs/bench-results-neoverse-n1.md"));
+        assert!(files[0].1.contains("QEMU 10.\n") && files[0].1.contains("| eoi"));
+        // Neither Linux nor Xen was measured: nothing is written.
+        assert!(docs("max").is_err());
+    }
 }

@@ -50,21 +50,20 @@ pub fn run(args: &Args) -> Result<()> {
         for panel in &panels(op, &runs) {
             print(op, panel);
         }
-        write(op, &runs, &args.out)?;
+        let (file, svg) = drawing(op, &runs, &args.out)?;
+        proc::write_whole(&file, svg.as_bytes())?;
+        ui::note(file.display().to_string());
     }
     Ok(())
 }
 
-/// Draws an operation of these runs into DIR/OP.svg.
-pub fn write(op: &str, runs: &[(Subject, Vec<Record>)], dir: &Path) -> Result<()> {
+/// An operation of these runs, for DIR/OP.svg.
+pub fn drawing(op: &str, runs: &[(Subject, Vec<Record>)], dir: &Path) -> Result<(PathBuf, String)> {
     let panels = panels(op, runs);
     if panels.is_empty() {
         bail!("nothing ran {op} between marks");
     }
-    let file = paths::root().join(dir).join(format!("{op}.svg"));
-    proc::write_whole(&file, svg::draw(op, &panels).as_bytes())?;
-    ui::note(file.display().to_string());
-    Ok(())
+    Ok((paths::root().join(dir).join(format!("{op}.svg")), svg::draw(op, &panels)))
 }
 
 fn panels(op: &str, runs: &[(Subject, Vec<Record>)]) -> Vec<Panel> {
