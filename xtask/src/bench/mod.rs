@@ -112,6 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// All tables of a CPU model.
 fn tables(records: &[Record], cpu: &str) -> String {
     let mut text = format!("## {cpu}: instructions\n\n{}\n", table::markdown(records, cpu));
+    text += &table::exceeding(records, cpu);
     let events = table::events(records, cpu);
     if !events.is_empty() {
         text += "What they are, on all CPUs, in the shortest round:\n\n";

@@ -2,7 +2,7 @@
 
 use super::events::Lane;
 use super::model;
-use super::operation::{OPERATIONS, Unit};
+use super::operation::{OPERATIONS, Operation, Unit};
 use super::record::{Kernel, Record};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +65,65 @@ pub fn markdown(records: &[Record], cpu: &str) -> String {
         rows.push(row);
     }
     align(&rows)
+}
+
+/// Where Hypha takes more than Linux in the same mode or than Xen: the counts of instructions,
+/// and then what has other units. Nothing if there was nobody to compare with.
+pub fn exceeding(records: &[Record], cpu: &str) -> String {
+    let kinds =
+        [("counts of instructions", true), ("values in other units (memory, exits, ratio)", false)];
+    let mut text = String::new();
+    for (what, instructions) in kinds {
+        let mut pairs = pairs(records, cpu);
+        pairs.retain(|(op, _, _)| (op.unit == Unit::Instructions) == instructions);
+        let above: Vec<_> =
+            pairs.iter().filter(|(_, own, other)| own.value > other.value).collect();
+        let compared = pairs.len();
+        if compared == 0 {
+            continue;
+        }
+        if above.is_empty() {
+            text += &format!(
+                "None of Hypha's {what} is above Linux's in the same mode or above Xen's \
+                 ({compared} pairs).\n\n"
+            );
+            continue;
+        }
+        text += &format!(
+            "Of Hypha's {what} these are above Linux's in the same mode or above Xen's \
+             ({} of {compared} pairs):\n\n",
+            above.len()
+        );
+        for (operation, own, other) in above {
+            let cell = |record: &Record| {
+                let value = value(operation.unit, record.value);
+                format!("{} {} {value}", record.kernel.name(), record.mode)
+            };
+            text += &format!("- `{}`: {}, {}\n", operation.name, cell(own), cell(other));
+        }
+        text += "\n";
+    }
+    text
+}
+
+/// Each value of Hypha's with the same of Linux in the same mode, and with Xen's.
+fn pairs<'a>(
+    records: &'a [Record],
+    cpu: &str,
+) -> Vec<(&'static Operation, &'a Record, &'a Record)> {
+    let mut pairs = Vec::new();
+    for operation in OPERATIONS {
+        let here = || records.iter().filter(|r| r.cpu == cpu && r.op == operation.name);
+        for own in here().filter(|record| record.kernel == Kernel::Hypha) {
+            let compares = |other: &&Record| match other.kernel {
+                Kernel::Linux => other.mode == own.mode,
+                Kernel::Hypha => false,
+                Kernel::Xen => true,
+            };
+            pairs.extend(here().filter(compares).map(|other| (operation, own, other)));
+        }
+    }
+    pairs
 }
 
 /// What the instructions are: levels, system registers, barriers, by the plugin.
@@ -183,6 +242,41 @@ mod tests {
         assert_eq!(lines[3], "| eoi            |           |        21 |       |");
         assert_eq!(lines.len(), 4);
         assert!(markdown(&records, "cortex-a72").lines().count() <= 2);
+    }
+
+    #[test]
+    fn more_than_linux_or_xen() {
+        let other =
+            |op: &str, kernel, mode: &str, value| Record::new(op, kernel, mode, "max", value);
+        let mut records = vec![
+            record("eoi", Kernel::Linux, 6),
+            record("eoi", Kernel::Hypha, 6),
+            other("timer", Kernel::Linux, "nvhe", 10),
+            other("timer", Kernel::Xen, "type1", 1086),
+            // Another mode of Linux's is nobody's measure.
+            record("timer", Kernel::Hypha, 490),
+            record("mem_vm_kib", Kernel::Linux, 64),
+            record("mem_vm_kib", Kernel::Hypha, 28),
+        ];
+        let text = exceeding(&records, "max");
+        let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].starts_with("None of Hypha's counts of instructions is above"), "{text}");
+        assert!(lines[0].ends_with("(2 pairs)."), "{text}");
+        assert!(lines[1].starts_with("None of Hypha's values in other units"), "{text}");
+        records.push(other("timer", Kernel::Hypha, "type1", 1087));
+        records.push(record("guest_boot_ratio", Kernel::Linux, 980));
+        records.push(record("guest_boot_ratio", Kernel::Hypha, 1201));
+        let text = exceeding(&records, "max");
+        let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
+        assert!(lines[0].starts_with("Of Hypha's counts of instructions these"), "{text}");
+        assert!(lines[0].ends_with("(1 of 3 pairs):"), "{text}");
+        assert_eq!(lines[1], "- `timer`: hypha type1 1,087, xen type1 1,086");
+        assert!(lines[2].starts_with("Of Hypha's values in other units"), "{text}");
+        assert_eq!(lines[3], "- `guest_boot_ratio`: hypha vhe 1.201, linux vhe 0.980");
+        // Nobody to compare with, nothing to say.
+        assert_eq!(exceeding(&records[1..2], "max"), "");
+        assert_eq!(exceeding(&records, "cortex-a72"), "");
     }
 
     #[test]
