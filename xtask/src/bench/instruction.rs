@@ -40,6 +40,11 @@ pub fn kind(opcode: u32) -> Kind {
     }
 }
 
+/// Is it MSR (immediate), which writes a field of PSTATE and no register?
+pub fn writes_pstate(opcode: u32) -> bool {
+    kind(opcode) == Kind::Write && fields(opcode).0 == 0
+}
+
 fn fields(opcode: u32) -> (u32, u32, u32, u32, u32) {
     let field = |at: u32, width: u32| opcode >> at & ((1 << width) - 1);
     // op0 is two bits wide with L above it; for MRS and MSR it is 2 or 3.
@@ -305,6 +310,7 @@ mod tests {
         ] {
             assert_eq!(kind(opcode), expected, "{opcode:#x}");
             assert_eq!(name(opcode), text, "{opcode:#x}");
+            assert_eq!(writes_pstate(opcode), matches!(text, "PAN" | "DAIFSet"), "{opcode:#x}");
         }
     }
 }
