@@ -25,6 +25,7 @@
 //!     count NAME INSTRUCTIONS          executed since power-on
 //!     since NAME INSTRUCTIONS          executed since the first exit from a guest
 //!     exit NAME VECTOR SYNDROME FUNCTION TIMES  exits from guests until then
+//!     end                              the last line: nothing is missing
 //!
 //! VECTOR is the vector's offset, SYNDROME ESR_EL2 without what differs from one access to
 //! the next (which register of the guest's), FUNCTION a call's w0. AT counts the machine's instructions since the window was opened, OWN the CPU's. Lanes: 0 EL0,
@@ -471,6 +472,7 @@ impl State {
                     writeln!(text, "exit {name} {vector:x} {syndrome:08x} {function:08x} {times}");
             }
         }
+        text += "end\n";
         std::fs::write(&self.out, text)
     }
 }

@@ -123,6 +123,15 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
+fn remove(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn vmm(built: &build::Built) -> Result<&Path> {
     built.vmm.as_deref().context("this tree has no hypha-vmm")
 }
@@ -174,11 +183,16 @@ impl Subject {
     /// Boots it and takes down what the programs say. No operations: all.
     pub fn measure(&self, kit: &Kit, ops: &[String]) -> Result<Vec<Record>> {
         let mut records = Vec::new();
-        let here = self.on_the_machine(ops);
+        let here = self.on_the_machine(ops, kit.plugin.is_some());
         if !here.is_empty() {
             let (log, events) = self.boot(kit, Load::Measure(&here))?;
             records = self.records(&log, &events);
             records.retain(|record| here.contains(&record.op));
+            let missing = missing(&here, &records);
+            if !missing.is_empty() {
+                let (missing, log) = (missing.join(", "), self.file("log"));
+                bail!("{} on {}: no {missing} in {}", self.title(), self.cpu, log.display());
+            }
         }
         if let Some(guest) = &kit.guest {
             let (_, events) = self.boot(kit, Load::Guest(guest))?;
@@ -187,12 +201,14 @@ impl Subject {
         Ok(records)
     }
 
-    /// Of these operations (or of all) those that need no Debian guest.
-    fn on_the_machine(&self, ops: &[String]) -> Vec<String> {
+    /// Of these operations (or of all) those that this kernel in this mode has, and that need
+    /// no Debian guest: each of them must come out of a run.
+    fn on_the_machine(&self, ops: &[String], plugin: bool) -> Vec<String> {
         let of_domain = |op: &str| self.mode != Mode::Type1 || DOMAIN.contains(&op);
+        let counted = |op: &str| plugin || op != BOOT_HOST;
         let all = operation::OPERATIONS.iter().map(|operation| operation.name);
         let wanted = |op: &str| ops.is_empty() || ops.iter().any(|wanted| wanted == op);
-        all.filter(|op| wanted(op) && !GUEST.contains(op) && of_domain(op))
+        all.filter(|op| wanted(op) && !GUEST.contains(op) && of_domain(op) && counted(op))
             .map(String::from)
             .collect()
     }
@@ -308,6 +324,8 @@ impl Subject {
     /// Runs it to its end: what it said, and what the plugin saw.
     fn watch(&self, kit: &Kit, mut machine: Machine, end: End) -> Result<(String, Events)> {
         let events = self.file("events");
+        // What an earlier run left isn't this one's.
+        remove(&events)?;
         if let Some(plugin) = &kit.plugin {
             let plugin = format!("file={},out={}", plugin.display(), events.display());
             machine.extra.extend(["-plugin".into(), plugin]);
@@ -388,8 +406,9 @@ impl Subject {
         if wanted(BOOT_GUEST) {
             records.push(self.record(BOOT_GUEST, count));
         }
-        let exits = events.exits.get(BOOT_GUEST).cloned().unwrap_or_default();
         if wanted("guest_boot_exits") {
+            let exits = events.exits.get(BOOT_GUEST).cloned();
+            let exits = exits.with_context(|| format!("{}: no guest exited", self.title()))?;
             let sum = exits.iter().map(|exits| exits.times).sum();
             records.push(Record { exits, ..self.record("guest_boot_exits", sum) });
         }
@@ -400,6 +419,12 @@ impl Subject {
         }
         Ok(records)
     }
+}
+
+/// The operations without a record.
+fn missing<'a>(wanted: &'a [String], records: &[Record]) -> Vec<&'a str> {
+    let has = |op: &str| records.iter().any(|record| record.op == op);
+    wanted.iter().map(String::as_str).filter(|op| !has(op)).collect()
 }
 
 /// How a run ends.
@@ -420,5 +445,50 @@ impl End {
             End::Words(words) => words,
             End::Off => "",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(kernel: Kernel, mode: Mode) -> Subject {
+        Subject { kernel, mode, cpu: "max".into() }
+    }
+
+    #[test]
+    fn what_each_has() {
+        let host = subject(Kernel::Linux, Mode::Nvhe);
+        let all = host.on_the_machine(&[], true);
+        assert_eq!(all.len(), operation::OPERATIONS.len() - GUEST.len());
+        // Only the plugin knows what was executed since power-on.
+        let unwatched = host.on_the_machine(&[], false);
+        assert_eq!(
+            missing(&all, &unwatched.iter().map(|op| host.record(op, 1)).collect::<Vec<_>>()),
+            [BOOT_HOST]
+        );
+        assert_eq!(subject(Kernel::Xen, Mode::Type1).on_the_machine(&[], true), DOMAIN);
+        let ops = ["eoi", "run_exit", "boot_guest"].map(String::from);
+        assert_eq!(host.on_the_machine(&ops, true), ["eoi", "run_exit"]);
+        assert_eq!(subject(Kernel::Hypha, Mode::Type1).on_the_machine(&ops, true), ["eoi"]);
+    }
+
+    #[test]
+    fn lines_of_a_log() {
+        let xen = subject(Kernel::Xen, Mode::Type1);
+        let wanted = ["eoi", "timer", "vgic_read"].map(String::from);
+        let log = "(XEN) DOM1: eoi: 6\n(XEN) DOM1: timer: much\n[domU1] vgic_read: 249\n";
+        let records = xen.records(log, &Events::default());
+        assert_eq!(records.iter().map(|r| r.value).collect::<Vec<_>>(), [6, 249]);
+        assert_eq!(missing(&wanted, &records), ["timer"]);
+    }
+
+    #[test]
+    fn an_old_file_goes() {
+        let file = std::env::temp_dir().join(format!("bench-events-{}", std::process::id()));
+        std::fs::write(&file, "count boot_host 1\nend\n").unwrap();
+        remove(&file).unwrap();
+        remove(&file).unwrap();
+        assert!(Events::read(&file).is_err());
     }
 }

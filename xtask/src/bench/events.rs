@@ -147,7 +147,14 @@ impl Events {
     pub fn read(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("the plugin left no {}", file.display()))?;
-        Self::parse(&text)
+        Self::whole(&text).with_context(|| file.display().to_string())
+    }
+
+    /// Of a plugin that came to its end.
+    fn whole(text: &str) -> Result<Self> {
+        let events =
+            text.strip_suffix("end\n").filter(|rest| rest.is_empty() || rest.ends_with('\n'));
+        Self::parse(events.context("the plugin did not write to its end")?)
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -301,5 +308,14 @@ mod tests {
         assert_eq!(causes, [("read of CTR_EL0", 7), ("interrupt", 2), ("HVC 0x84000000", 1)]);
         assert!(Events::parse("to 0 0 0 9 0\nwindow a 1\nto 0 0 0 9 0\n").is_err());
         assert!(Events::parse("nonsense").is_err());
+    }
+
+    #[test]
+    fn half_a_file_is_none() {
+        assert_eq!(Events::whole("count boot 10\nend\n").unwrap().counts["boot"], 10);
+        assert!(Events::whole("end\n").unwrap().counts.is_empty());
+        for half in ["", "count boot 10\n", "count boot 1", "count boot 10\nend", "count bend\n"] {
+            assert!(Events::whole(half).is_err(), "{half:?}");
+        }
     }
 }
