@@ -376,36 +376,48 @@ impl Vcpu {
     }
 
     fn set_firmware(&self, id: u64, value: u64) -> Result<()> {
-        let current = self.vm.memory.snapshot().policy;
-        let mut new = current;
-        match id {
-            reg::PSCI_VERSION => {
-                let known = [psci::PSCI_0_2, psci::PSCI_1_0, psci::PSCI_1_1];
-                new.psci_version = u32::try_from(value)
-                    .ok()
-                    .filter(|version| known.contains(version))
-                    .ok_or(Errno::EINVAL)?;
+        {
+            // From here on nobody else changes the policy.
+            let _config = self.vm.config.lock();
+            let current = self.vm.memory.snapshot().policy;
+            let new = change_firmware(current, id, value)?;
+            if new == current {
+                return Ok(());
             }
-            reg::SMCCC_ARCH_WORKAROUND_1 => lower(&mut new.workaround_1, id, value)?,
-            reg::SMCCC_ARCH_WORKAROUND_2 => return check_store_bypass(current.workaround_2, value),
-            reg::SMCCC_ARCH_WORKAROUND_3 => lower(&mut new.workaround_3, id, value)?,
-            reg::STD_BMAP if value & !Policy::STD == 0 => new.std = value,
-            reg::STD_HYP_BMAP if value & !Policy::STD_HYP == 0 => new.std_hyp = value,
-            reg::VENDOR_HYP_BMAP if value & !Policy::VENDOR_HYP == 0 => new.vendor_hyp = value,
-            reg::STD_BMAP | reg::STD_HYP_BMAP | reg::VENDOR_HYP_BMAP => return Err(Errno::EINVAL),
-            _ => return Err(Errno::ENOENT),
+            if self.vm.ran.load(Ordering::Relaxed) && id & reg::COPROC_MASK == reg::FW_FEAT_BMAP {
+                return Err(Errno::EBUSY);
+            }
+            self.vm.change_locked(|snapshot| {
+                snapshot.policy = new;
+                Ok(())
+            })?;
         }
-        if new == current {
-            return Ok(());
-        }
-        if self.vm.ran.load(Ordering::Relaxed) && id & reg::COPROC_MASK == reg::FW_FEAT_BMAP {
-            return Err(Errno::EBUSY);
-        }
-        self.vm.change(|snapshot| {
-            snapshot.policy = new;
-            Ok(())
-        })
+        self.vm.tell_all();
+        Ok(())
     }
+}
+
+/// The policy after a firmware register was written.
+fn change_firmware(current: Policy, id: u64, value: u64) -> Result<Policy> {
+    let mut new = current;
+    match id {
+        reg::PSCI_VERSION => {
+            let known = [psci::PSCI_0_2, psci::PSCI_1_0, psci::PSCI_1_1];
+            new.psci_version = u32::try_from(value)
+                .ok()
+                .filter(|version| known.contains(version))
+                .ok_or(Errno::EINVAL)?;
+        }
+        reg::SMCCC_ARCH_WORKAROUND_1 => lower(&mut new.workaround_1, id, value)?,
+        reg::SMCCC_ARCH_WORKAROUND_2 => check_store_bypass(current.workaround_2, value)?,
+        reg::SMCCC_ARCH_WORKAROUND_3 => lower(&mut new.workaround_3, id, value)?,
+        reg::STD_BMAP if value & !Policy::STD == 0 => new.std = value,
+        reg::STD_HYP_BMAP if value & !Policy::STD_HYP == 0 => new.std_hyp = value,
+        reg::VENDOR_HYP_BMAP if value & !Policy::VENDOR_HYP == 0 => new.vendor_hyp = value,
+        reg::STD_BMAP | reg::STD_HYP_BMAP | reg::VENDOR_HYP_BMAP => return Err(Errno::EINVAL),
+        _ => return Err(Errno::ENOENT),
+    }
+    Ok(new)
 }
 
 /// As KVM_REG_ARM_SMCCC_ARCH_WORKAROUND_n shows it.

@@ -499,6 +499,43 @@ fn accesses_without_a_syndrome() {
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
 }
 
+/// A register and a capability that both change the policy, on two threads.
+#[test]
+fn no_change_of_the_policy_is_lost() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let done = core::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let user = User::new();
+            user.write_obj(USER, &abi::OneReg { id: reg::PSCI_VERSION, addr: USER + 64 }).unwrap();
+            for version in [psci::PSCI_1_0, psci::PSCI_1_1].into_iter().cycle() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                user.write_obj(USER + 64, &u64::from(version)).unwrap();
+                let regime = &mut HostRegime::hosted();
+                assert_eq!(value(vcpu.ioctl(regime, &user, ioctl::SET_ONE_REG, USER)), Ok(0));
+            }
+        });
+        let mut lost = 0;
+        for n in 0..4_000 {
+            let suspend = n % 2 == 0;
+            let set = |new: &mut VmSnapshot| {
+                new.policy.system_suspend = suspend;
+                Ok(())
+            };
+            vm.change(set).unwrap();
+            std::thread::yield_now();
+            lost += u32::from(vm.memory.snapshot().policy.system_suspend != suspend);
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(lost, 0);
+    });
+}
+
 #[test]
 fn fetches_and_table_walks_from_nowhere_abort() {
     let _ram = sim::ram(8);
