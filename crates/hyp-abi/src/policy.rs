@@ -10,11 +10,12 @@ pub struct PackedPolicy {
     std_hyp: u64,
     vendor_hyp: u64,
     /// PSCI's version in the lower half; the workarounds, two bits each, from
-    /// bit 32; bit 38: SYSTEM_SUSPEND.
+    /// bit 32; bit 38: SYSTEM_SUSPEND; bit 39: a filter.
     rest: u64,
 }
 
 const SYSTEM_SUSPEND: u64 = 1 << 38;
+const FILTERED: u64 = 1 << 39;
 
 fn code(workaround: Workaround) -> u64 {
     match workaround {
@@ -36,6 +37,7 @@ impl PackedPolicy {
     /// In words.
     pub fn pack(policy: &Policy) -> PackedPolicy {
         let suspend = if policy.system_suspend { SYSTEM_SUSPEND } else { 0 };
+        let filtered = if policy.filtered { FILTERED } else { 0 };
         PackedPolicy {
             std: policy.std,
             std_hyp: policy.std_hyp,
@@ -44,7 +46,8 @@ impl PackedPolicy {
                 | code(policy.workaround_1) << 32
                 | code(policy.workaround_2) << 34
                 | code(policy.workaround_3) << 36
-                | suspend,
+                | suspend
+                | filtered,
         }
     }
 
@@ -59,6 +62,7 @@ impl PackedPolicy {
             workaround_2: workaround(self.rest >> 34),
             workaround_3: workaround(self.rest >> 36),
             system_suspend: self.rest & SYSTEM_SUSPEND != 0,
+            filtered: self.rest & FILTERED != 0,
         }
     }
 }
@@ -80,6 +84,7 @@ mod tests {
                 workaround_2: all[(i + 1) % 3],
                 workaround_3: all[(i + 2) % 3],
                 system_suspend: i == 1,
+                filtered: i == 2,
             };
             assert_eq!(PackedPolicy::pack(&policy).unpack(), policy);
         }

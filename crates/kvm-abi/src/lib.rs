@@ -68,6 +68,10 @@ pub const ARM_VCPU_PVTIME_CTRL: u32 = 2;
 
 /// Group of attributes of a VM's fd.
 pub const ARM_VM_SMCCC_CTRL: u32 = 0;
+pub const ARM_VM_SMCCC_FILTER: u64 = 0;
+pub const SMCCC_FILTER_HANDLE: u8 = 0;
+pub const SMCCC_FILTER_DENY: u8 = 1;
+pub const SMCCC_FILTER_FWD_TO_USER: u8 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,11 @@ pub mod offset {
     pub const IF_FLAG: usize = 13;
     pub const FLAGS: usize = 14;
 
+    pub const HYPERCALL_NR: usize = 32;
+    /// Six arguments and a result, which aren't used on arm64.
+    pub const HYPERCALL_ARGS: usize = 40;
+    pub const HYPERCALL_FLAGS: usize = 96;
+
     pub const MMIO_PHYS_ADDR: usize = 32;
     pub const MMIO_DATA: usize = 40;
     pub const MMIO_LEN: usize = 48;
@@ -55,6 +60,9 @@ pub const EXIT_INTERNAL_ERROR: u32 = 17;
 pub const EXIT_SYSTEM_EVENT: u32 = 24;
 pub const EXIT_ARM_NISV: u32 = 28;
 pub const EXIT_MEMORY_FAULT: u32 = 39;
+
+/// The guest used SMC, not HVC.
+pub const HYPERCALL_EXIT_SMC: u64 = 1;
 
 pub const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
 pub const SYSTEM_EVENT_RESET: u32 = 2;

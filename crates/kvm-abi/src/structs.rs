@@ -41,6 +41,8 @@ abi! {
     CreateDevice { type_: u32, fd: u32, flags: u32 }
     /// `struct kvm_device_attr`.
     DeviceAttr { flags: u32, group: u32, attr: u64, addr: u64 }
+    /// `struct kvm_smccc_filter`.
+    SmcccFilter { base: u32, nr_functions: u32, action: u8, pad: [u8; 15] }
     /// `struct kvm_vcpu_init`.
     VcpuInit { target: u32, features: [u32; 7] }
     /// `struct kvm_irq_level`.

@@ -57,6 +57,8 @@ fn structures_of_arm64() {
     assert_eq!(size_of::<ArmCounterOffset>(), 16);
     assert_eq!(size_of::<GuestDebug>(), 520);
     assert_eq!(size_of::<RegMaskRange>(), 64);
+    assert_eq!(size_of::<SmcccFilter>(), 24);
+    assert_eq!((offset_of!(SmcccFilter, action), offset_of!(SmcccFilter, pad)), (8, 9));
 }
 
 #[test]
@@ -72,6 +74,19 @@ fn the_run_page() {
     assert_eq!(offset::KVM_VALID_REGS, offset_of!(kvm_run, kvm_valid_regs));
     assert_eq!(offset::KVM_DIRTY_REGS, offset_of!(kvm_run, kvm_dirty_regs));
     assert_eq!(offset::SYNC_REGS, offset_of!(kvm_run, s));
+    let hypercall = |field: usize| union_at + field;
+    assert_eq!(
+        offset::HYPERCALL_NR,
+        hypercall(offset_of!(kb::kvm_run__bindgen_ty_1__bindgen_ty_8, nr))
+    );
+    assert_eq!(
+        offset::HYPERCALL_ARGS,
+        hypercall(offset_of!(kb::kvm_run__bindgen_ty_1__bindgen_ty_8, args))
+    );
+    assert_eq!(
+        offset::HYPERCALL_FLAGS,
+        hypercall(offset_of!(kb::kvm_run__bindgen_ty_1__bindgen_ty_8, __bindgen_anon_1))
+    );
     let mmio = |field: usize| union_at + field;
     assert_eq!(
         offset::MMIO_PHYS_ADDR,
@@ -110,6 +125,7 @@ fn numbers() {
 
 #[test]
 fn constants() {
+    assert_eq!(run::EXIT_HYPERCALL, kb::KVM_EXIT_HYPERCALL);
     assert_eq!(run::EXIT_MMIO, kb::KVM_EXIT_MMIO);
     assert_eq!(run::EXIT_SYSTEM_EVENT, kb::KVM_EXIT_SYSTEM_EVENT);
     assert_eq!(run::EXIT_ARM_NISV, kb::KVM_EXIT_ARM_NISV);

@@ -1,5 +1,6 @@
 //! Exits that need the host's regime.
 
+use crate::filter::Verdict;
 use crate::run::Vcpu;
 use crate::snapshot::VmSnapshot;
 use crate::vcpu::{VcpuState, request};
@@ -60,7 +61,7 @@ impl Vcpu {
                 state.waiting = true;
                 Ok(Todo::Resume)
             }
-            ec::HVC64 => Ok(firmware(state, snapshot)),
+            ec::HVC64 => Ok(self.firmware(state, snapshot, 0)),
             ec::SMC64 => {
                 // Trapped before it was executed, unlike HVC.
                 skip(&mut state.context);
@@ -68,7 +69,7 @@ impl Vcpu {
                     state.context.set_x(0, psci::NOT_SUPPORTED);
                     return Ok(Todo::Resume);
                 }
-                Ok(firmware(state, snapshot))
+                Ok(self.firmware(state, snapshot, page::HYPERCALL_EXIT_SMC))
             }
             // What guests aren't offered: SVE, SME, pointer authentication,
             // AArch32, and whatever else is trapped. As on Linux.
@@ -283,6 +284,38 @@ impl Vcpu {
         todo
     }
 
+    /// SMCCC: function in W0, arguments in X1 to X3. `flags` is for the VMM. The PC
+    /// is behind the instruction.
+    fn firmware(&self, state: &mut VcpuState, snapshot: &VmSnapshot, flags: u64) -> Todo {
+        let [function, arg1, arg2, arg3, ..] = state.context.regs;
+        let function = function as u32;
+        let action = match snapshot.verdict(function) {
+            Verdict::Handle => psci::decide(&snapshot.policy, function, [arg1, arg2, arg3]),
+            Verdict::Deny => Action::Return(psci::NOT_SUPPORTED),
+            Verdict::Forward => {
+                self.forward(function, flags);
+                return Todo::ToUser;
+            }
+        };
+        match action {
+            Action::Return(value) => {
+                state.context.set_x(0, value);
+                Todo::Resume
+            }
+            action => Todo::Call(action),
+        }
+    }
+
+    /// The call is the VMM's to answer, by the vCPU's registers: none are shown here.
+    fn forward(&self, function: u32, flags: u64) {
+        for at in (offset::HYPERCALL_ARGS..offset::HYPERCALL_FLAGS).step_by(8) {
+            self.put_u64(at, 0);
+        }
+        self.put_u64(offset::HYPERCALL_NR, u64::from(function));
+        self.put_u64(offset::HYPERCALL_FLAGS, flags);
+        self.set_exit(page::EXIT_HYPERCALL);
+    }
+
     fn host_now(&self) -> u64 {
         self.vm.host().now()
     }
@@ -304,18 +337,6 @@ impl Vcpu {
         self.update_ptimer(state);
         self.look_at_gic();
         0
-    }
-}
-
-/// SMCCC: function in W0, arguments in X1 to X3.
-fn firmware(state: &mut VcpuState, snapshot: &VmSnapshot) -> Todo {
-    let [function, arg1, arg2, arg3, ..] = state.context.regs;
-    match psci::decide(&snapshot.policy, function as u32, [arg1, arg2, arg3]) {
-        Action::Return(value) => {
-            state.context.set_x(0, value);
-            Todo::Resume
-        }
-        action => Todo::Call(action),
     }
 }
 

@@ -38,11 +38,12 @@ pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
 /// which a guest's exit comes with all of its registers in memory: there it is worth
 /// not to leave the loop that runs the guest.
 pub fn query(context: &mut GuestContext, entry: &Entry<'_>) -> bool {
-    if Esr(context.esr_el2).ec() != ec::HVC64 {
+    let policy = &entry.snapshot.policy;
+    if Esr(context.esr_el2).ec() != ec::HVC64 || policy.filtered {
         return false;
     }
     let [function, arg1, arg2, arg3, ..] = context.regs;
-    match psci::decide(&entry.snapshot.policy, function as u32, [arg1, arg2, arg3]) {
+    match psci::decide(policy, function as u32, [arg1, arg2, arg3]) {
         Action::AffinityInfo { target, level } => {
             context.set_x(0, entry.vcpus.affinity_info(target, level));
             true

@@ -20,6 +20,7 @@ mod device;
 mod drive;
 mod exit;
 mod fast;
+mod filter;
 mod host;
 mod irq;
 mod memory;

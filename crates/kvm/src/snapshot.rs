@@ -1,6 +1,7 @@
 //! What the exit path reads of a VM: immutable, replaced as a whole.
 
 use crate::bus::Bus;
+use crate::filter::{Filter, Range, Verdict};
 use crate::host::EventFd;
 use crate::slots::Slots;
 use alloc::sync::Arc;
@@ -65,6 +66,8 @@ pub struct VmSnapshot {
     pub passed: Vec<(u64, GuestDevice)>,
     /// Firmware calls.
     pub policy: Policy,
+    /// Which of them aren't KVM's to answer; `policy.filtered` says that there are any.
+    pub(crate) filter: Option<Arc<Filter>>,
     /// ID registers.
     pub id: IdRegs,
     /// KVM_CAP_ARM_NISV_TO_USER is on.
@@ -89,10 +92,25 @@ impl VmSnapshot {
             gicv: self.gicv,
             passed,
             policy: self.policy,
+            filter: self.filter.clone(),
             id: self.id.clone(),
             nisv_to_user: self.nisv_to_user,
             ipa_limit: self.ipa_limit,
         })
+    }
+
+    /// What becomes of a firmware call.
+    pub(crate) fn verdict(&self, function: u32) -> Verdict {
+        self.filter.as_ref().map_or(Verdict::Handle, |filter| filter.verdict(function))
+    }
+
+    /// Puts more firmware calls under the filter: [`Filter::with`].
+    pub(crate) fn filter(&mut self, range: Range) -> Result<()> {
+        let none = Filter::new();
+        let new = self.filter.as_deref().unwrap_or(&none).with(range)?;
+        self.filter = Some(room::try_arc(new)?);
+        self.policy.filtered |= range.verdict != Verdict::Handle;
+        Ok(())
     }
 
     /// Whether the guest has a GICv3, and with it system registers.

@@ -2,6 +2,7 @@
 
 use crate::bus::{Bus, MmioDevice};
 use crate::device::Device;
+use crate::filter::Range;
 use crate::host::{AddressSpace, Facts, Host, MmuNotifier};
 use crate::irq::{Irqfd, Routes};
 use crate::memory::VmMemory;
@@ -35,7 +36,8 @@ pub struct Vm {
     pub(crate) vcpus: Arc<VcpuList>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) config: Lock<Config>,
-    /// A vCPU has been in the guest: ID registers and timers are fixed.
+    /// A vCPU has been in the guest: ID registers, timers and the SMCCC filter are
+    /// fixed.
     pub(crate) ran: AtomicBool,
     /// KVM_CAP_ARM_SYSTEM_SUSPEND was enabled, and the like, are in the snapshot.
     ipa_bits: u8,
@@ -80,6 +82,7 @@ impl Vm {
             gicv: None,
             passed: Vec::new(),
             policy: Policy { workaround_1, workaround_2, workaround_3, ..Policy::new() },
+            filter: None,
             id: IdRegs::guest(&facts.id, features),
             nisv_to_user: false,
             ipa_limit: 1u64.checked_shl(u32::from(ipa_bits)).unwrap_or(u64::MAX),
@@ -223,10 +226,17 @@ impl Vm {
                 Ok(Done::Value(0))
             }
             ioctl::ENABLE_CAP => self.enable_cap(&user.read_obj(arg)?).map(zero),
-            ioctl::SET_DEVICE_ATTR | ioctl::GET_DEVICE_ATTR | ioctl::HAS_DEVICE_ATTR => {
-                let _: abi::DeviceAttr = user.read_obj(arg)?;
-                // No SMCCC filter yet.
-                Err(Errno::ENXIO)
+            // None can be read: KVM_GET_DEVICE_ATTR isn't there.
+            ioctl::SET_DEVICE_ATTR | ioctl::HAS_DEVICE_ATTR => {
+                let attr: abi::DeviceAttr = user.read_obj(arg)?;
+                match (attr.group, attr.attr) {
+                    (abi::ARM_VM_SMCCC_CTRL, abi::ARM_VM_SMCCC_FILTER) => {}
+                    _ => return Err(Errno::ENXIO),
+                }
+                if request == ioctl::SET_DEVICE_ATTR {
+                    self.filter_calls(&user.read_obj(attr.addr)?)?;
+                }
+                Ok(Done::Value(0))
             }
             // As Linux's kvm_arch_vm_ioctl.
             _ => Err(Errno::EINVAL),
@@ -314,6 +324,18 @@ impl Vm {
             }),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// KVM_ARM_VM_SMCCC_FILTER.
+    fn filter_calls(&self, filter: &abi::SmcccFilter) -> Result<()> {
+        let range = Range::decode(filter)?;
+        self.change(|new| {
+            // Set under the VM's lock, which is held here.
+            if self.ran.load(Ordering::Relaxed) {
+                return Err(Errno::EBUSY);
+            }
+            new.filter(range)
+        })
     }
 
     /// KVM_CREATE_VCPU.

@@ -4,6 +4,10 @@
 /// Set in the identifiers of 64-bit calls.
 pub const SMC64: u32 = 1 << 30;
 
+/// The first and the last of the Arm Architecture Calls, of 32 and of 64 bits
+/// (DEN 0028, section 6). No filter may touch them.
+pub const ARCH_CALLS: [(u32, u32); 2] = [(0x8000_0000, 0x8000_ffff), (0xc000_0000, 0xc000_ffff)];
+
 pub const SMCCC_VERSION: u32 = 0x8000_0000;
 pub const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
 pub const ARCH_WORKAROUND_1: u32 = 0x8000_8000;

@@ -87,6 +87,9 @@ pub struct Policy {
     pub workaround_3: Workaround,
     /// SYSTEM_SUSPEND exits to the VMM (KVM_CAP_ARM_SYSTEM_SUSPEND).
     pub system_suspend: bool,
+    /// A filter (KVM_ARM_VM_SMCCC_FILTER) denies or forwards calls. Whoever has it
+    /// asks it before [`decide`]; [`answer`] knows nothing.
+    pub filtered: bool,
 }
 
 impl Policy {
@@ -108,6 +111,7 @@ impl Policy {
             workaround_2: Workaround::NotAvailable,
             workaround_3: Workaround::NotAvailable,
             system_suspend: false,
+            filtered: false,
         }
     }
 
@@ -181,6 +185,12 @@ pub const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;
 /// `None` means [`decide`]. `function` is W0, `arg1` is X1.
 #[inline(always)]
 pub const fn answer(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
+    if policy.filtered { None } else { known(policy, function, arg1) }
+}
+
+/// [`answer`], whether there is a filter or not.
+#[inline(always)]
+const fn known(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
     // Most calls that exist aren't fast; what doesn't exist is.
     match function {
         f::SMCCC_VERSION => Some(SMCCC_VERSION),
@@ -215,10 +225,10 @@ pub const fn answer(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
     }
 }
 
-/// Says what a call asks for. `function` is W0, `args` X1 to X3.
+/// Says what a call asks for that no filter denies or forwards. `function` is W0, `args` X1 to X3.
 pub const fn decide(policy: &Policy, function: u32, args: [u64; 3]) -> Action {
     let [arg1, arg2, arg3] = args;
-    if let Some(value) = answer(policy, function, arg1) {
+    if let Some(value) = known(policy, function, arg1) {
         return Action::Return(value);
     }
     // A 32-bit call has 32-bit arguments, whatever the upper halves hold.

@@ -167,10 +167,14 @@ proptest! {
             f::TRNG_FEATURES, f::TRNG_GET_UUID, f::TRNG_RND, f::TRNG_RND_64, f::VENDOR_UID,
             f::VENDOR_FEATURES, f::PV_TIME_ST,
         ];
+        let filtered = Policy { filtered: true, ..POLICY };
         for function in [function, KNOWN[known]] {
             if let Some(value) = answer(&POLICY, function, args[0]) {
                 prop_assert_eq!(decide(&POLICY, function, args), Action::Return(value));
             }
+            // A filter changes how, not what.
+            prop_assert_eq!(decide(&filtered, function, args), decide(&POLICY, function, args));
+            prop_assert_eq!(answer(&filtered, function, args[0]), None);
         }
     }
 }

@@ -8,7 +8,7 @@ use el0_tests::{Errno, Outcome, cases, sys};
 use kvm_bindings as k;
 use std::sync::atomic::Ordering::SeqCst;
 
-cases!("fail"; vm, vcpu, slots, run, device, irqfd, ioeventfd);
+cases!("fail"; vm, vcpu, slots, filter, run, device, irqfd, ioeventfd);
 
 const CREATE_VM: usize = 0xae01;
 const GET_VCPU_MMAP_SIZE: usize = 0xae04;
@@ -125,6 +125,21 @@ fn slots() -> Outcome {
         slot(&vm, 1, MAIL, memory)?;
         slot(&vm, 1, MAIL + 0x10_0000, memory)?;
         slot(&vm, 0, CODE, Map { len: 0, ..memory }).map(drop)
+    })
+}
+
+/// One range is put behind another.
+fn filter() -> Outcome {
+    each(|| {
+        let vm = machine()?;
+        for base in [0x8400_0000, 0x8600_0000] {
+            let range =
+                k::kvm_smccc_filter { base, nr_functions: 1, action: 1, ..Default::default() };
+            let addr = &raw const range as u64;
+            let mut attr = k::kvm_device_attr { flags: 0, group: 0, attr: 0, addr };
+            vm.with(SET_DEVICE_ATTR, &mut attr)?;
+        }
+        Ok(())
     })
 }
 

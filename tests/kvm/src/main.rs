@@ -6,17 +6,25 @@
 mod abi;
 mod endure;
 mod fail;
+mod filter;
 mod interrupts;
 mod memory;
 mod run;
 mod vm;
 
 fn main() {
-    let cases: Vec<_> =
-        [abi::CASES, run::CASES, interrupts::CASES, memory::CASES, endure::CASES, fail::CASES]
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect();
+    let cases: Vec<_> = [
+        abi::CASES,
+        run::CASES,
+        filter::CASES,
+        interrupts::CASES,
+        memory::CASES,
+        endure::CASES,
+        fail::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect();
     std::process::exit(el0_tests::main_of(&cases));
 }

@@ -110,6 +110,16 @@ guest_disr:
     str     x5, [x1]
     msr     S3_0_C12_C1_1, x3
     b       guest_disr
+    // Calls x20 by HVC and by SMC, and shows x0 at x19 and behind it; again and again.
+    // (Calls may change x0 to x17.)
+guest_call:
+    mov     x0, x20
+    hvc     #0
+    str     x0, [x19]
+    mov     x0, x20
+    smc     #0
+    str     x0, [x19, #8]
+    b       guest_call
     // The physical count goes to x1, the virtual one behind it.
 guest_counters:
     isb
@@ -240,6 +250,8 @@ program! {
     irq, guest_irq;
     /// Shows and changes DISR_EL1.
     disr, guest_disr;
+    /// Calls its firmware.
+    call, guest_call;
     /// Shows its counters.
     counters, guest_counters;
     /// Fetches and stores where hardware sets access flag and dirty state.

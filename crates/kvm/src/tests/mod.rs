@@ -499,6 +499,124 @@ fn accesses_without_a_syndrome() {
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
 }
 
+impl Vmm {
+    fn filter(&mut self, vm: &Arc<Vm>, base: u32, nr_functions: u32, action: u8) -> Result<i64> {
+        let filter = abi::SmcccFilter { base, nr_functions, action, pad: [0; 15] };
+        self.user.write_obj(USER + 256, &filter).unwrap();
+        self.vm_attr(vm, ioctl::SET_DEVICE_ATTR, 0, USER + 256)
+    }
+
+    fn vm_attr(&mut self, vm: &Arc<Vm>, request: u32, attr: u64, addr: u64) -> Result<i64> {
+        self.on_vm(vm, request, &abi::DeviceAttr { flags: 0, group: 0, attr, addr })
+    }
+}
+
+fn smc(state: &mut VcpuState, args: [u64; 4]) -> Exit {
+    hvc(state, args);
+    state.context.esr_el2 = u64::from(ec::SMC64) << 26 | IL;
+    Exit::Sync
+}
+
+#[test]
+fn a_filter_is_made_before_the_first_run() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    assert_eq!(vmm.vm_attr(&vm, ioctl::HAS_DEVICE_ATTR, 0, 0), Ok(0));
+    assert_eq!(vmm.vm_attr(&vm, ioctl::HAS_DEVICE_ATTR, 1, 0), Err(Errno::ENXIO));
+    assert_eq!(vmm.vm_attr(&vm, ioctl::SET_DEVICE_ATTR, 1, 0), Err(Errno::ENXIO));
+    assert_eq!(vmm.vm_attr(&vm, ioctl::SET_DEVICE_ATTR, 0, 8), Err(Errno::EFAULT));
+    assert_eq!(vmm.vm_attr(&vm, ioctl::GET_DEVICE_ATTR, 0, 0), Err(Errno::EINVAL));
+    let other = abi::DeviceAttr { group: 1, ..Default::default() };
+    assert_eq!(vmm.on_vm(&vm, ioctl::HAS_DEVICE_ATTR, &other), Err(Errno::ENXIO));
+    assert_eq!(vmm.filter(&vm, 0x8400_0000, 0, 1), Err(Errno::EINVAL));
+    assert_eq!(vmm.filter(&vm, 0x8000_0000, 1, 1), Err(Errno::EEXIST));
+    // Nothing that KVM wouldn't do anyway.
+    assert_eq!(vmm.filter(&vm, 0x8400_0000, 4, 0), Ok(0));
+    assert!(!vm.memory.snapshot().policy.filtered);
+    assert_eq!(vmm.filter(&vm, 0x8400_0003, 4, 1), Err(Errno::EEXIST));
+    assert!(!vm.memory.snapshot().policy.filtered);
+    assert_eq!(vmm.filter(&vm, 0x8400_0004, 4, 1), Ok(0));
+    assert!(vm.memory.snapshot().policy.filtered);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    assert_eq!(vmm.filter(&vm, 0x8600_0000, 1, 1), Err(Errno::EBUSY));
+    assert_eq!(vmm.filter(&vm, 0x8600_0000, 1, 3), Err(Errno::EINVAL));
+}
+
+#[test]
+fn calls_are_denied_or_forwarded() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    // PSCI_VERSION; CPU_OFF; a range of the vendor's and AFFINITY_INFO.
+    for (base, nr_functions, action) in
+        [(0x8400_0000, 1, 1), (0x8400_0002, 1, 1), (0xc600_ff00, 2, 2), (0xc400_0004, 1, 2)]
+    {
+        assert_eq!(vmm.filter(&vm, base, nr_functions, action), Ok(0));
+    }
+    vmm.host.push(|state, entry| {
+        // Nothing is answered before the filter is asked.
+        for function in [0x8400_0000, 0xc600_ff00, 0xc600_ff02, 0xc400_0004, 0x8000_0000] {
+            hvc(state, [function, 0, 0, 0]);
+            assert_eq!(fast(&mut state.context, entry), Fast::NeedsHost, "{function:#x}");
+            assert!(!query(&mut state.context, entry));
+        }
+        state.context.pc = 0x1000;
+        // The upper half of x0 doesn't matter.
+        hvc(state, [0x1234_5678_8400_0000, 1, 2, 3])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.x(0), state.context.pc), (psci::NOT_SUPPORTED, 0x1000));
+        smc(state, [0x8400_0002, 0, 0, 0])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.x(0), state.context.pc), (psci::NOT_SUPPORTED, 0x1004));
+        // What the filter doesn't name, fast by itself or not, is done.
+        hvc(state, [0xc600_ff02, 0, 0, 0])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!(state.context.x(0), psci::NOT_SUPPORTED);
+        smc(state, [0x8400_0006, 0, 0, 0])
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.x(0), state.context.pc), (2, 0x1008));
+        hvc(state, [0xffff_ffff_c600_ff01, 7, 8, 9])
+    });
+    vcpu.run_page().atomic_u64(offset::HYPERCALL_ARGS as u64).unwrap().store(5, Ordering::Relaxed);
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    let told = |vcpu: &Vcpu| (reason(vcpu), word(vcpu, offset::HYPERCALL_NR));
+    let core = |n: u64| reg::core_reg(reg::SIZE_U64, n * 2);
+    assert_eq!(told(&vcpu), (page::EXIT_HYPERCALL, 0xc600_ff01));
+    assert_eq!(word(&vcpu, offset::HYPERCALL_FLAGS), 0);
+    assert_eq!(word(&vcpu, offset::HYPERCALL_ARGS), 0);
+    assert_eq!(vmm.get(&vcpu, core(3)), Ok(9));
+    assert_eq!(vmm.get(&vcpu, core(32)), Ok(0x1008));
+    assert_eq!(vmm.set(&vcpu, core(0), 0x77), Ok(0));
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.x(0), state.context.pc), (0x77, 0x1008));
+        smc(state, [0xc400_0004, 0, 0, 0])
+    });
+    assert_eq!(value(vmm.run(&vcpu)), Ok(0));
+    assert_eq!(told(&vcpu), (page::EXIT_HYPERCALL, 0xc400_0004));
+    assert_eq!(word(&vcpu, offset::HYPERCALL_FLAGS), page::HYPERCALL_EXIT_SMC);
+    assert_eq!(vmm.get(&vcpu, core(32)), Ok(0x100c));
+    vmm.host.push(|state, _| {
+        // Nobody wrote x0.
+        assert_eq!((state.context.x(0), state.context.pc), (0xc400_0004, 0x100c));
+        // An immediate: no call at all.
+        smc(state, [0xc400_0004, 0, 0, 0]);
+        state.context.esr_el2 |= 1;
+        Exit::Sync
+    });
+    vmm.host.push(|state, _| {
+        assert_eq!((state.context.x(0), state.context.pc), (psci::NOT_SUPPORTED, 0x1010));
+        Exit::Interrupt
+    });
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+}
+
 /// A register and a capability that both change the policy, on two threads.
 #[test]
 fn no_change_of_the_policy_is_lost() {
