@@ -13,6 +13,7 @@
 //! | `smccc_version`, `psci_version`, `psci_affinity` | HVC | its return, loop included |
 //! | `mmio_user_read`, `mmio_user_write` | a load from, a store to a PL031 register in the VMM | the next instruction, loop included |
 //! | `ioeventfd_write` | a store to a queue's notify register | the next instruction, loop included |
+//! | `console_read` | a load of a PL011's UARTFR | the next instruction, loop included |
 //! | `vgic_read` | a load of GICD_TYPER | the next instruction, loop included |
 //! | `sgi_self` | writing ICC_SGI1R_EL1 (GICv2: GICD_SGIR) | the handler's first instructions |
 //! | `sgi_other`, `sgi_asleep` | writing ICC_SGI1R_EL1, then WFE | the handler's first instructions on a CPU that computes, that waits in WFI |
@@ -35,6 +36,8 @@ guest_rt::guest!(run);
 const SGI: u32 = 1;
 /// How often each count is taken.
 const RUNS: u32 = 40;
+/// PL011: its flags.
+const UARTFR: u64 = 0x18;
 /// PL031: a register that only identifies it, and one that nothing follows from.
 const RTC_ID: u64 = 0xfe0;
 const RTC_MATCH: u64 = 4;
@@ -87,6 +90,11 @@ fn run(m: &'static Machine) {
     }
     if m.virtio != 0 {
         loops("ioeventfd_write", &|| mmio::write32(m.virtio + QUEUE_NOTIFY, 0));
+    }
+    if m.pl011 && m.uart != 0 {
+        loops("console_read", &|| {
+            mmio::read32(m.uart + UARTFR);
+        });
     }
     if m.gicd != 0 {
         loops("vgic_read", &|| {

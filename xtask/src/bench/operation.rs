@@ -63,6 +63,11 @@ pub const OPERATIONS: &[Operation] = &[
         "a store to a virtio queue's notify register",
         "the next instruction, loop included",
     ),
+    operation(
+        "console_read",
+        "a load of UARTFR of the PL011 that the hypervisor itself emulates",
+        "the next instruction, loop included",
+    ),
     operation("vgic_read", "a load of GICD_TYPER", "the next instruction, loop included"),
     operation(
         "sgi_self",
