@@ -67,6 +67,9 @@ pub struct HostState {
     /// What [`Kept`] says.
     el1: [u64; vcpu_context::EL1_COUNT],
     sp_el0: u64,
+    /// What the host reads as MIDR_EL1 and MPIDR_EL1: the CPU's own.
+    vpidr_el2: u64,
+    vmpidr_el2: u64,
     mdcr_el2: u64,
     /// The CPU has an erratum of `errata::SPECULATIVE_AT`.
     speculative_at: bool,
@@ -76,7 +79,8 @@ pub struct HostState {
     ras: bool,
     /// Vectors while the host runs.
     vbar_el2: u64,
-    /// Vectors while a guest does.
+    /// MDCR_EL2 and vectors while a guest does.
+    guest_mdcr: u64,
     guest_vectors: u64,
 }
 
@@ -208,18 +212,26 @@ impl HostState {
     pub fn new(vbar_el2: u64, entry: Entry) -> HostState {
         let mut el1 = [0; vcpu_context::EL1_COUNT];
         // SAFETY: reads.
-        let (midr, mdcr_el2) = unsafe {
+        let (midr, mpidr, mdcr_el2) = unsafe {
             switch::save(&mut el1);
-            (read!("midr_el1"), read!("mdcr_el2"))
+            (read!("midr_el1"), read!("mpidr_el1"), read!("mdcr_el2"))
         };
+        let ras = has_ras();
+        if ras {
+            // SAFETY: every guest's SErrors from here are alike.
+            unsafe { write!("S3_4_C5_C2_3", VSESR_UNKNOWN) } // VSESR_EL2
+        }
         HostState {
             el1,
             sp_el0: 0,
+            vpidr_el2: midr,
+            vmpidr_el2: mpidr,
             mdcr_el2,
             speculative_at: cpuid::errata::speculative_at(midr).is_some(),
             doubtful_aborts: cpuid::errata::STAGE2_FOR_STAGE1.is_in(midr),
-            ras: has_ras(),
+            ras,
             vbar_el2,
+            guest_mdcr: mdcr_el2 | MDCR_TRAPS,
             guest_vectors: guest_vectors(entry),
         }
     }
@@ -258,7 +270,6 @@ impl HostState {
             write!("cnthctl_el2", direct);
             if self.ras {
                 write!("S3_4_C12_C1_1", context.vdisr_el2);
-                write!("S3_4_C5_C2_3", VSESR_UNKNOWN); // VSESR_EL2
             }
             // The offset first: between the two the timer's line may fall, but
             // not rise, as long as counts don't go backwards.
@@ -266,7 +277,7 @@ impl HostState {
             write!("cntv_cval_el0", context.timer.cntv_cval);
             write!("cntv_ctl_el0", context.timer.cntv_ctl);
             allow_guest_fp(fp);
-            write!("mdcr_el2", self.mdcr_el2 | MDCR_TRAPS);
+            write!("mdcr_el2", self.guest_mdcr);
             write!("vbar_el2", self.guest_vectors);
             write!("hcr_el2", context.hcr_el2 & !HCR_NEVER | HCR_GUEST);
             if self.speculative_at {
@@ -332,8 +343,8 @@ impl HostState {
             write!("hcr_el2", HCR_HOST);
             // VMID 0 is the host's own.
             write!("vttbr_el2", 0u64);
-            write!("vpidr_el2", read!("midr_el1"));
-            write!("vmpidr_el2", read!("mpidr_el1"));
+            write!("vpidr_el2", self.vpidr_el2);
+            write!("vmpidr_el2", self.vmpidr_el2);
             if self.speculative_at {
                 let [.., tcr, sctlr] = self.el1;
                 arch::barrier::isb();
