@@ -370,6 +370,10 @@ impl Vcpu {
             return Err(Errno::EINVAL);
         }
         self.vm.change(|new| {
+            // Under the VM's lock, under which a vCPU sets it before it runs.
+            if self.vm.ran.load(Ordering::Relaxed) {
+                return Err(Errno::EBUSY);
+            }
             new.id.set(crm, op2, value);
             Ok(())
         })
