@@ -61,8 +61,21 @@ fn can_be_mended(esr: u64) -> bool {
     matches!(esr >> 2 & 15, 1..=3)
 }
 
-/// ESR.FnV of an abort that isn't a translation's: FAR is UNKNOWN (Arm ARM D24.2.40).
-const FAR_NOT_VALID: u64 = 1 << 10;
+/// FAR, where the exception has set it (Arm ARM D24.2.40); else what it holds is somebody
+/// else's, perhaps a guest's: 0.
+fn told_far(esr: u64, far: u64) -> u64 {
+    // FnV: an abort that isn't a translation's, and knows of no address.
+    const FAR_NOT_VALID: u64 = 1 << 10;
+    match class(esr) {
+        ec::DABORT_LOWER | ec::IABORT_LOWER | ec::DABORT_CURRENT | ec::IABORT_CURRENT
+            if esr & FAR_NOT_VALID == 0 =>
+        {
+            far
+        }
+        ec::PC_ALIGNMENT | ec::WATCHPOINT_LOWER => far,
+        _ => 0,
+    }
+}
 
 /// The alignment fault's status code.
 const ALIGNMENT_FAULT: u64 = 0b10_0001;
@@ -92,17 +105,12 @@ extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
                 // ID registers too: HWCAP_CPUID isn't offered.
                 _ => FaultKind::IllegalInstruction,
             };
+            let told = told_far(esr, far);
             let address = match class {
-                ec::DABORT_LOWER | ec::IABORT_LOWER if esr & FAR_NOT_VALID == 0 => far,
-                ec::PC_ALIGNMENT => far,
+                ec::DABORT_LOWER | ec::IABORT_LOWER | ec::PC_ALIGNMENT => told,
                 _ => frame.pc,
             };
-            // Otherwise what it holds is somebody else's, perhaps a guest's.
-            let far = match class {
-                ec::DABORT_LOWER | ec::IABORT_LOWER if esr & FAR_NOT_VALID == 0 => far,
-                _ => 0,
-            };
-            process::raise(frame, &Fault { kind, address }, esr, far);
+            process::raise(frame, &Fault { kind, address }, esr, told);
         }
     }
     exit_to_el0(frame);
@@ -150,13 +158,13 @@ extern "C" fn hypha_el1_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
         ec::IABORT_CURRENT => "instruction abort in the kernel",
         _ => "exception in the kernel",
     };
-    panic::exception(format_args!("{what}"), frame, esr, far)
+    panic::exception(format_args!("{what}"), frame, esr, told_far(esr, far))
 }
 
 /// On the CPU's emergency stack.
 #[unsafe(no_mangle)]
 extern "C" fn hypha_stack_overflow(frame: &mut TrapFrame, esr: u64, far: u64) -> ! {
-    panic::stack_overflow(frame, esr, far)
+    panic::stack_overflow(frame, esr, told_far(esr, far))
 }
 
 #[unsafe(no_mangle)]
@@ -168,7 +176,7 @@ extern "C" fn hypha_el1_irq() {
 extern "C" fn hypha_bad_exception(frame: &mut TrapFrame, esr: u64, far: u64, which: u64) -> ! {
     const NAMES: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
     let name = NAMES.get((which & 3) as usize).copied().unwrap_or("exception");
-    panic::exception(format_args!("{name}"), frame, esr, far)
+    panic::exception(format_args!("{name}"), frame, esr, told_far(esr, far))
 }
 
 /// How many interrupts are taken in one go before the interrupted code gets a
