@@ -7,7 +7,8 @@ use kvm_bindings as k;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::os::fd::AsRawFd;
 
-cases!("kvm_filter"; attributes, errors, overlaps, reserved, too_late, nothing, denied, forwarded, the_rest);
+cases!("kvm_filter"; attributes, errors, overlaps, reserved, too_late, nothing, denied, forwarded, the_rest,
+    machines_apart);
 
 const HANDLE: u8 = k::kvm_smccc_filter_action_KVM_SMCCC_FILTER_HANDLE as u8;
 const DENY: u8 = k::kvm_smccc_filter_action_KVM_SMCCC_FILTER_DENY as u8;
@@ -228,6 +229,26 @@ fn forwarded() -> Outcome {
     check_eq!(v.run().err().map(|e| e.errno()), Some(libc::EINTR));
     v.set_kvm_immediate_exit(0);
     check_eq!(next(&mut v)?, Seen::Shown(HVC, 7));
+    Ok(())
+}
+
+fn machines_apart() -> Outcome {
+    // On one CPU, in turn: one has a filter, one has none.
+    let cpu_0 = 1u64;
+    sys!(libc::SYS_sched_setaffinity, 0, 8, &raw const cpu_0)?;
+    let (with, without) = (Vm::new(BLOCK)?, Vm::new(BLOCK)?);
+    check_eq!(filter(&with, PSCI_VERSION, 1, FORWARD), Ok(()));
+    let mut a = caller(&with, PSCI_VERSION)?;
+    let mut b = caller(&without, PSCI_VERSION)?;
+    let version = psci_version(&b)?;
+    for n in 0..20 {
+        for (how, flags) in [(HVC, 0), (SMC, k::KVM_HYPERCALL_EXIT_SMC)] {
+            check_eq!(next(&mut a)?, Seen::Call(PSCI_VERSION.into(), flags));
+            set(&a, core_reg(0), n)?;
+            check_eq!(next(&mut b)?, Seen::Shown(how, version));
+            check_eq!(next(&mut a)?, Seen::Shown(how, n));
+        }
+    }
     Ok(())
 }
 
