@@ -106,7 +106,7 @@ macro_rules! define_el1_switch {
     ($(($variant:ident, $nvhe:literal, $vhe:literal, $encoding:tt),)+) => {
         /// EL1's registers to memory, those that are `wanted`.
         #[inline(always)]
-        unsafe fn save_el1(to: &mut [u64; vcpu_context::EL1_COUNT], wanted: fn(El1) -> bool) {
+        unsafe fn save_el1(to: &mut [u64; vcpu_context::EL1_COUNT], wanted: impl Fn(El1) -> bool) {
             let [$($variant),+] = *to;
             // SAFETY: reads.
             unsafe {
@@ -116,7 +116,7 @@ macro_rules! define_el1_switch {
 
         /// EL1's registers from memory, those that are `wanted`.
         #[inline(always)]
-        unsafe fn load_el1(from: &[u64; vcpu_context::EL1_COUNT], wanted: fn(El1) -> bool) {
+        unsafe fn load_el1(from: &[u64; vcpu_context::EL1_COUNT], wanted: impl Fn(El1) -> bool) {
             let [$($variant),+] = *from;
             $(
                 if wanted(El1::$variant) {
@@ -138,17 +138,27 @@ pub(crate) mod switch {
         matches!(register, El1::SCTLR_EL1 | El1::TCR_EL1)
     }
 
+    #[inline(always)]
+    unsafe fn load_in_order(
+        from: &[u64; vcpu_context::EL1_COUNT],
+        translation_last: bool,
+        wanted: impl Fn(El1) -> bool,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if translation_last {
+                load_el1(from, |register| wanted(register) && !translates(register));
+            } else {
+                load_el1(from, wanted);
+            }
+        }
+    }
+
     /// A guest's.
     #[inline(always)]
     pub unsafe fn load(from: &[u64; vcpu_context::EL1_COUNT], translation_last: bool) {
         // SAFETY: the caller's promise.
-        unsafe {
-            if translation_last {
-                load_el1(from, |register| !translates(register));
-            } else {
-                load_el1(from, |_| true);
-            }
-        }
+        unsafe { load_in_order(from, translation_last, |_| true) }
     }
 
     pub unsafe fn save(to: &mut [u64; vcpu_context::EL1_COUNT]) {
@@ -160,13 +170,7 @@ pub(crate) mod switch {
     #[inline(always)]
     pub unsafe fn load_host(from: &[u64; vcpu_context::EL1_COUNT], translation_last: bool) {
         // SAFETY: the caller's promise.
-        unsafe {
-            if translation_last {
-                load_el1(from, |register| !translates(register) && Kept::of(register) != Kept::Not);
-            } else {
-                load_el1(from, |register| Kept::of(register) != Kept::Not);
-            }
-        }
+        unsafe { load_in_order(from, translation_last, |r| Kept::of(r) != Kept::Not) }
     }
 
     #[inline(always)]
@@ -218,8 +222,9 @@ impl HostState {
         };
         let ras = has_ras();
         if ras {
-            // SAFETY: every guest's SErrors from here are alike.
-            unsafe { write!("S3_4_C5_C2_3", VSESR_UNKNOWN) } // VSESR_EL2
+            // SAFETY: VSESR_EL2, which FEAT_RAS has. A virtual SError alone reads it (Arm
+            // ARM, VSESR_EL2), and HCR_HOST lets none be pending.
+            unsafe { write!("S3_4_C5_C2_3", VSESR_UNKNOWN) }
         }
         HostState {
             el1,
