@@ -7,7 +7,7 @@ use kvm_abi as abi;
 use psci::function::ARCH_CALLS;
 
 /// How many ranges a filter may have: one more is `ENOMEM`.
-pub(crate) const MAX_RANGES: usize = 256;
+const MAX_RANGES: usize = 256;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,17 +52,12 @@ impl Range {
 }
 
 /// The ranges, ascending and apart. What is in none is KVM's to answer.
-#[derive(Clone, Default, Debug)]
+#[derive(Default, Debug)]
 pub(crate) struct Filter {
     ranges: Vec<Range>,
 }
 
 impl Filter {
-    /// One that has nothing to say.
-    pub const fn new() -> Self {
-        Filter { ranges: Vec::new() }
-    }
-
     /// What becomes of a call.
     pub fn verdict(&self, function: u32) -> Verdict {
         let at = self.ranges.partition_point(|range| range.last < function);
@@ -137,11 +132,11 @@ mod tests {
             (0, u32::MAX),
         ] {
             for action in 0..3 {
-                let mut filter = Filter::new();
+                let mut filter = Filter::default();
                 assert_eq!(add(&mut filter, base, nr_functions, action), Err(Errno::EEXIST));
             }
         }
-        let mut filter = Filter::new();
+        let mut filter = Filter::default();
         for (base, nr_functions) in
             [(0, 0x8000_0000), (0x8001_0000, 0x3fff_0000), (0xc001_0000, 0x3fff_0000)]
         {
@@ -162,7 +157,7 @@ mod tests {
 
     #[test]
     fn there_is_a_limit() {
-        let mut filter = Filter::new();
+        let mut filter = Filter::default();
         for n in 0..MAX_RANGES as u32 {
             // From behind, so that each is put before the others.
             assert_eq!(add(&mut filter, 0x8600_0000 - n * 2, 1, 1), Ok(()));
@@ -181,7 +176,7 @@ mod tests {
             asked in proptest::collection::vec((0u32..64, 0u32..9, 0u8..4), 0..40),
         ) {
             const AT: u32 = 0x8400_0000;
-            let mut filter = Filter::new();
+            let mut filter = Filter::default();
             let mut model = [None; 80];
             for (base, nr_functions, action) in asked {
                 let cells = &mut model[base as usize..(base + nr_functions) as usize];

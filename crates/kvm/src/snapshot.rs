@@ -106,7 +106,7 @@ impl VmSnapshot {
 
     /// Puts more firmware calls under the filter: [`Filter::with`].
     pub(crate) fn filter(&mut self, range: Range) -> Result<()> {
-        let none = Filter::new();
+        let none = Filter::default();
         let new = self.filter.as_deref().unwrap_or(&none).with(range)?;
         self.filter = Some(room::try_arc(new)?);
         self.policy.filtered |= range.verdict != Verdict::Handle;
