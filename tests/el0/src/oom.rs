@@ -1,7 +1,7 @@
 //! Memory that runs out: who is killed, and that all of it comes back.
 
-use crate::sched::{cpus, pin, set_policy};
-use crate::util::{Dir, Map, PAGE, RW, SHARED, close, ms, pipe, until};
+use crate::sched::{cpus, set_policy};
+use crate::util::{Dir, Map, PAGE, RW, SHARED, close, ms, pin, pipe, until};
 use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;

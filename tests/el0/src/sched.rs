@@ -1,17 +1,11 @@
 //! Scheduling: shares, priorities, places.
 
-use crate::util::{Map, close, ms, pipe, read, until, write};
+use crate::util::{Map, close, ms, pin, pipe, read, until, write};
 use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 cases!("sched"; policies, nice_shares, fifo_first, fifo_wakes, fifo_sleeps, affinity_when_woken);
-
-/// Lets `pid` run on that CPU only.
-pub fn pin(pid: usize, cpu: usize) -> Result<usize, Errno> {
-    let mask = [1u64 << cpu];
-    sys!(libc::SYS_sched_setaffinity, pid, 8, mask.as_ptr())
-}
 
 /// The caller's policy and priority.
 pub fn set_policy(policy: i32, priority: i32) -> Result<usize, Errno> {

@@ -14,6 +14,12 @@ pub fn ms(n: u64) {
     std::thread::sleep(Duration::from_millis(n));
 }
 
+/// Lets `pid` run on that CPU only.
+pub fn pin(pid: usize, cpu: usize) -> Result<usize, Errno> {
+    let mask = [1u64 << cpu];
+    sys!(libc::SYS_sched_setaffinity, pid, 8, mask.as_ptr())
+}
+
 /// Waits until `f` holds, for ten seconds at most.
 pub fn until(mut f: impl FnMut() -> bool) -> bool {
     let start = Instant::now();

@@ -1,7 +1,7 @@
 //! KVM_ARM_VM_SMCCC_FILTER: firmware calls that are denied, or the VMM's to answer.
 
 use crate::vm::{NOWHERE, Vm, call, core_reg, e, get, set};
-use el0_tests::util::BLOCK;
+use el0_tests::util::{BLOCK, pin};
 use el0_tests::{Errno, Fail, Outcome, cases, check, check_eq, sys};
 use kvm_bindings as k;
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -188,14 +188,22 @@ fn nothing() -> Outcome {
     Ok(())
 }
 
-fn denied() -> Outcome {
+/// Calls of each kind that can be filtered.
+const ALL: [u32; 5] = [PSCI_VERSION, CPU_OFF, AFFINITY_INFO, TRNG_VERSION, UNKNOWN];
+
+/// A VM that does this with all of them.
+fn filtered(action: u8) -> Result<Vm, Fail> {
     let vm = Vm::new(BLOCK)?;
-    let all = [PSCI_VERSION, CPU_OFF, AFFINITY_INFO, TRNG_VERSION, UNKNOWN];
-    for function in all {
-        check_eq!(filter(&vm, function, 1, DENY), Ok(()));
+    for function in ALL {
+        check_eq!(filter(&vm, function, 1, action), Ok(()));
     }
+    Ok(vm)
+}
+
+fn denied() -> Outcome {
+    let vm = filtered(DENY)?;
     let mut v = caller(&vm, UNKNOWN)?;
-    for function in all {
+    for function in ALL {
         answers(&mut v, function.into(), NOT_SUPPORTED)?;
     }
     // The function is W0.
@@ -204,14 +212,10 @@ fn denied() -> Outcome {
 }
 
 fn forwarded() -> Outcome {
-    let vm = Vm::new(BLOCK)?;
-    let all = [PSCI_VERSION, CPU_OFF, AFFINITY_INFO, TRNG_VERSION, UNKNOWN];
-    for function in all {
-        check_eq!(filter(&vm, function, 1, FORWARD), Ok(()));
-    }
+    let vm = filtered(FORWARD)?;
     let mut v = caller(&vm, UNKNOWN)?;
     let smc = k::KVM_HYPERCALL_EXIT_SMC;
-    for function in all {
+    for function in ALL {
         let x0 = 0x5555_5555 << 32 | u64::from(function);
         change(&v, x0)?;
         for (how, flags, behind) in [(HVC, 0, call() + 8), (SMC, smc, call() + 20)] {
@@ -234,8 +238,7 @@ fn forwarded() -> Outcome {
 
 fn machines_apart() -> Outcome {
     // On one CPU, in turn: one has a filter, one has none.
-    let cpu_0 = 1u64;
-    sys!(libc::SYS_sched_setaffinity, 0, 8, &raw const cpu_0)?;
+    pin(0, 0)?;
     let (with, without) = (Vm::new(BLOCK)?, Vm::new(BLOCK)?);
     check_eq!(filter(&with, PSCI_VERSION, 1, FORWARD), Ok(()));
     let mut a = caller(&with, PSCI_VERSION)?;

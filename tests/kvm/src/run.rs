@@ -4,7 +4,7 @@ use crate::vm::{
     MAIL, NOWHERE, RAM, Vm, core_reg, counters, disr, e, get, load_loop, mmio, notify, spin,
     threads, walk,
 };
-use el0_tests::util::{BLOCK, handle, ms, until};
+use el0_tests::util::{BLOCK, handle, ms, pin, until};
 use el0_tests::{End, Errno, Fail, Outcome, cases, check, check_eq, fork, sys, wait};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuExit};
 use std::os::fd::AsRawFd;
@@ -231,8 +231,7 @@ fn nothing_of_the_guests_to_see() -> bool {
 }
 
 fn el0_sees_no_guests_registers() -> Outcome {
-    let cpu_0 = 1u64;
-    sys!(libc::SYS_sched_setaffinity, 0, 8, &raw const cpu_0)?;
+    pin(0, 0)?;
     handle(libc::SIGILL, undefined, 0, &[])?;
     let vm = Vm::new(BLOCK)?;
     let mut a = vm.vcpu(0, threads(), [NOWHERE, MAIL, 0xdead_0000])?;
