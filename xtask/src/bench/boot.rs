@@ -492,6 +492,12 @@ mod tests {
     }
 
     #[test]
+    fn guests_have_one_command_line() {
+        let script = include_str!("../../initramfs/bench-run");
+        assert!(script.contains(&format!("'console=ttyS0 {GUEST_WORDS}'")));
+    }
+
+    #[test]
     fn an_old_file_goes() {
         let file = std::env::temp_dir().join(format!("bench-events-{}", std::process::id()));
         std::fs::write(&file, "count boot_host 1\nend\n").unwrap();
