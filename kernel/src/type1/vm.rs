@@ -23,9 +23,6 @@ use ::sched::Class;
 use spin::Once;
 use vgic::{Version, Vgic};
 
-/// Interrupts that a VM has without being asked for more, KVM's default.
-const DEFAULT_IRQS: u32 = 256;
-
 /// How a life ended.
 #[derive(Clone, Debug)]
 pub enum End {
@@ -65,11 +62,11 @@ impl Life {
             let vgic = vm.create_vgic(if v3 { Version::V3 } else { Version::V2 })?;
             place_vgic(&vgic, v3)?;
             let last = super::devices::last_interrupt(plan).unwrap_or(0);
-            let spis = plan.domain.nr_spis.map(|spis| spis.saturating_add(32));
-            if spis.is_some() || last >= DEFAULT_IRQS {
-                let irqs = spis.unwrap_or(0).max(last.saturating_add(1));
-                vgic.set_nr_irqs(irqs.clamp(64, 1024).next_multiple_of(32))?;
-            }
+            // Guests set up each interrupt that there is, by an exit or more: no more than
+            // are used or asked for.
+            let asked = plan.domain.nr_spis.map_or(0, |spis| spis.saturating_add(32));
+            let irqs = asked.max(last.saturating_add(1)).clamp(64, 1024);
+            vgic.set_nr_irqs(irqs.next_multiple_of(32))?;
             let mut vcpus = Vec::new();
             for id in 0..u64::from(plan.domain.cpus) {
                 vcpus.push(vm.create_vcpu(id)?);
