@@ -23,7 +23,7 @@
 //!     to CPU AT OWN LANE FROM          the CPU changed its exception level
 //!     op CPU AT OWN LANE OPCODE        it executes a system instruction
 //!     count NAME INSTRUCTIONS          executed since power-on
-//!     since NAME INSTRUCTIONS          executed since the first exit from a guest
+//!     since NAME INSTRUCTIONS          executed since a guest was first entered
 //!     exit NAME VECTOR SYNDROME FUNCTION TIMES  exits from guests until then
 //!     end                              the last line: nothing is missing
 //!
@@ -32,24 +32,16 @@
 //! 1 EL1 of the host, 2 EL2, 3 EL1 of a guest, 4 EL0 of a guest.
 
 mod current;
+mod decode;
 mod qemu;
 
+use decode::*;
 use qemu::*;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
-
-const OPEN: u16 = 0x6801;
-const OPEN_TO_STAMP: u16 = 0x6802;
-const CLOSE: u16 = 0x6803;
-const STAMP: u16 = 0x6804;
-const COUNT: u16 = 0x6805;
-const OPEN_ASLEEP: u16 = 0x6806;
-
-const WFE: u32 = 0xd503_205f;
-const WFI: u32 = 0xd503_207f;
 
 /// A longer window is an operation that nobody wants to look at event by event.
 const EVENTS: usize = 400_000;
@@ -67,6 +59,8 @@ static COUNTS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 static ASLEEP: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 /// Is a window open?
 static ARMED: AtomicBool = AtomicBool::new(false);
+/// Was a guest entered?
+static ENTERED: AtomicBool = AtomicBool::new(false);
 static STATE: Mutex<State> = Mutex::new(State::new());
 
 struct Registers {
@@ -75,6 +69,8 @@ struct Registers {
     cpsr: *mut Register,
     hcr: *mut Register,
     esr: *mut Register,
+    /// SPSR_EL2.
+    spsr: *mut Register,
     /// VBAR_EL2.
     vbar: *mut Register,
     /// ELR_EL1 and ELR_EL2.
@@ -96,56 +92,6 @@ struct Cpu {
     lanes: [u64; LANES],
 }
 
-/// A block of instructions in a call back's data: how many, and the address of
-/// the first (the lower 48 bits, enough to tell how far an exception's is away).
-#[derive(Clone, Copy)]
-struct Block(u64);
-
-impl Block {
-    const ADDRESS: u64 = (1 << 48) - 1;
-
-    fn new(at: u64, len: usize) -> Self {
-        Self((len as u64) << 48 | at & Self::ADDRESS)
-    }
-
-    fn len(self) -> u64 {
-        self.0 >> 48
-    }
-
-    /// How far it is above an address.
-    fn offset_from(self, base: u64) -> u64 {
-        (self.0 & Self::ADDRESS).wrapping_sub(base & Self::ADDRESS)
-    }
-
-    /// How many of its instructions did not execute, if an exception came that
-    /// returns to `elr`.
-    fn cut(self, elr: u64) -> u64 {
-        let len = self.len();
-        let executed = ((elr & Self::ADDRESS).wrapping_sub(self.0 & Self::ADDRESS) as i64) / 4;
-        // Otherwise it is an interrupt, which comes between blocks.
-        len.saturating_sub(u64::try_from(executed).unwrap_or(len))
-    }
-}
-
-/// An instruction in a call back's data: its opcode or mark, and how many of its
-/// block's instructions come from here on, itself included.
-#[derive(Clone, Copy)]
-struct Place(u64);
-
-impl Place {
-    fn new(what: u32, left: usize) -> Self {
-        Self((left as u64) << 32 | u64::from(what))
-    }
-
-    fn what(self) -> u32 {
-        self.0 as u32
-    }
-
-    fn left(self) -> u64 {
-        self.0 >> 32
-    }
-}
-
 struct State {
     out: String,
     buffer: *mut GArray<u8>,
@@ -155,8 +101,8 @@ struct State {
     counts: Vec<Count>,
     /// How often guests have exited for what.
     exits: BTreeMap<Exit, u64>,
-    /// The machine's instructions when one did first.
-    first_exit: Option<u64>,
+    /// The machine's instructions when one was entered first.
+    first_entry: Option<u64>,
 }
 
 /// What is known when a program asks.
@@ -165,40 +111,6 @@ struct Count {
     instructions: u64,
     since: Option<u64>,
     exits: BTreeMap<Exit, u64>,
-}
-
-/// Why a guest exited.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Exit {
-    vector: u16,
-    syndrome: u32,
-    function: u32,
-}
-
-impl Exit {
-    /// The vectors for exceptions from a lower level in AArch64 (D1.3.1.5): synchronous,
-    /// IRQ, FIQ, SError.
-    fn is_vector(offset: u64) -> bool {
-        matches!(offset, 0x400 | 0x480 | 0x500 | 0x580)
-    }
-
-    /// Without what says which register, and where (D24.2.40).
-    fn new(vector: u16, esr: u32, w0: u32) -> Self {
-        if vector != 0x400 {
-            return Self { vector, syndrome: 0, function: 0 };
-        }
-        match esr >> 26 {
-            // HVC, SMC.
-            0x16 | 0x17 => Self { vector, syndrome: esr, function: w0 },
-            // MSR, MRS and system instructions: not Rt.
-            0x18 => Self { vector, syndrome: esr & !0x3e0, function: 0 },
-            // Aborts: ISV, WnR and the status.
-            0x20 | 0x24 => Self { vector, syndrome: esr & 0xfd00_007f, function: 0 },
-            // WFI and WFE: which.
-            0x01 => Self { vector, syndrome: esr & 0xfc00_0003, function: 0 },
-            _ => Self { vector, syndrome: esr & 0xfc00_0000, function: 0 },
-        }
-    }
 }
 
 // SAFETY: the handles are QEMU's, for any of its threads; the buffer is ours.
@@ -242,7 +154,7 @@ impl State {
             best: BTreeMap::new(),
             counts: Vec::new(),
             exits: BTreeMap::new(),
-            first_exit: None,
+            first_entry: None,
         }
     }
 
@@ -270,7 +182,7 @@ impl State {
     fn lane(&mut self, cpu: usize) -> u8 {
         let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else { return 0 };
         let (cpsr, hcr) = (registers.cpsr, registers.hcr);
-        let level = self.read(cpsr) >> 2 & 3;
+        let level = exception_level(self.read(cpsr));
         if level >= 2 {
             return 2;
         }
@@ -363,17 +275,27 @@ impl State {
         }
     }
 
+    /// An ERET. Is it the first into a guest?
+    fn entry(&mut self, cpu: usize, place: Place) {
+        let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else { return };
+        let (cpsr, hcr, spsr) = (registers.cpsr, registers.hcr, registers.spsr);
+        if enters_guest(self.read(cpsr), self.read(spsr), self.read(hcr)) {
+            self.first_entry = Some(self.count_all() - (place.left() - 1));
+            ENTERED.store(true, Relaxed);
+        }
+    }
+
     /// A block that may be a vector for lower levels. Is it, and was it a guest?
     fn exit(&mut self, cpu: usize, block: Block) {
         let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else { return };
         let (x0, cpsr, hcr) = (registers.x0, registers.cpsr, registers.hcr);
         let (esr, vbar) = (registers.esr, registers.vbar);
         let vector = block.offset_from(self.read(vbar));
-        if !Exit::is_vector(vector) || self.read(cpsr) >> 2 & 3 != 2 || !is_guests(self.read(hcr)) {
+        if !Exit::is_vector(vector)
+            || exception_level(self.read(cpsr)) != 2
+            || !is_guests(self.read(hcr))
+        {
             return;
-        }
-        if self.first_exit.is_none() {
-            self.first_exit = Some(self.count_all() - block.len());
         }
         let (esr, w0) = (self.read(esr) as u32, self.read(x0) as u32);
         *self.exits.entry(Exit::new(vector as u16, esr, w0)).or_default() += 1;
@@ -477,12 +399,6 @@ impl State {
     }
 }
 
-/// While this is HCR_EL2, is a guest below? Its interrupts are routed to EL2 (IMO), and EL0 is
-/// not the host's (TGE).
-fn is_guests(hcr: u64) -> bool {
-    hcr & 1 << 4 != 0 && hcr & 1 << 27 == 0
-}
-
 /// A lane's exception level.
 fn level(lane: u8) -> u8 {
     match lane {
@@ -501,22 +417,6 @@ fn count_of(cpu: usize) -> u64 {
     COUNTS.get(cpu).map_or(0, |count| count.load(Relaxed))
 }
 
-/// HVC, SMC, SVC, BRK; MSR, MRS, SYS, barriers, WFE, WFI; ERET and its kin.
-fn is_interesting(opcode: u32) -> bool {
-    if opcode & 0xffff_f01f == 0xd503_201f {
-        return opcode == WFE || opcode == WFI;
-    }
-    opcode >> 24 == 0xd4
-        || opcode >> 22 == 0xd5 << 2
-        || matches!(opcode, 0xd69f_03e0 | 0xd69f_0bff | 0xd69f_0fff)
-}
-
-/// The n of `movz xzr, #n`.
-fn mark(opcode: u32) -> Option<u16> {
-    let n = (opcode >> 5) as u16;
-    (opcode & 0xffe0_001f == 0xd280_001f && (OPEN..=OPEN_ASLEEP).contains(&n)).then_some(n)
-}
-
 extern "C" fn on_cpu(_: Id, _: c_uint) {
     let mut cpu = Registers {
         x0: std::ptr::null_mut(),
@@ -524,6 +424,7 @@ extern "C" fn on_cpu(_: Id, _: c_uint) {
         cpsr: std::ptr::null_mut(),
         hcr: std::ptr::null_mut(),
         esr: std::ptr::null_mut(),
+        spsr: std::ptr::null_mut(),
         vbar: std::ptr::null_mut(),
         elr: [std::ptr::null_mut(); 2],
     };
@@ -543,6 +444,7 @@ extern "C" fn on_cpu(_: Id, _: c_uint) {
                 b"cpsr" => cpu.cpsr = handle,
                 b"HCR_EL2" => cpu.hcr = handle,
                 b"ESR_EL2" => cpu.esr = handle,
+                b"SPSR_EL2" => cpu.spsr = handle,
                 b"VBAR_EL2" => cpu.vbar = handle,
                 b"ELR_EL1" => cpu.elr[0] = handle,
                 b"ELR_EL2" => cpu.elr[1] = handle,
@@ -567,7 +469,7 @@ extern "C" fn on_block(cpu: c_uint, block: *mut c_void) {
         state().block(cpu, block);
     }
     if let Some(count) = COUNTS.get(cpu) {
-        count.fetch_add(block.len(), Relaxed);
+        count.fetch_add(block.instructions(), Relaxed);
     }
 }
 
@@ -588,6 +490,13 @@ extern "C" fn on_wfi(cpu: c_uint, place: *mut c_void) {
         state.system(cpu, place);
         state.rest(cpu, place);
     }
+}
+
+extern "C" fn on_eret(cpu: c_uint, place: *mut c_void) {
+    if !ENTERED.load(Relaxed) {
+        state().entry(current::cpu(cpu), Place(place as u64));
+    }
+    on_system(cpu, place);
 }
 
 extern "C" fn on_vector(cpu: c_uint, block: *mut c_void) {
@@ -615,7 +524,7 @@ extern "C" fn on_mark(cpu: c_uint, place: *mut c_void) {
         COUNT => {
             let name = state.name(cpu);
             let instructions = state.count_all() - place.left();
-            let since = state.first_exit.map(|first| instructions - first);
+            let since = state.first_entry.map(|first| instructions - first);
             let exits = state.exits.clone();
             state.counts.push(Count { name, instructions, since, exits });
         }
@@ -648,6 +557,7 @@ extern "C" fn on_translate(_: Id, tb: *mut Tb) {
                 let data = Place::new(opcode, n - i).0 as *mut c_void;
                 let (call, flags) = match opcode {
                     WFI => (on_wfi as _, CB_R_REGS),
+                    ERET | ERETAA | ERETAB => (on_eret as _, CB_R_REGS),
                     _ => (on_system as _, CB_NO_REGS),
                 };
                 qemu_plugin_register_vcpu_insn_exec_cb(insn, call, flags, data);

@@ -137,7 +137,7 @@ pub struct Events {
     pub windows: BTreeMap<String, Window>,
     /// Instructions since power-on, by name.
     pub counts: BTreeMap<String, u64>,
-    /// Instructions since the first exit from a guest.
+    /// Instructions since a guest was first entered.
     pub since: BTreeMap<String, u64>,
     /// The exits until then.
     pub exits: BTreeMap<String, Vec<Exits>>,
