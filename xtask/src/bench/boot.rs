@@ -1,7 +1,7 @@
 //! One boot of a kernel with the measuring programs on it.
 
 use super::events::Events;
-use super::operation::{self, GUEST};
+use super::operation::{self, GUEST_BOOTS, GuestBoot};
 use super::record::{Kernel, Record};
 use crate::console::{Console, Keyboard, Wait};
 use crate::fdt::Node;
@@ -65,10 +65,11 @@ pub struct Kit {
 struct Guest {
     /// The guest's, which is the bare machine's as well.
     initramfs: PathBuf,
-    /// The host's, with the guest in it.
+    /// The host's, with the guest in it. It isn't compressed, as what Xen's and Type-1's
+    /// boot loader hands on isn't.
     host_initramfs: PathBuf,
-    /// What the bare machine needed, by CPU model.
-    bare: RefCell<BTreeMap<String, u64>>,
+    /// What the bare machine needed, by CPU model and number of CPUs.
+    bare: RefCell<BTreeMap<(String, u32), u64>>,
 }
 
 impl Kit {
@@ -95,7 +96,7 @@ impl Kit {
     /// With the plugin, and with what only the plugin can measure.
     pub fn watching(built: &build::Built, ops: &[String], kernels: &[Kernel]) -> Result<Self> {
         let mut kit = Self { plugin: Some(build::plugin()?), ..Self::new(built)? };
-        if ops.is_empty() || ops.iter().any(|op| GUEST.contains(&op.as_str())) {
+        if ops.is_empty() || ops.iter().any(|op| operation::is_guest_boot(op)) {
             kit.guest = Some(Guest::new(built)?);
         }
         if kernels.is_empty() || kernels.contains(&Kernel::Xen) {
@@ -117,8 +118,8 @@ impl Guest {
             ("hypha/guest/Image", read(&built.guest_image)?),
             ("hypha/guest/initramfs", archive),
         ];
-        let host_initramfs = paths::hypha().join("bench/guest-initramfs.cpio.gz");
-        initramfs::write(&host_initramfs, initramfs::bench(&files)?)?;
+        let host_initramfs = paths::hypha().join("bench/guest-host.cpio");
+        proc::write_if_changed(&host_initramfs, &initramfs::bench(&files)?)?;
         Ok(Self { initramfs, host_initramfs, bare: RefCell::default() })
     }
 }
@@ -168,7 +169,7 @@ enum Load<'a> {
     /// These operations.
     Measure(&'a [String]),
     /// A Debian guest's boot.
-    Guest(&'a Guest),
+    Guest(&'a Guest, &'a GuestBoot),
 }
 
 /// A kernel in a mode on a CPU model.
@@ -199,8 +200,10 @@ impl Subject {
             }
         }
         if let Some(guest) = &kit.guest {
-            let (_, events) = self.boot(kit, Load::Guest(guest))?;
-            records.extend(self.of_guest(kit, guest, &events, ops)?);
+            for boot in GUEST_BOOTS.iter().filter(|boot| boot.is_wanted(ops)) {
+                let (_, events) = self.boot(kit, Load::Guest(guest, boot))?;
+                records.extend(self.of_guest(kit, guest, boot, &events, ops)?);
+            }
         }
         Ok(records)
     }
@@ -214,8 +217,8 @@ impl Subject {
         };
         let counted = |op: &str| plugin || op != BOOT_HOST;
         let all = operation::OPERATIONS.iter().map(|operation| operation.name);
-        let wanted = |op: &str| ops.is_empty() || ops.iter().any(|wanted| wanted == op);
-        all.filter(|op| wanted(op) && !GUEST.contains(op) && of_domain(op) && counted(op))
+        all.filter(|op| is_wanted(ops, op) && !operation::is_guest_boot(op))
+            .filter(|op| of_domain(op) && counted(op))
             .map(String::from)
             .collect()
     }
@@ -244,7 +247,7 @@ impl Subject {
         let kernel = if self.kernel == Kernel::Linux { &kit.linux } else { &kit.hypha };
         let (initramfs, op) = match load {
             Load::Measure(ops) => (&kit.initramfs, ops.join("+")),
-            Load::Guest(guest) => (&guest.host_initramfs, BOOT_GUEST.into()),
+            Load::Guest(guest, boot) => (&guest.host_initramfs, boot.boot.into()),
         };
         let mut words = vec!["console=ttyAMA0".to_string(), "quiet".into(), "panic=-1".into()];
         words.extend(self.mode.parameter().map(String::from));
@@ -260,16 +263,16 @@ impl Subject {
             Kernel::Linux => bail!("Linux is no Type-1 hypervisor"),
         };
         let mut machine = self.machine(kernel, None, append);
-        let (memory, kernel, ramdisk, bootargs) = match load {
-            Load::Measure(ops) => (64, &kit.measure, None, format!("op={}", ops.join(","))),
-            Load::Guest(guest) => {
+        let (cpus, memory, kernel, ramdisk, bootargs) = match load {
+            Load::Measure(ops) => (2, 64, &kit.measure, None, format!("op={}", ops.join(","))),
+            Load::Guest(guest, boot) => {
                 let bootargs = format!("console=ttyAMA0 {GUEST_WORDS}");
-                (GUEST_MEM, &kit.linux, Some(guest.initramfs.clone()), bootargs)
+                (boot.vcpus, GUEST_MEM, &kit.linux, Some(guest.initramfs.clone()), bootargs)
             }
         };
         let vm = Vm {
             name: "domU1".into(),
-            cpus: 2,
+            cpus,
             memory,
             kernel: kernel.clone(),
             ramdisk,
@@ -282,13 +285,14 @@ impl Subject {
 
     /// The guest's kernel and initramfs, without anybody below: a machine of the
     /// guest's size, with a device tree that has no more than the guest's.
-    fn bare(&self, kit: &Kit, guest: &Guest) -> Result<u64> {
-        if let Some(count) = guest.bare.borrow().get(&self.cpu) {
+    fn bare(&self, kit: &Kit, guest: &Guest, cpus: u32) -> Result<u64> {
+        let key = (self.cpu.clone(), cpus);
+        if let Some(count) = guest.bare.borrow().get(&key) {
             return Ok(*count);
         }
         let append = format!("console=ttyAMA0 {GUEST_WORDS}");
         let mut machine = self.machine(&kit.linux, Some(&guest.initramfs), &append);
-        (machine.el2, machine.mem) = (false, GUEST_MEM);
+        (machine.el2, machine.mem, machine.smp) = (false, GUEST_MEM, cpus);
         let subject = Self { kernel: Kernel::Linux, mode: Mode::None, cpu: self.cpu.clone() };
         let dtb = subject.file("dtb");
         let mut root = type1::own_tree(&machine, &dtb)?;
@@ -306,7 +310,7 @@ impl Subject {
         let (_, events) = subject.watch(kit, machine, End::Off)?;
         let count = events.counts.get(SETTLED).copied();
         let count = count.context("the bare machine did not get through /init")?;
-        guest.bare.borrow_mut().insert(self.cpu.clone(), count);
+        guest.bare.borrow_mut().insert(key, count);
         Ok(count)
     }
 
@@ -320,7 +324,7 @@ impl Subject {
         if self.mode == Mode::Type1 {
             let end = match load {
                 Load::Measure(_) => End::Words("# done"),
-                Load::Guest(_) => End::Words("Power down"),
+                Load::Guest(..) => End::Words("Power down"),
             };
             self.watch(kit, self.hypervisor(kit, load)?, end)
         } else {
@@ -398,34 +402,46 @@ impl Subject {
         log.lines().filter_map(line).chain(counts.map(|(op, count)| record(op, *count))).collect()
     }
 
-    /// What a Debian guest's boot took.
+    /// What a Debian guest's boot took: of these operations (or of all) the records.
     fn of_guest(
         &self,
         kit: &Kit,
         guest: &Guest,
+        boot: &GuestBoot,
         events: &Events,
         ops: &[String],
     ) -> Result<Vec<Record>> {
-        let wanted = |op: &str| ops.is_empty() || ops.iter().any(|wanted| wanted == op);
         let count = events.counts.get(BOOT_GUEST);
         let count = *count.with_context(|| format!("{}: no guest booted", self.title()))?;
         let mut records = Vec::new();
-        if wanted(BOOT_GUEST) {
-            records.push(self.record(BOOT_GUEST, count));
+        if is_wanted(ops, boot.boot) {
+            records.push(self.record(boot.boot, count));
         }
-        if wanted("guest_boot_exits") {
+        if is_wanted(ops, boot.exits) {
             let exits = events.exits.get(BOOT_GUEST).cloned();
             let exits = exits.with_context(|| format!("{}: no guest exited", self.title()))?;
             let sum = exits.iter().map(|exits| exits.times).sum();
-            records.push(Record { exits, ..self.record("guest_boot_exits", sum) });
+            records.push(Record { exits, ..self.record(boot.exits, sum) });
         }
-        if wanted("guest_boot_ratio") {
+        if is_wanted(ops, boot.ratio) {
             let since = events.since.get(SETTLED).context("the guest did not get through /init")?;
-            let bare = self.bare(kit, guest)?;
-            records.push(self.record("guest_boot_ratio", since * 1000 / bare.max(1)));
+            let bare = self.bare(kit, guest, boot.vcpus)?;
+            records.push(self.record(boot.ratio, since * 1000 / bare.max(1)));
         }
         Ok(records)
     }
+}
+
+impl GuestBoot {
+    /// Does one of these operations (or of all) need it?
+    fn is_wanted(&self, ops: &[String]) -> bool {
+        ops.is_empty() || ops.iter().any(|op| self.measures(op))
+    }
+}
+
+/// Is it one of these operations? No operations are all.
+fn is_wanted(ops: &[String], op: &str) -> bool {
+    ops.is_empty() || ops.iter().any(|wanted| wanted == op)
 }
 
 /// The operations without a record.
@@ -467,7 +483,7 @@ mod tests {
     fn what_each_has() {
         let host = subject(Kernel::Linux, Mode::Nvhe);
         let all = host.on_the_machine(&[], true);
-        assert_eq!(all.len(), operation::OPERATIONS.len() - GUEST.len() - 1);
+        assert_eq!(all.len(), operation::OPERATIONS.len() - 3 * GUEST_BOOTS.len() - 1);
         assert!(!all.iter().any(|op| op == CONSOLE));
         // Only the plugin knows what was executed since power-on.
         let unwatched = host.on_the_machine(&[], false);
@@ -495,6 +511,8 @@ mod tests {
     fn guests_have_one_command_line() {
         let script = include_str!("../../initramfs/bench-run");
         assert!(script.contains(&format!("'console=ttyS0 {GUEST_WORDS}'")));
+        // The guest of two vCPUs is asked for by its own name.
+        assert!(GUEST_BOOTS.iter().all(|boot| script.contains(&format!("*op={}*)", boot.boot))));
     }
 
     #[test]

@@ -118,10 +118,14 @@ fn tables(records: &[Record], cpu: &str) -> String {
         text += "What they are, on all CPUs, in the shortest round:\n\n";
         text += &format!("{events}\n{}\n\n", model::CAVEAT);
     }
-    let exits = table::exits(records, cpu);
-    if !exits.is_empty() {
-        text += "What a Debian guest exits for until its /init runs:\n\n";
-        text += &format!("{exits}\n");
+    for boot in operation::GUEST_BOOTS {
+        let exits = table::exits(records, boot.exits, cpu);
+        if !exits.is_empty() {
+            let vcpus = if boot.vcpus == 1 { "vCPU" } else { "vCPUs" };
+            let with = format!("{} {vcpus}", boot.vcpus);
+            text += &format!("What a Debian guest with {with} exits for until its /init runs:\n\n");
+            text += &format!("{exits}\n");
+        }
     }
     text
 }

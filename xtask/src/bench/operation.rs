@@ -134,11 +134,11 @@ pub const OPERATIONS: &[Operation] = &[
     operation(
         "boot_guest",
         "power-on, the guest's kernel in the host's initramfs",
-        "the first instructions of a Debian guest's /init",
+        "the first instructions of a Debian guest's /init; the guest has 1 vCPU",
     ),
     Operation {
         name: "guest_boot_exits",
-        from: "a Debian guest's first instruction (its first exit)",
+        from: "a Debian guest's first instruction, 1 vCPU",
         to: "the first instructions of its /init: how often it exited",
         unit: Unit::Exits,
     },
@@ -146,6 +146,19 @@ pub const OPERATIONS: &[Operation] = &[
         name: "guest_boot_ratio",
         from: "the same, in instructions of guest and host",
         to: "the end of the kernel's self-tests, by those of the same kernel and initramfs on the machine itself",
+        unit: Unit::Thousandths,
+    },
+    operation("boot_guest_2", "as `boot_guest`, with 2 vCPUs", "the same"),
+    Operation {
+        name: "guest_boot_exits_2",
+        from: "as `guest_boot_exits`, with 2 vCPUs",
+        to: "the same",
+        unit: Unit::Exits,
+    },
+    Operation {
+        name: "guest_boot_ratio_2",
+        from: "as `guest_boot_ratio`, with 2 vCPUs",
+        to: "the same, by those of a machine with 2 CPUs",
         unit: Unit::Thousandths,
     },
     Operation {
@@ -167,8 +180,40 @@ pub fn find(name: &str) -> Option<&'static Operation> {
     OPERATIONS.iter().find(|operation| operation.name == name)
 }
 
-/// Those that a Debian guest's boot measures.
-pub const GUEST: [&str; 3] = ["boot_guest", "guest_boot_exits", "guest_boot_ratio"];
+/// A Debian guest's boot, and what it measures.
+pub struct GuestBoot {
+    pub vcpus: u32,
+    pub boot: &'static str,
+    pub exits: &'static str,
+    pub ratio: &'static str,
+}
+
+pub const GUEST_BOOTS: [GuestBoot; 2] = [
+    GuestBoot {
+        vcpus: 1,
+        boot: "boot_guest",
+        exits: "guest_boot_exits",
+        ratio: "guest_boot_ratio",
+    },
+    GuestBoot {
+        vcpus: 2,
+        boot: "boot_guest_2",
+        exits: "guest_boot_exits_2",
+        ratio: "guest_boot_ratio_2",
+    },
+];
+
+impl GuestBoot {
+    /// Is it one of this boot's operations?
+    pub fn measures(&self, op: &str) -> bool {
+        [self.boot, self.exits, self.ratio].contains(&op)
+    }
+}
+
+/// Is it an operation of a Debian guest's boot?
+pub fn is_guest_boot(op: &str) -> bool {
+    GUEST_BOOTS.iter().any(|boot| boot.measures(op))
+}
 
 /// The table of endpoints in Markdown, as docs/bench.md has it.
 #[cfg(test)]

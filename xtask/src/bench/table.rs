@@ -149,9 +149,10 @@ pub fn events(records: &[Record], cpu: &str) -> String {
     if rows.len() > 1 { align(&rows) } else { String::new() }
 }
 
-/// What a Debian guest's boot exits for, the most frequent causes first.
-pub fn exits(records: &[Record], cpu: &str) -> String {
-    let here = |record: &&Record| record.cpu == cpu && !record.exits.is_empty();
+/// What a Debian guest's boot exits for, the most frequent causes first: `op` is one of its
+/// operations that count exits.
+pub fn exits(records: &[Record], op: &str, cpu: &str) -> String {
+    let here = |record: &&Record| record.op == op && record.cpu == cpu;
     let columns: Vec<_> = records.iter().filter(here).collect();
     let mut causes: BTreeMap<&str, u64> = BTreeMap::new();
     for record in &columns {
