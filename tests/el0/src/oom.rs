@@ -475,18 +475,18 @@ fn readers() -> Outcome {
         let (pid, said) = child(|said| {
             adjust(1000)?;
             let (r, _w) = pipe(0)?;
+            let (gate, open) = pipe(0)?;
             let buffers =
                 Map::full(0, READERS * LEN, RW, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
             (0..buffers.len).step_by(PAGE).for_each(|at| buffers.set(at, 1));
             for n in 0..READERS {
-                let (at, go) = (buffers.at + n * LEN, said.word(0));
+                let at = buffers.at + n * LEN;
                 std::thread::spawn(move || {
-                    while go.load(SeqCst) == 0 {
-                        ms(5);
-                    }
+                    // Asleep until then: what polls would be the machine's only load.
+                    let _ = sys!(libc::SYS_read, gate, at, 1);
                     // There may be too little memory to wait: then for memory.
                     while sys!(libc::SYS_read, r, at, LEN) == Err(Errno(libc::ENOMEM)) {
-                        ms(5);
+                        ms(20);
                     }
                 });
             }
@@ -495,8 +495,10 @@ fn readers() -> Outcome {
                 all.set(at, 1);
                 if at % MIB == 0 && said.word(0).load(SeqCst) == 0 {
                     // With too little to tell how much there is, there is little.
-                    let free = meminfo("MemFree:").unwrap_or(0);
-                    said.word(0).store(usize::from(free < 6 * MIB), SeqCst);
+                    if meminfo("MemFree:").unwrap_or(0) < 6 * MIB {
+                        said.word(0).store(1, SeqCst);
+                        close(open);
+                    }
                 }
             }
             Ok(())
