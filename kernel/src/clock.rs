@@ -1,8 +1,10 @@
 //! The wall clock: CLOCK_REALTIME is CLOCK_MONOTONIC and an offset.
 
-use crate::{memory, time};
+use crate::wait::{self, Ended};
+use crate::{memory, sched, time};
 use base::{Errno, Nanos, Result, WaitQueue};
 use core::sync::atomic::{AtomicU64, Ordering::{Relaxed, SeqCst}};
+use core::task::Waker;
 
 /// What is added to the time since boot. Until somebody sets the clock, boot
 /// was in 1970, as on Linux without a clock that keeps time.
@@ -52,4 +54,28 @@ pub fn to_realtime(monotonic: Nanos) -> Nanos {
 /// The CLOCK_MONOTONIC time of a CLOCK_REALTIME one; 0 if that is before boot.
 pub fn to_monotonic(realtime: Nanos) -> Nanos {
     realtime.saturating_sub(OFFSET.load(Relaxed))
+}
+
+/// As [`wait::retry`], until a time of day: whoever sets the clock changes when that
+/// is.
+pub fn retry_until<T>(
+    time: Nanos,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T, Ended> {
+    let waker = Waker::from(sched::current());
+    WAS_SET.register(&waker)?;
+    let result = loop {
+        let before = sets();
+        let result = wait::retry(Some(to_monotonic(time)), || match attempt() {
+            Err(Errno::EAGAIN) if sets() != before => Ok(None),
+            other => other.map(Some),
+        });
+        match result {
+            Ok(None) => {}
+            Ok(Some(value)) => break Ok(value),
+            Err(ended) => break Err(ended),
+        }
+    };
+    WAS_SET.unregister(&waker);
+    result
 }

@@ -1,22 +1,33 @@
 //! Hypha's kernel. ARCHITECTURE.md is the map.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(feature = "user-space"),
+    allow(dead_code, reason = "what all modes have also answers what only programs ask")
+)]
 
 #[cfg(target_os = "none")]
 extern crate alloc;
 
 macro_rules! modules {
-    ($($name:ident)+) => {$(
-        #[cfg(target_os = "none")]
+    (if $when:meta: $($name:ident)+) => {$(
+        #[cfg(all(target_os = "none", $when))]
         mod $name;
     )+};
 }
 
 modules! {
-    boot clock console cpu crash fail features fp fs gic gich heap hyp init kvm lock_order log machine memory
-    panic power process random sched smp speculation stack symbols syscall task time timer trap tty
-    type1 user vcpu vdso wait watchdog
+    if all(): boot console cpu crash fail features fp gic gich heap hyp kvm lock_order log machine memory
+    panic power random sched smp speculation stack symbols task time timer trap type1 vcpu wait watchdog
 }
+
+// Programs, and what they need of the kernel: all modes but Type-1.
+modules! {
+    if feature = "user-space": clock el0 fs init process syscall tty user user_space vdso
+}
+#[cfg(all(target_os = "none", not(feature = "user-space")))]
+#[path = "no_user_space.rs"]
+mod user_space;
 
 /// The boot CPU, with everything but tasks in place.
 #[cfg(target_os = "none")]
@@ -31,7 +42,7 @@ fn kernel_main(plan: &'static boot::BootPlan) -> ! {
     crash::boot();
     match plan.choice.hypervisor {
         mode::Hypervisor::Type1 => type1::start(plan),
-        _ => init::start(plan),
+        _ => user_space::start(plan),
     }
     sched::idle()
 }

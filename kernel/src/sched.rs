@@ -466,7 +466,7 @@ pub fn finish() {
     };
     let task = current_ref();
     arch::sysreg::set_tpidr_el0(task.tpidr_el0.load(Relaxed));
-    crate::process::enter(&task);
+    crate::user_space::enter(&task);
     timer::reprogram();
     if let Some(previous) = previous {
         // Its registers are all in memory: others may resume it.

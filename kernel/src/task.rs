@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "stacks and suspended contexts")]
 
 use crate::fp::FpContext;
-use crate::process::Thread;
-use crate::process::cputime::{self, Account};
 use crate::stack::Stack;
+use crate::user_space::{Account, Thread};
 use crate::{cpu, sched};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -159,28 +158,4 @@ impl Wake for Task {
 /// The current task.
 pub fn current() -> Arc<Task> {
     sched::current()
-}
-
-/// Leaves for EL0 with `registers`; what the task was doing in the kernel is
-/// over.
-pub fn enter_user(registers: &TrapFrame) -> ! {
-    let task = sched::current();
-    cputime::leave_kernel(&task);
-    crate::trap::prepare_el0(&task);
-    // SAFETY: the frame is at the top of the current task's stack, far above
-    // where we are; PSTATE is EL0's by the callers' construction, forced here.
-    unsafe {
-        let frame = task.user_frame();
-        frame.write(*registers);
-        (*frame).pstate = user_pstate(registers.pstate);
-        drop(task);
-        arch::trap::return_to_el0(frame)
-    }
-}
-
-/// PSTATE for EL0, whatever is asked for: EL0t, AArch64, nothing masked; the
-/// flags and the bits EL0 may choose (NZCV, TCO, DIT, SSBS, BTYPE) as given.
-pub fn user_pstate(pstate: u64) -> u64 {
-    const USER: u64 = 0xf << 28 | 1 << 25 | 1 << 24 | 1 << 12 | 3 << 10;
-    pstate & USER
 }

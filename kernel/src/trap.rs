@@ -1,12 +1,8 @@
 //! What the exception vectors call.
 #![expect(unsafe_code, reason = "called from assembly")]
 
-use crate::process::{self, Fault, FaultKind, cputime};
-use crate::{
-    console, cpu, fail, gic, panic, sched, speculation, syscall, task, timer, type1, vcpu,
-};
+use crate::{console, cpu, fail, gic, panic, speculation, timer, type1, user_space, vcpu};
 use arch::trap::TrapFrame;
-use arch::uaccess;
 use core::sync::atomic::Ordering;
 
 /// Points this CPU at the vectors.
@@ -23,7 +19,7 @@ pub fn init() {
 }
 
 /// Exception classes (ESR.EC, Arm ARM D24.2.40).
-mod ec {
+pub mod ec {
     pub const FP: u64 = 0x07;
     pub const SVC64: u64 = 0x15;
     pub const IABORT_LOWER: u64 = 0x20;
@@ -39,31 +35,20 @@ mod ec {
     pub const BRK64: u64 = 0x3c;
 }
 
-fn class(esr: u64) -> u64 {
+/// ESR.EC.
+pub fn class(esr: u64) -> u64 {
     esr >> 26 & 0x3f
-}
-
-/// What an abort wanted to do.
-fn access(esr: u64) -> process::Access {
-    // WnR is bit 6; cache maintenance (CM, bit 8) sets it but only needs to read.
-    if matches!(class(esr), ec::IABORT_LOWER | ec::IABORT_CURRENT) {
-        process::Access::Exec
-    } else if esr & 1 << 6 != 0 && esr & 1 << 8 == 0 {
-        process::Access::Write
-    } else {
-        process::Access::Read
-    }
 }
 
 /// Whether the fault status code is one that mapping can mend: translation,
 /// access flag and permission faults (0b0001xx to 0b0011xx).
-fn can_be_mended(esr: u64) -> bool {
+pub fn can_be_mended(esr: u64) -> bool {
     matches!(esr >> 2 & 15, 1..=3)
 }
 
 /// FAR, where the exception has set it (Arm ARM D24.2.40); else what it holds is somebody
 /// else's, perhaps a guest's: 0.
-fn told_far(esr: u64, far: u64) -> u64 {
+pub fn told_far(esr: u64, far: u64) -> u64 {
     // FnV: an abort that isn't a translation's, and knows of no address.
     const FAR_NOT_VALID: u64 = 1 << 10;
     match class(esr) {
@@ -77,80 +62,9 @@ fn told_far(esr: u64, far: u64) -> u64 {
     }
 }
 
-/// The alignment fault's status code.
-const ALIGNMENT_FAULT: u64 = 0b10_0001;
-
-#[unsafe(no_mangle)]
-extern "C" fn hypha_el0_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
-    match class(esr) {
-        ec::SVC64 => syscall::enter(frame),
-        ec::DABORT_LOWER | ec::IABORT_LOWER if can_be_mended(esr) => {
-            // TBI0: the top byte is not part of the address.
-            let address = far & ((1 << 56) - 1);
-            cputime::enter_kernel(&sched::current_ref());
-            if let Err(fault) = process::fault(address, access(esr)) {
-                process::raise(frame, &fault, esr, far);
-            }
-            cputime::leave_kernel(&sched::current_ref());
-        }
-        ec::FP => sched::current_ref().fp.take(),
-        class => {
-            let kind = match class {
-                ec::DABORT_LOWER if esr & 0x3f == ALIGNMENT_FAULT => FaultKind::Alignment,
-                ec::DABORT_LOWER | ec::IABORT_LOWER => FaultKind::Bus,
-                ec::PC_ALIGNMENT | ec::SP_ALIGNMENT => FaultKind::Alignment,
-                ec::BRK64 => FaultKind::Breakpoint,
-                ec::BREAKPOINT_LOWER | ec::STEP_LOWER | ec::WATCHPOINT_LOWER => FaultKind::Trace,
-                ec::FP_EXCEPTION => FaultKind::FloatingPoint,
-                // ID registers too: HWCAP_CPUID isn't offered.
-                _ => FaultKind::IllegalInstruction,
-            };
-            let told = told_far(esr, far);
-            let address = match class {
-                ec::DABORT_LOWER | ec::IABORT_LOWER | ec::PC_ALIGNMENT => told,
-                _ => frame.pc,
-            };
-            process::raise(frame, &Fault { kind, address }, esr, told);
-        }
-    }
-    exit_to_el0(frame);
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn hypha_el0_irq(frame: &mut TrapFrame) {
-    interrupts();
-    exit_to_el0(frame);
-}
-
-/// All that must be done before EL0 goes on, with interrupts masked from the
-/// last look to the ERET.
-fn exit_to_el0(frame: &mut TrapFrame) {
-    loop {
-        if sched::need_resched() {
-            sched::preempt();
-        } else if process::has_work() {
-            process::work(frame);
-        } else {
-            break;
-        }
-    }
-    let task = sched::current_ref();
-    prepare_el0(&task);
-}
-
-/// What of EL0's state isn't in the trap frame.
-pub fn prepare_el0(task: &task::Task) {
-    task.fp.prepare_el0();
-}
-
 #[unsafe(no_mangle)]
 extern "C" fn hypha_el1_sync(frame: &mut TrapFrame, esr: u64, far: u64) {
-    if class(esr) == ec::DABORT_CURRENT
-        && let Some(fixup) = uaccess::fixup(frame.pc)
-    {
-        if !can_be_mended(esr) || process::fault(far, access(esr)).is_err() {
-            frame.pc = fixup;
-        }
+    if class(esr) == ec::DABORT_CURRENT && user_space::mend(frame, esr, far) {
         return;
     }
     let what = match class(esr) {

@@ -11,7 +11,7 @@ use crate::memory;
 use crate::task::Task;
 use crate::timer::{self, Timer};
 use crate::gich::Gich;
-use crate::{cpu, gic, gich, process, sched, time};
+use crate::{cpu, gic, gich, sched, time, user_space};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::task::Wake;
@@ -162,7 +162,7 @@ pub fn take_interrupt<const SPLIT: bool>(entry: &Entry<'_>, state: &mut VcpuStat
         gic::SGI_RESCHEDULE => {
             gic::deactivate(taken);
             let wanted =
-                arch::irq::is_pending() || sched::need_resched() || process::signal_pending();
+                arch::irq::is_pending() || sched::need_resched() || user_space::signal_pending();
             !wanted && entry.core.take_news() && refill::<SPLIT>(entry, state)
         }
         _ => {

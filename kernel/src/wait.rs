@@ -4,8 +4,7 @@
 //! registers first, tries, and sleeps until it is woken. Wake-ups may be
 //! spurious: it tries again.
 
-use crate::{clock, process};
-use crate::sched;
+use crate::{sched, user_space};
 use base::{Errno, Nanos, Result, WaitQueue};
 use core::task::Waker;
 
@@ -58,7 +57,7 @@ pub fn retry<T>(
             Err(Errno::EAGAIN) => {}
             other => return other.map_err(Ended::Errno),
         }
-        if process::signal_pending() {
+        if user_space::signal_pending() {
             return Err(Ended::Interrupted);
         }
         if sched::park_until(deadline) {
@@ -69,47 +68,4 @@ pub fn retry<T>(
             };
         }
     }
-}
-
-/// As [`retry`], until a time of day: whoever sets the clock changes when that
-/// is.
-pub fn retry_until_realtime<T>(
-    time: Nanos,
-    mut attempt: impl FnMut() -> Result<T>,
-) -> Result<T, Ended> {
-    let waker = Waker::from(sched::current());
-    clock::WAS_SET.register(&waker)?;
-    let result = loop {
-        let sets = clock::sets();
-        let result = retry(Some(clock::to_monotonic(time)), || match attempt() {
-            Err(Errno::EAGAIN) if clock::sets() != sets => Ok(None),
-            other => other.map(Some),
-        });
-        match result {
-            Ok(None) => {}
-            Ok(Some(value)) => break Ok(value),
-            Err(ended) => break Err(ended),
-        }
-    };
-    clock::WAS_SET.unregister(&waker);
-    result
-}
-
-/// As [`until`], but only the end of the process ends it early: for what has to
-/// be over before the caller may go on.
-pub fn until_killed<T>(queue: &WaitQueue, mut attempt: impl FnMut() -> Result<T>) -> Result<T, Ended> {
-    let waker = Waker::from(sched::current());
-    queue.register(&waker)?;
-    let result = loop {
-        match attempt() {
-            Err(Errno::EAGAIN) => {}
-            other => break other.map_err(Ended::Errno),
-        }
-        if process::signals::kill_pending() {
-            break Err(Ended::Interrupted);
-        }
-        sched::park();
-    };
-    queue.unregister(&waker);
-    result
 }

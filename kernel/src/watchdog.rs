@@ -5,7 +5,7 @@
 //! that a virtual machine has to itself is left alone.
 
 use crate::timer::{self, Timer};
-use crate::{cpu, panic, sched, time};
+use crate::{cpu, panic, sched, time, user_space};
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use base::{Lock, Nanos, rank};
@@ -98,7 +98,7 @@ fn report(cpu: usize, seconds: u64) {
         log::error!("watchdog: BUG: soft lockup - CPU#{cpu} stuck for {seconds}s! [its run queue is locked]");
         return;
     };
-    let comm = task.thread.get().map(|thread| thread.comm()).unwrap_or_default();
+    let comm = user_space::comm(&task);
     let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default();
     log::error!("watchdog: BUG: soft lockup - CPU#{cpu} stuck for {seconds}s! [{}:{}]", comm.escape_ascii(), task.id);
     panic::trace_of(&task);

@@ -1,12 +1,14 @@
 //! `./x build`: everything that is booted.
 
+use crate::crates::{self, Linked};
 use crate::initramfs::{self, Cargo};
 use crate::system_packages::{For, ensure};
 use crate::toolchain::{BARE, Toolchain};
 use crate::workspace::{self, Package};
-use crate::{crates, debian, hyp, image, ksyms, modules, paths, proc, ui};
+use crate::{debian, hyp, image, ksyms, modules, paths, proc, ui};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The packages by name.
 pub const KERNEL: &str = "hypha";
@@ -21,12 +23,25 @@ pub struct Args {
     /// Leave VHE out of the kernel (Linux: CONFIG_ARM64_VHE=n)
     #[arg(long)]
     pub no_vhe: bool,
+    /// Leave programs out of the kernel, and with them all modes but Type-1
+    #[arg(long)]
+    pub no_user_space: bool,
+}
+
+impl Args {
+    /// The kernel's features that it is built without.
+    fn left_out(&self) -> Vec<&'static str> {
+        let all = [(self.no_vhe, "vhe"), (self.no_user_space, "user-space")];
+        all.into_iter().filter_map(|(out, feature)| out.then_some(feature)).collect()
+    }
 }
 
 /// Where things are once they are built.
 pub struct Built {
     /// None as long as this tree has no kernel.
     pub image: Option<PathBuf>,
+    /// The crates in it.
+    pub linked: Vec<Linked>,
     pub initramfs: PathBuf,
     pub vmm: Option<PathBuf>,
     pub guest_image: PathBuf,
@@ -37,7 +52,9 @@ pub fn run(args: &Args) -> Result<()> {
     ensure(For::Build)?;
     let built = build(args)?;
     if built.image.is_some() {
-        crates::report(&Toolchain::find()?)?;
+        let type1 = type1_alone(args)?;
+        crates::report(&built.linked, &type1);
+        crates::check_type1(&type1)?;
     }
     ui::step("Built");
     let files = [
@@ -64,14 +81,15 @@ pub fn build(args: &Args) -> Result<Built> {
     let out = paths::hypha();
     std::fs::create_dir_all(out.join("guest"))?;
 
-    let image = match find(KERNEL) {
+    let (image, linked) = match find(KERNEL) {
         Some(package) => {
             let hyp = hyp::build(&toolchain)?;
-            Some(kernel(&toolchain, package, args, &hyp)?)
+            let (image, linked) = kernel(&toolchain, package, args, &hyp)?;
+            (Some(image), linked)
         }
         None => {
             ui::warn("this tree has no kernel yet");
-            None
+            (None, Vec::new())
         }
     };
     let vmm = match find(VMM) {
@@ -90,30 +108,32 @@ pub fn build(args: &Args) -> Result<Built> {
     }
     let initramfs = out.join("initramfs.cpio.gz");
     initramfs::write(&initramfs, initramfs::host(&cargo)?)?;
-    Ok(Built { image, initramfs, vmm, guest_image, guest_initramfs })
+    Ok(Built { image, linked, initramfs, vmm, guest_image, guest_initramfs })
 }
 
-fn kernel(toolchain: &Toolchain, package: &Package, args: &Args, hyp: &Path) -> Result<PathBuf> {
+fn kernel(
+    toolchain: &Toolchain,
+    package: &Package,
+    args: &Args,
+    hyp: &Path,
+) -> Result<(PathBuf, Vec<Linked>)> {
     ui::step("Building the kernel");
-    let mut command = toolchain.cargo_bare("build")?;
-    command.args(["--release", "-p", KERNEL]);
-    // Its build script embeds it.
-    command.env("HYPHA_HYP", hyp);
-    if args.no_vhe {
-        command.arg("--no-default-features");
-        let kept: Vec<_> =
-            package.default_features.iter().filter(|f| *f != "vhe").cloned().collect();
-        if !kept.is_empty() {
-            command.arg("--features").arg(kept.join(","));
-        }
+    let mut command = kernel_command(toolchain, "build", package, args)?;
+    command.arg("--release");
+    if !args.no_user_space {
+        // Its build script embeds it.
+        command.env("HYPHA_HYP", hyp);
     }
     // With other features, elsewhere: neither build undoes the other.
-    let (target, out) = match args.no_vhe {
-        true => (paths::target().join("no-vhe"), paths::hypha().join("no-vhe")),
-        false => (paths::target(), paths::hypha()),
+    let (target, out) = match args.left_out().as_slice() {
+        [] => (paths::target(), paths::hypha()),
+        left_out => {
+            let name = format!("no-{}", left_out.join("-"));
+            (paths::target().join(&name), paths::hypha().join(&name))
+        }
     };
     command.arg("--target-dir").arg(&target);
-    proc::run(&mut command)?;
+    let linked = crates::linked(&mut command, toolchain, &target)?;
     let elf_file = target.join(BARE).join("release").join(KERNEL);
     let mut elf = std::fs::read(&elf_file)
         .with_context(|| format!("cargo left no {}", elf_file.display()))?;
@@ -124,7 +144,40 @@ fn kernel(toolchain: &Toolchain, package: &Package, args: &Args, hyp: &Path) -> 
     proc::write_if_changed(&out.join("Image.elf"), &elf)?;
     proc::write_if_changed(&image_file, &flat)?;
     image::report(&elf, &flat)?;
-    Ok(image_file)
+    Ok((image_file, linked))
+}
+
+/// The crates that the compiler reads for a kernel without user space: for what runs
+/// in Type-1 mode.
+fn type1_alone(args: &Args) -> Result<Vec<Linked>> {
+    let toolchain = Toolchain::find()?;
+    let members = workspace::members(&toolchain)?;
+    let package = members.iter().find(|package| package.name == KERNEL).context("no kernel")?;
+    let args = Args { no_user_space: true, ..args.clone() };
+    let mut command = kernel_command(&toolchain, "check", package, &args)?;
+    command.arg("--release");
+    let target = paths::target().join("type1-alone");
+    command.arg("--target-dir").arg(&target);
+    crates::linked(&mut command, &toolchain, &target)
+}
+
+/// `cargo VERB` of the kernel.
+pub fn kernel_command(
+    toolchain: &Toolchain,
+    verb: &str,
+    package: &Package,
+    args: &Args,
+) -> Result<Command> {
+    let mut command = toolchain.cargo_bare(verb)?;
+    command.args(["-p", KERNEL]);
+    let left_out = args.left_out();
+    if !left_out.is_empty() {
+        let features = package.default_features.iter();
+        let kept: Vec<_> =
+            features.filter(|feature| !left_out.contains(&feature.as_str())).cloned().collect();
+        command.args(["--no-default-features", "--features", &kept.join(",")]);
+    }
+    Ok(command)
 }
 
 fn vmm(toolchain: &Toolchain) -> Result<PathBuf> {

@@ -2,133 +2,127 @@
 //! lines of the files that the compiler read for each.
 
 use crate::toolchain::{BARE, Toolchain};
-use crate::{build, paths, proc, ui};
-use anyhow::{Context, Result};
+use crate::{paths, proc, ui};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::process::Command;
+
+/// The most lines that may be linked into what runs in Type-1 mode.
+const TYPE1_MAX: usize = 60_000;
 
 /// A crate, and its lines of code.
-struct Linked {
+#[derive(Clone, Debug)]
+pub struct Linked {
     name: String,
     lines: usize,
-    /// Of these, those that only the host's user space needs.
-    host: usize,
 }
 
-/// Prints the list. `core` and `alloc` are the compiler's, and not in it.
-pub fn report(toolchain: &Toolchain) -> Result<()> {
-    let crates = linked(toolchain)?;
-    ui::step("Linked into the kernel: lines of code that Type-1 mode can enter, and all");
-    for linked in &crates {
-        let type1 = linked.lines - linked.host;
-        ui::note(format!("{:<24} {type1:>7} {:>7}", linked.name, linked.lines));
+/// Prints both lists. `core` and `alloc` are the compiler's, and not in them.
+pub fn report(all: &[Linked], type1: &[Linked]) {
+    ui::step("Linked into the kernel: lines of code, for Type-1 mode alone, and for all");
+    for linked in all {
+        let alone = type1.iter().find(|other| other.name == linked.name);
+        let alone = alone.map_or_else(String::new, |alone| alone.lines.to_string());
+        ui::note(format!("{:<24} {alone:>7} {:>7}", linked.name, linked.lines));
     }
-    let all: usize = crates.iter().map(|linked| linked.lines).sum();
-    let host: usize = crates.iter().map(|linked| linked.host).sum();
-    ui::note(format!("{:<24} {:>7} {all:>7}", "in all", all - host));
+    ui::note(format!("{:<24} {:>7} {:>7}", "in all", sum(type1), sum(all)));
+}
+
+/// All lines.
+fn sum(linked: &[Linked]) -> usize {
+    linked.iter().map(|linked| linked.lines).sum()
+}
+
+/// What runs in Type-1 mode is small.
+pub fn check_type1(linked: &[Linked]) -> Result<()> {
+    let lines = sum(linked);
+    if lines > TYPE1_MAX {
+        bail!("what runs in Type-1 mode has {lines} lines; {TYPE1_MAX} are allowed");
+    }
     Ok(())
 }
 
-fn linked(toolchain: &Toolchain) -> Result<Vec<Linked>> {
-    let mut command = toolchain.cargo();
-    command.args(["metadata", "--format-version=1", "--filter-platform", BARE]);
-    let metadata: Value = serde_json::from_str(&proc::output(&mut command)?)?;
-    let packages = closure(&metadata)?;
-    let read = files_read(&paths::target().join(BARE).join("release/deps"))?;
-    let kernel = packages.values().find(|package| package["name"] == build::KERNEL);
-    let host = strings(&kernel.context("no kernel")?["metadata"]["hypha"]["user-space"]);
+/// Runs `cargo`, which builds or checks the kernel in `target`, and returns what the
+/// compiler took, the largest first.
+pub fn linked(cargo: &mut Command, toolchain: &Toolchain, target: &Path) -> Result<Vec<Linked>> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    let messages = proc::output(cargo)?;
+    let target = target.join(BARE);
     let mut crates = Vec::new();
-    for package in packages.values() {
-        let Some(library) = library(package) else { continue };
-        let files = read.get(&library).map(|(_, files)| files.as_slice()).unwrap_or_default();
-        let manifest = PathBuf::from(package["manifest_path"].as_str().unwrap_or_default());
-        let dir = manifest.parent().context("a package without a directory")?;
-        let name = package["name"].as_str().unwrap_or_default().to_string();
-        let mut linked = Linked { name, lines: 0, host: 0 };
-        for file in files.iter().filter(|file| file.starts_with(dir)) {
-            let lines = count(&std::fs::read_to_string(file).unwrap_or_default());
-            linked.lines += lines;
-            let path = file.strip_prefix(dir)?.with_extension("");
-            let is_host = |entry: &String| *entry == linked.name || path.starts_with(entry);
-            if host.iter().any(is_host) {
-                linked.host += lines;
+    for message in messages.lines() {
+        let message: Value = serde_json::from_str(message).context("cargo's messages")?;
+        let Some(artifact) = Artifact::read(&message, &target) else { continue };
+        if artifact.dir.starts_with(toolchain.sysroot.join("lib/rustlib")) {
+            continue;
+        }
+        let mut lines = 0;
+        for file in files_read(&artifact.dep_info()?)? {
+            if file.starts_with(&artifact.dir) {
+                lines += count(&std::fs::read_to_string(&file).unwrap_or_default());
             }
         }
-        crates.push(linked);
+        crates.push(Linked { name: artifact.name, lines });
     }
     crates.sort_by(|a, b| b.lines.cmp(&a.lines).then_with(|| a.name.cmp(&b.name)));
     Ok(crates)
 }
 
-fn strings(list: &Value) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(String::from)).collect()
+/// A crate that was compiled for the kernel's target.
+struct Artifact {
+    name: String,
+    /// Where its package is.
+    dir: PathBuf,
+    file: PathBuf,
 }
 
-/// What the kernel depends on, but not what builds it.
-fn closure(metadata: &Value) -> Result<BTreeMap<String, &Value>> {
-    let by_id: BTreeMap<&str, &Value> = metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|package| Some((package["id"].as_str()?, package)))
-        .collect();
-    let nodes: BTreeMap<&str, &Value> = metadata["resolve"]["nodes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|node| Some((node["id"].as_str()?, node)))
-        .collect();
-    let kernel = by_id.iter().find(|(_, package)| package["name"] == build::KERNEL);
-    let mut open = vec![*kernel.context("the workspace has no kernel")?.0];
-    let mut seen: BTreeSet<&str> = open.iter().copied().collect();
-    let mut packages = BTreeMap::new();
-    while let Some(id) = open.pop() {
-        let Some(package) = by_id.get(id) else { continue };
-        packages.insert(id.to_string(), *package);
-        for dependency in nodes.get(id).and_then(|n| n["deps"].as_array()).into_iter().flatten() {
-            let kinds = dependency["dep_kinds"].as_array().into_iter().flatten();
-            let normal = kinds.into_iter().any(|kind| kind["kind"].is_null());
-            let Some(id) = dependency["pkg"].as_str().filter(|_| normal) else { continue };
-            if by_id.get(id).is_some_and(|package| library(package).is_some()) && seen.insert(id) {
-                open.push(id);
+impl Artifact {
+    /// From cargo's message, if that is one.
+    fn read(message: &Value, target: &Path) -> Option<Artifact> {
+        if message["reason"] != "compiler-artifact" {
+            return None;
+        }
+        let file = message["filenames"].as_array()?.last()?.as_str()?;
+        if !Path::new(file).starts_with(target) {
+            return None;
+        }
+        let manifest = Path::new(message["manifest_path"].as_str()?);
+        Some(Artifact {
+            name: message["target"]["name"].as_str()?.to_string(),
+            dir: manifest.parent()?.to_path_buf(),
+            file: file.into(),
+        })
+    }
+
+    /// Where the compiler says which files it read: beside libNAME-HASH.rmeta. The name
+    /// of a program has no hash: the newest NAME-HASH.d.
+    fn dep_info(&self) -> Result<PathBuf> {
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+        if let Some(stem) = stem.strip_prefix("lib") {
+            return Ok(self.file.with_file_name(format!("{stem}.d")));
+        }
+        let dir = self.file.with_file_name("deps");
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&dir).with_context(|| format!("no {}", dir.display()))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let parts = name.strip_suffix(".d").and_then(|name| name.rsplit_once('-'));
+            if parts.is_some_and(|(name, _)| name == self.name) {
+                found.push((entry.metadata()?.modified()?, entry.path()));
             }
         }
+        let newest = found.into_iter().max().with_context(|| format!("no {}-*.d", self.name))?;
+        Ok(newest.1)
     }
-    Ok(packages)
 }
 
-/// The crate's name of a package's library or binary; none of a procedural macro.
-fn library(package: &Value) -> Option<String> {
-    let target = package["targets"].as_array()?.iter().find(|target| {
-        let kinds = strings(&target["kind"]);
-        kinds.iter().any(|kind| matches!(kind.as_str(), "lib" | "rlib" | "bin"))
-    })?;
-    Some(target["name"].as_str()?.replace('-', "_"))
-}
-
-/// By crate, the files that its last compilation read (`name-hash.d`).
-fn files_read(dir: &Path) -> Result<BTreeMap<String, (SystemTime, Vec<PathBuf>)>> {
-    let mut newest: BTreeMap<String, (SystemTime, Vec<PathBuf>)> = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("no {}", dir.display()))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((name, _)) = name.strip_suffix(".d").and_then(|name| name.rsplit_once('-')) else {
-            continue;
-        };
-        let time = entry.metadata()?.modified()?;
-        if newest.get(name).is_some_and(|(other, _)| *other > time) {
-            continue;
-        }
-        let text = std::fs::read_to_string(entry.path())?;
-        let words = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
-        let rust = words.filter(|word| word.ends_with(".rs") || word.ends_with(".s"));
-        // Relative to the workspace.
-        let files = rust.map(|word| paths::root().join(word)).collect();
-        newest.insert(name.to_string(), (time, files));
-    }
-    Ok(newest)
+/// The first line of a file NAME.d, relative to the workspace.
+fn files_read(dep_info: &Path) -> Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string(dep_info)
+        .with_context(|| format!("cannot read {}", dep_info.display()))?;
+    let words = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let source = words.filter(|word| word.ends_with(".rs") || word.ends_with(".s"));
+    Ok(source.map(|word| paths::root().join(word)).collect())
 }
 
 /// Lines that are neither empty nor comments, and not in the tests at a file's end.
@@ -156,7 +150,8 @@ fn count(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{count, library};
+    use super::{Artifact, count};
+    use std::path::Path;
 
     #[test]
     fn lines() {
@@ -166,9 +161,21 @@ mod tests {
     }
 
     #[test]
-    fn macros_are_not_linked() {
-        let package = |kind| serde_json::json!({"targets": [{"kind": [kind], "name": "a-b"}]});
-        assert_eq!(library(&package("lib")), Some("a_b".into()));
-        assert_eq!(library(&package("proc-macro")), None);
+    fn what_runs_while_building_is_not_linked() {
+        let message = |dir: &str| {
+            serde_json::json!({
+                "reason": "compiler-artifact",
+                "manifest_path": "/a-b/Cargo.toml",
+                "target": {"name": "a_b"},
+                "filenames": [format!("/target/{dir}/release/deps/liba_b-0123.rmeta")],
+            })
+        };
+        let target = Path::new("/target/arm");
+        let artifact = Artifact::read(&message("arm"), target).unwrap();
+        assert_eq!(artifact.name, "a_b");
+        assert_eq!(artifact.dir, Path::new("/a-b"));
+        let dep_info = artifact.dep_info().unwrap();
+        assert_eq!(dep_info, Path::new("/target/arm/release/deps/a_b-0123.d"));
+        assert!(Artifact::read(&message("other"), target).is_none());
     }
 }

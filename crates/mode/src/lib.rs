@@ -25,6 +25,8 @@ pub enum Requested {
     Type1,
     /// A value that is none of these.
     Unknown,
+    /// Whatever it is: the build has no user space, and Type-1 is the only mode.
+    NoUserSpace,
 }
 
 /// What the machine and the command line say.
@@ -87,6 +89,8 @@ pub enum Reason {
     Default,
     /// The command line asked for it.
     AsRequested,
+    /// The build has no user space: no other mode.
+    NoUserSpace,
     /// The device tree has virtual machines, and no mode is named.
     HasDomains,
     /// The Image was entered at EL1: EL2 is somebody else's.
@@ -150,6 +154,7 @@ pub fn choose(facts: &Facts) -> Choice {
     }
     let reason = match facts.requested {
         Requested::Type1 => Some(Reason::AsRequested),
+        Requested::NoUserSpace => Some(Reason::NoUserSpace),
         Requested::Absent if facts.has_domains => Some(Reason::HasDomains),
         _ => None,
     };
@@ -200,6 +205,7 @@ impl Reason {
         match self {
             Reason::Default => "the CPU has FEAT_VHE and the Image was entered at EL2",
             Reason::AsRequested => "asked for by kvm-arm.mode=",
+            Reason::NoUserSpace => "this build has no user space",
             Reason::HasDomains => {
                 "the device tree has xen,domain nodes and kvm-arm.mode= names no mode"
             }
@@ -233,7 +239,7 @@ mod tests {
         assert!(e2h_is_res1(0, 1 << 31, true));
     }
 
-    const REQUESTS: [Requested; 8] = [
+    const REQUESTS: [Requested; 9] = [
         Requested::Absent,
         Requested::Vhe,
         Requested::Nvhe,
@@ -242,6 +248,7 @@ mod tests {
         Requested::None,
         Requested::Type1,
         Requested::Unknown,
+        Requested::NoUserSpace,
     ];
 
     fn all() -> impl Iterator<Item = Facts> {
@@ -283,6 +290,10 @@ mod tests {
             if facts.requested == Requested::None {
                 assert_eq!(choice.hypervisor, Hypervisor::None);
             }
+            if facts.requested == Requested::NoUserSpace {
+                let type1_or_none = [Hypervisor::Type1, Hypervisor::None];
+                assert!(type1_or_none.contains(&choice.hypervisor), "{facts:?}");
+            }
         }
     }
 
@@ -323,6 +334,10 @@ mod tests {
         assert_eq!(outcome(vhe), (Hypervisor::Vhe, Reason::AsRequested));
         let type1 = Facts { requested: Requested::Type1, ..USUAL };
         assert_eq!(outcome(type1), (Hypervisor::Type1, Reason::AsRequested));
+        let alone = Facts { requested: Requested::NoUserSpace, ..USUAL };
+        assert_eq!(outcome(alone), (Hypervisor::Type1, Reason::NoUserSpace));
+        let guest = Facts { entered_at: 1, ..alone };
+        assert_eq!(outcome(guest), (Hypervisor::None, Reason::EnteredAtEl1));
     }
 
     #[test]

@@ -80,7 +80,7 @@ extern "C" fn hypha_early(device_tree: u64, image: u64) -> *const BootPlan {
         build_has_vhe: cfg!(feature = "vhe"),
         build_has_hyp: crate::hyp::is_built(),
         vhe_hidden: arguments.vhe_hidden,
-        requested: requested(arguments.mode),
+        requested: if cfg!(feature = "user-space") { requested(arguments.mode) } else { Requested::NoUserSpace },
         has_domains,
     };
     let choice = mode::choose(&facts);

@@ -24,7 +24,7 @@ extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
     // SAFETY: early.rs mapped the device tree at its linear address.
     let tree = unsafe { machine::read(device_tree, plan.offset) };
     let machine = memory::init(plan, device_tree, &tree);
-    crate::clock::init();
+    crate::user_space::init();
     console::init(machine);
     banner(plan);
     memory::report();

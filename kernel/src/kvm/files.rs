@@ -1,9 +1,14 @@
 //! What stands behind KVM's file descriptors.
 
+mod process;
+
+pub use process::{address_space, eventfd};
+
+use crate::boot::BootPlan;
 use crate::syscall::{Failure, SysResult, path::install};
 use crate::user::CurrentUser;
 use crate::process::credentials::resource;
-use crate::{process, sched, vcpu};
+use crate::{process as processes, sched, vcpu};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use base::{Errno, Result, UserMemExt, room};
@@ -14,10 +19,21 @@ use kvm::{Device, Done, Kvm, Vcpu, Vm};
 use kvm_abi::ioctl::{CREATE_VCPU, RUN};
 use signal::Restart;
 use spin::Once;
+use vfs::device::{self, DeviceRegistry};
 use vfs::{File, OpenFile, VmObject, abi::OpenFlags};
 
+static KVM: Once<Arc<Kvm>> = Once::new();
+
+/// Makes /dev/kvm, if there is a hypervisor and the machine can run guests.
+pub fn init(plan: &BootPlan, devices: &DeviceRegistry) {
+    let Some(host) = super::hypervisor(plan) else { return };
+    let kvm = KVM.call_once(|| Arc::new(Kvm::new(host)));
+    let file: Arc<dyn File> = Arc::new(KvmFile(kvm.clone()));
+    devices.register_file(device::KVM, "kvm", 0o600, file);
+}
+
 /// /dev/kvm.
-pub struct KvmFile(pub Arc<Kvm>);
+struct KvmFile(Arc<Kvm>);
 
 /// KVM_CREATE_VM's.
 struct VmFile(Arc<Vm>);
@@ -117,7 +133,7 @@ pub fn ioctl(file: &OpenFile, request: u32, arg: u64) -> Option<SysResult> {
 /// KVM_CREATE_VCPU. The descriptor comes first: a VM never loses a vCPU again, so
 /// that nothing may fail once it has it.
 fn create_vcpu(vm: &Arc<Vm>, id: u64) -> SysResult {
-    let process = process::current()?;
+    let process = processes::current()?;
     let reserved = process.files()?.reserve(process.limit(resource::NOFILE))?;
     let vcpu = room::try_arc(VcpuFile(Once::new()))?;
     let file = OpenFile::anonymous(vcpu.clone(), OpenFlags::RDWR)?;
@@ -144,7 +160,7 @@ fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
         for _ in 0..PATIENCE {
             match once() {
                 // As if the VMM itself had touched the page.
-                Err(Errno::ENOMEM) if request == RUN && process::oom::relieve() => {}
+                Err(Errno::ENOMEM) if request == RUN && processes::oom::relieve() => {}
                 other => return other,
             }
         }
@@ -158,7 +174,7 @@ fn vcpu_ioctl(vcpu: &Arc<Vcpu>, request: u32, arg: u64) -> SysResult {
             match attempt() {
                 // KVM_RUN answers a signal itself, with EINTR whatever the
                 // handler's SA_RESTART says; others wait for their turn only.
-                Ok(Done::Wait) if request != RUN && process::signal_pending() => {
+                Ok(Done::Wait) if request != RUN && processes::signal_pending() => {
                     break Err(Failure::Restart(Restart::Sys));
                 }
                 Ok(Done::Wait) => {

@@ -1,11 +1,10 @@
 //! What KVM asks of this kernel.
 
-use crate::syscall::fd;
-use crate::{cpu, features, gic, gich, hyp, process, random, time, vcpu};
+use crate::{cpu, features, gic, gich, hyp, random, time, user_space, vcpu};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arch::sysreg;
-use base::{Errno, Lock, Nanos, Result, WaitQueue, rank};
+use base::{Errno, Nanos, Result};
 use core::fmt::Arguments;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use cpuid::spectre::State;
@@ -16,10 +15,8 @@ use psci::Workaround;
 use regime::HostRegime;
 use traps::GuestFeatures;
 use traps::id::{ID_AA64MMFR2, ID_AA64PFR0};
-use vfs::OpenFile;
 use world_switch::e2h0::E2h0;
 use world_switch::vhe::Vhe;
-use vfs::eventfd::EventFd as File;
 
 /// HCR_EL2 for guests (Arm ARM D24.2.61): VM, SWIO, PTW, FMO, IMO, AMO, FB,
 /// BSU=inner, TWI, TID3, TSC, TIDCP, TACR, TSW, RW, TLOR.
@@ -132,26 +129,19 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
     }
 
     fn signal_pending(&self) -> bool {
-        process::signal_pending()
+        user_space::signal_pending()
     }
 
     fn address_space(&self) -> Arc<dyn AddressSpace> {
-        // Only a process can open /dev/kvm; one that is ending has none left.
-        let space = process::current().and_then(|process| process.mm()).map(|mm| (**mm).clone());
-        match space {
-            Ok(space) => Arc::new(Space { space, adapters: Lock::new(rank::VM, Vec::new()) }),
-            Err(_) => Arc::new(NoSpace),
-        }
+        user_space::address_space().unwrap_or_else(|| Arc::new(NoSpace))
     }
 
     fn address_space_id(&self) -> u64 {
-        process::space::current_id()
+        user_space::address_space_id()
     }
 
     fn eventfd(&self, number: i32) -> Result<Arc<dyn EventFd>> {
-        let file = fd::get(number as u64)?;
-        file.downcast::<File>().ok_or(Errno::EINVAL)?;
-        Ok(Arc::new(Event(file)))
+        user_space::eventfd(number)
     }
 
     fn kick(&self, cpu: u32) {
@@ -161,7 +151,7 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
     fn enter(&self, regime: &mut HostRegime, entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
         // Interrupts may have been taken since KVM_RUN last looked (`rest`, `pull`,
         // a window), and a signal's kick with them.
-        if crate::sched::need_resched() || process::signal_pending() {
+        if crate::sched::need_resched() || user_space::signal_pending() {
             return Exit::Interrupt;
         }
         if SPLIT {
@@ -215,7 +205,7 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
 
     fn note(&self, _regime: &HostRegime, what: Arguments<'_>) {
         if allowed(time::now()) {
-            log::warn!("KVM: pid {}: {what}", process::caller().pid);
+            log::warn!("KVM: pid {}: {what}", user_space::pid());
         }
     }
 }
@@ -229,52 +219,7 @@ fn allowed(now: Nanos) -> bool {
         && LAST.compare_exchange(last, now.max(1), Relaxed, Relaxed).is_ok()
 }
 
-/// A process's memory, for its VMs.
-struct Space {
-    space: Arc<mm::AddressSpace>,
-    /// Keeps the notifiers registered: memory management holds them weakly.
-    adapters: Lock<Vec<Arc<Adapter>>>,
-}
-
-/// Hands memory management's word on to KVM.
-struct Adapter(Weak<dyn kvm::MmuNotifier>);
-
-impl mm::MmuNotifier for Adapter {
-    fn invalidate(&self, start: u64, end: u64) {
-        if let Some(notifier) = self.0.upgrade() {
-            notifier.invalidate(start, end);
-        }
-    }
-}
-
-impl AddressSpace for Space {
-    fn id(&self) -> u64 {
-        self.space.id()
-    }
-
-    fn sequence(&self) -> u64 {
-        self.space.invalidate_seq()
-    }
-
-    fn is_current(&self, sequence: u64) -> bool {
-        self.space.is_current(sequence)
-    }
-
-    fn get_frame(&self, _regime: &HostRegime, addr: u64, write: bool) -> Result<HostFrame> {
-        let backing = self.space.get_frame(addr, write).map_err(|fault| fault.errno())?;
-        Ok(HostFrame { frame: backing.frame, writable: backing.writable })
-    }
-
-    fn register(&self, notifier: Weak<dyn kvm::MmuNotifier>) -> Result<()> {
-        let adapter = Arc::new(Adapter(notifier));
-        let weak: Weak<dyn mm::MmuNotifier> = Arc::<Adapter>::downgrade(&adapter);
-        self.space.register(weak)?;
-        self.adapters.lock().push(adapter);
-        Ok(())
-    }
-}
-
-/// The memory of a process that is ending.
+/// Nobody's memory: that of a process that is ending, say.
 struct NoSpace;
 
 impl AddressSpace for NoSpace {
@@ -296,26 +241,5 @@ impl AddressSpace for NoSpace {
 
     fn register(&self, _notifier: Weak<dyn kvm::MmuNotifier>) -> Result<()> {
         Err(Errno::ESRCH)
-    }
-}
-
-/// An eventfd that KVM signals or listens to.
-struct Event(Arc<OpenFile>);
-
-static NOBODY: WaitQueue = WaitQueue::new();
-
-impl EventFd for Event {
-    fn signal(&self, count: u64) {
-        if let Some(event) = self.0.downcast::<File>() {
-            event.signal(count);
-        }
-    }
-
-    fn take(&self) -> bool {
-        self.0.downcast::<File>().is_some_and(|event| event.consume())
-    }
-
-    fn wait_queue(&self) -> &WaitQueue {
-        self.0.wait_queue().unwrap_or(&NOBODY)
     }
 }

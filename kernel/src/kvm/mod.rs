@@ -1,27 +1,16 @@
 //! KVM in the kernel: its file descriptors, and what `crates/kvm` needs.
 
+#[cfg(feature = "user-space")]
 mod files;
 mod host;
 
-pub use files::ioctl;
+#[cfg(feature = "user-space")]
+pub use files::{address_space, eventfd, init, ioctl};
 
 use crate::boot::BootPlan;
 use crate::memory;
 use alloc::sync::Arc;
-use kvm::Kvm;
 use mode::Hypervisor;
-use spin::Once;
-use vfs::device::{self, DeviceRegistry};
-
-static KVM: Once<Arc<Kvm>> = Once::new();
-
-/// Makes /dev/kvm, if there is a hypervisor and the machine can run guests.
-pub fn init(plan: &BootPlan, devices: &DeviceRegistry) {
-    let Some(host) = hypervisor(plan) else { return };
-    let kvm = KVM.call_once(|| Arc::new(Kvm::new(host)));
-    let file: Arc<dyn vfs::File> = Arc::new(files::KvmFile(kvm.clone()));
-    devices.register_file(device::KVM, "kvm", 0o600, file);
-}
 
 /// The hypervisor, if there is one and the machine can run guests.
 pub fn hypervisor(plan: &BootPlan) -> Option<Arc<dyn kvm::Host>> {

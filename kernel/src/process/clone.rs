@@ -3,9 +3,9 @@
 
 use super::{Parts, Process, Thread, space::MmUser, table};
 use crate::syscall::{Failure, SysResult};
-use crate::task::{self, Task};
+use crate::task::Task;
 use crate::user::CurrentUser;
-use crate::{sched, wait};
+use crate::{el0, sched};
 use alloc::sync::Arc;
 use arch::trap::TrapFrame;
 use base::{Errno, Lock, Result, UserMemExt, WaitQueue, Room, room};
@@ -201,7 +201,7 @@ pub fn clone(frame: &TrapFrame, request: &Request) -> SysResult {
     if let Some(vfork) = vfork {
         let done = || if vfork.done.load(Acquire) { Ok(()) } else { Err(Errno::EAGAIN) };
         // Killed while it waits, the parent ends on its way out.
-        let _ = wait::until_killed(&vfork.queue, done);
+        let _ = super::until_killed(&vfork.queue, done);
     }
     Ok(i64::from(tid))
 }
@@ -219,7 +219,7 @@ fn run() {
     while super::has_work() {
         super::work(&mut registers);
     }
-    task::enter_user(&registers)
+    el0::enter(&registers)
 }
 
 fn copy_process(parent: &Arc<Process>, pid: u32, flags: u64) -> Result<Process> {

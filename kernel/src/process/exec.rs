@@ -4,9 +4,9 @@ use super::credentials::{Credentials, Limits, resource};
 use super::space::{Mm, MmUser};
 use super::{Parts, Process, Thread, clone, exit, signals, space, start_frame, table};
 use crate::syscall::{self, Failure};
-use crate::task::{self, Task};
+use crate::task::Task;
 use crate::wait::Ended;
-use crate::{random, sched, wait};
+use crate::{el0, random, sched};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -354,7 +354,7 @@ fn become_only_thread(task: &Arc<Task>, thread: &Thread) -> Result<(), Failure> 
     threads.iter().filter(|other| !Arc::ptr_eq(other, task)).for_each(signals::alert);
     drop(threads);
     let gone = || if process.threads.lock().len() == 1 { Ok(()) } else { Err(Errno::EAGAIN) };
-    let waited = wait::until_killed(&process.thread_gone, gone);
+    let waited = super::until_killed(&process.thread_gone, gone);
     process.signals.lock().exec = None;
     match waited {
         Ok(()) => {}
@@ -425,7 +425,7 @@ pub fn start_init(
         // What the closure owns is dropped here, since it does not return.
         drop((programs, args, environment));
         match registers {
-            Some(registers) => task::enter_user(&registers),
+            Some(registers) => el0::enter(&registers),
             None => exit::thread(),
         }
     })?;

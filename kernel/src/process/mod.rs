@@ -25,6 +25,7 @@ pub mod wait;
 
 use crate::task::Task;
 use crate::syscall::Failure;
+use crate::wait::Ended;
 use crate::{sched, time};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -32,6 +33,7 @@ use alloc::vec::Vec;
 use arch::trap::TrapFrame;
 use base::{Errno, Lock, Nanos, Result, WaitQueue, rank, room};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
+use core::task::Waker;
 use cputime::CpuTime;
 use credentials::{Credentials, Limits};
 use elf::StackLayout;
@@ -438,4 +440,23 @@ pub fn enter(task: &Task) {
 /// The trap frame that a new thread starts with.
 fn start_frame(pc: u64, sp: u64) -> TrapFrame {
     TrapFrame { pc, sp, syscall: -1, ..TrapFrame::default() }
+}
+
+/// As [`crate::wait::until`], but only the end of the process ends it early: for what has to
+/// be over before the caller may go on.
+pub fn until_killed<T>(queue: &WaitQueue, mut attempt: impl FnMut() -> Result<T>) -> Result<T, Ended> {
+    let waker = Waker::from(sched::current());
+    queue.register(&waker)?;
+    let result = loop {
+        match attempt() {
+            Err(Errno::EAGAIN) => {}
+            other => break other.map_err(Ended::Errno),
+        }
+        if signals::kill_pending() {
+            break Err(Ended::Interrupted);
+        }
+        sched::park();
+    };
+    queue.unregister(&waker);
+    result
 }

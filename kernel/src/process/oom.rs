@@ -4,7 +4,7 @@
 //! `oom_score_adj`; never init, and nobody at -1000.
 
 use super::{Process, exit, signals, table};
-use crate::{sched, wait};
+use crate::sched;
 use alloc::sync::Arc;
 use base::{Errno, Lock, PAGE_SHIFT, Result, WaitQueue, grave, rank};
 use core::sync::atomic::{AtomicU64, Ordering::*};
@@ -28,7 +28,7 @@ pub fn relieve() -> bool {
     grave::clear(sched::breathe);
     // What others are dropping may be a dead process's.
     let dropped = || if grave::is_busy() { Err(Errno::EAGAIN) } else { Ok(()) };
-    let _ = wait::until_killed(grave::queue(), dropped);
+    let _ = super::until_killed(grave::queue(), dropped);
     let before = ENDS.load(Acquire);
     if signals::kill_pending() {
         return false;
@@ -40,7 +40,7 @@ pub fn relieve() -> bool {
             // Asleep, and not in a loop: who has to go may be less urgent.
             let ended = || if ENDS.load(Acquire) == before { Err(Errno::EAGAIN) } else { Ok(()) };
             // There may be no memory even to wait: then it is a loop.
-            let _ = wait::until_killed(&ENDED, ended);
+            let _ = super::until_killed(&ENDED, ended);
         }
     }
     sched::yield_now();

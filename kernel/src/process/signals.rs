@@ -3,7 +3,7 @@
 use super::{Fault, FaultKind, Process, Thread, exit, table};
 use crate::task::Task;
 use crate::user::CurrentUser;
-use crate::{cpu, gic, sched, task};
+use crate::{cpu, el0, gic, sched, task};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::trap::TrapFrame;
@@ -585,7 +585,7 @@ pub fn sigreturn(frame: &mut TrapFrame) {
     frame.x = context.x;
     frame.sp = context.sp;
     frame.pc = context.pc;
-    frame.pstate = task::user_pstate(context.pstate);
+    frame.pstate = el0::pstate(context.pstate);
     // Not a system call any more: there is nothing to restart.
     frame.syscall = -1;
     if let Some(thread) = task.thread.get() {

@@ -4,7 +4,7 @@ use super::{Args, Failure, SysResult, time};
 use crate::process::space::Mm;
 use crate::process::{Thread, current, table, with_thread};
 use crate::user::CurrentUser;
-use crate::{sched, wait};
+use crate::{clock, sched, wait};
 use base::{Errno, Nanos, Result, UserMem, UserMemExt};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::*;
@@ -199,7 +199,7 @@ fn wait_for(
     let result = match deadline {
         None => wait::retry(None, woken),
         Some(Until::Monotonic(time)) => wait::retry(Some(time), woken),
-        Some(Until::Realtime(time)) => wait::retry_until_realtime(time, woken),
+        Some(Until::Realtime(time)) => clock::retry_until(time, woken),
     };
     match result {
         Ok(value) => Ok(value),

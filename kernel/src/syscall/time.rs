@@ -154,7 +154,7 @@ pub fn clock_nanosleep(clock: u32, flags: u32, request: u64, remain: u64) -> Sys
     }
     let real = matches!(clock, id::REALTIME | id::REALTIME_ALARM | id::TAI);
     let ended = match real {
-        true => ended(wait::retry_until_realtime(wanted, nothing)),
+        true => ended(clock::retry_until(wanted, nothing)),
         false => sleep_until(wanted),
     };
     match ended {

@@ -1,8 +1,8 @@
 //! rustfmt and clippy.
 
-use crate::proc;
 use crate::toolchain::Toolchain;
 use crate::workspace::{Package, Room};
+use crate::{build, proc};
 use anyhow::Result;
 
 pub fn fmt(toolchain: &Toolchain) -> Result<()> {
@@ -25,7 +25,16 @@ pub fn clippy_bare(toolchain: &Toolchain, members: &[Package]) -> Result<()> {
     for package in members.iter().filter(|p| p.room == Room::Bare) {
         command.args(["-p", &package.name]);
     }
-    proc::run(command.args(["--", "-D", "warnings"]))
+    proc::run(command.args(["--", "-D", "warnings"]))?;
+    // Again, without what a build may leave out.
+    match members.iter().find(|p| p.name == build::KERNEL) {
+        Some(kernel) => {
+            let args = build::Args { no_user_space: true, ..build::Args::default() };
+            let mut command = build::kernel_command(toolchain, "clippy", kernel, &args)?;
+            proc::run(command.args(["--", "-D", "warnings"]))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Clippy on arm64 Linux programs that are nothing on the developer's machine.

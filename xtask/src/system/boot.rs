@@ -142,7 +142,7 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Kvm,
         long: true,
         run: |bench| {
-            let no_vhe = build::build(&build::Args { no_vhe: true })?;
+            let no_vhe = build::build(&build::Args { no_vhe: true, ..build::Args::default() })?;
             let bench = Bench { built: &no_vhe, name: bench.name };
             bench.split(&options(), "this build leaves VHE out")
         },

@@ -5,7 +5,7 @@ use crate::console::{Console, Keyboard, Wait};
 use crate::fdt::Node;
 use crate::run::{self, Mode};
 use crate::type1::{self, Vm};
-use crate::{debian, paths, ui};
+use crate::{build, crates, debian, paths, ui};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -78,6 +78,18 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.shared_memory(),
     },
     SystemTest {
+        name: "type1: a kernel without user space runs the same guests",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| {
+            let args = build::Args { no_user_space: true, ..build::Args::default() };
+            let alone = build::build(&args)?;
+            crates::check_type1(&alone.linked)?;
+            let bench = Bench { built: &alone, name: bench.name };
+            bench.vms(&run::Args { cpu: "neoverse-n1".into(), guests: 1, ..machine() })
+        },
+    },
+    SystemTest {
         name: "type1: a device tree for Xen, chosen without being asked",
         needs: Needs::Type1,
         long: true,
@@ -131,8 +143,8 @@ impl Bench<'_> {
             run::watch_vms(console, args, &goals, false)?;
             console.expect("[rt] rt: 1000 ticks", SOON)
         })?;
-        for vm in ["domU1", "domU2"] {
-            says(&log, &format!("[{vm}] hypha-guest: up"))?;
+        for guest in 1..=args.guests {
+            says(&log, &format!("[domU{guest}] hypha-guest: up"))?;
         }
         if args.cpu == "max" {
             starts_within(&log, "rt", 15_000_000)?;
