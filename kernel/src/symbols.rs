@@ -2,7 +2,7 @@
 //!
 //! The build fills the section `.ksyms` of the Image after linking, from the
 //! Image's own symbol table: a count, that many (offset, name offset) pairs of
-//! 32-bit words in order of offset, then NUL-terminated names.
+//! 32-bit words in order of offset, then NUL-terminated names, as people read them.
 #![expect(unsafe_code, reason = "a section of its own for the build to fill")]
 
 use core::fmt;
@@ -58,6 +58,6 @@ impl fmt::Display for Name {
         }
         let name = core::str::from_utf8(name.get(..len).unwrap_or_default()).unwrap_or("?");
         let offset = self.0.saturating_sub(start_of(found));
-        write!(f, "{:#}+{offset:#x} ({:#x})", rustc_demangle::demangle(name), self.0)
+        write!(f, "{name}+{offset:#x} ({:#x})", self.0)
     }
 }

@@ -31,6 +31,8 @@ fn functions(file: &object::File<'_>) -> Vec<(u32, String)> {
         .filter(|s| s.kind() == SymbolKind::Text || (s.kind() == SymbolKind::Unknown && text(s)))
         .filter_map(|s| Some((u32::try_from(s.address()).ok()?, s.name().ok()?.to_string())))
         .filter(|(_, name)| !name.is_empty() && !name.starts_with(['$', '.']))
+        // As people read them, without the hash.
+        .map(|(address, name)| (address, format!("{:#}", rustc_demangle::demangle(&name))))
         .collect();
     functions.sort();
     functions.dedup_by_key(|(address, _)| *address);
