@@ -8,8 +8,7 @@ use arch::regime::STACKS;
 use bootargs::{BootArgs, Console, Consoles, EarlyCon};
 use devices::{Device, cell, cell_counts, cells, is_enabled, reg, text};
 use domain::Region;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use fdt::{Fdt, Node};
 use frame::RamRange;
 
 pub use devices::Registers;
@@ -140,13 +139,17 @@ pub unsafe fn read(address: u64, offset: u64) -> Option<Fdt<'static>> {
     if address == 0 {
         return None;
     }
-    let pointer = core::ptr::with_exposed_provenance(address.wrapping_add(offset) as usize);
-    // SAFETY: the caller's promise; the header is checked.
-    unsafe { Fdt::from_raw(pointer).ok() }
+    let start = core::ptr::with_exposed_provenance(address.wrapping_add(offset) as usize);
+    // SAFETY: the caller's promise; the header says how long the tree is.
+    let data = unsafe {
+        let size = fdt::total_size(core::slice::from_raw_parts(start, 8))?;
+        core::slice::from_raw_parts(start, size)
+    };
+    Fdt::new(data).ok()
 }
 
 /// The first entry of `interrupts`, for a GIC: type, number, flags.
-fn interrupt(node: &FdtNode<'_>) -> Option<u32> {
+fn interrupt(node: &Node<'_>) -> Option<u32> {
     let property = node.property("interrupts")?;
     let number = u32::try_from(cells(property.value(), 1, 1)?).ok()?;
     match cells(property.value(), 0, 1)? {
@@ -186,8 +189,8 @@ impl Machine {
                 .map(|p| p.value().to_vec())
                 .unwrap_or_default(),
         };
-        for region in tree.memory_reservations() {
-            machine.reserved.push(RamRange::new(region.address(), region.size()));
+        for (address, size) in tree.memory_reservations() {
+            machine.reserved.push(RamRange::new(address, size));
         }
         let stdout = devices::stdout(tree);
         let mut stdout_port = None;
@@ -301,7 +304,7 @@ impl Machine {
         false
     }
 
-    fn take_reserved(&mut self, node: &FdtNode<'_>) {
+    fn take_reserved(&mut self, node: &Node<'_>) {
         let counts = cell_counts(node);
         for region in node.children() {
             let regions = reg(&region, counts);
@@ -331,7 +334,7 @@ impl Machine {
 
     /// Gives the ports Linux's names: by number of the alias `serialN`, the others
     /// by what is left.
-    fn name_serials(&mut self, root: &FdtNode<'_>) {
+    fn name_serials(&mut self, root: &Node<'_>) {
         let aliases = root.child("aliases");
         let alias = |n: usize| text(aliases.as_ref()?, &format!("serial{n}"));
         let mut taken: Vec<&str> = Vec::new();
@@ -401,9 +404,9 @@ impl Machine {
 }
 
 /// The CPUs' MPIDR affinities.
-fn cpus(node: &FdtNode<'_>) -> Vec<u64> {
+fn cpus(node: &Node<'_>) -> Vec<u64> {
     let id_cells = cell(node, "#address-cells").unwrap_or(1) as usize;
-    let is_cpu = |node: &FdtNode<'_>| text(node, "device_type").as_deref() == Some("cpu");
+    let is_cpu = |node: &Node<'_>| text(node, "device_type").as_deref() == Some("cpu");
     node.children()
         .filter(|node| is_cpu(node) && is_enabled(node))
         .filter_map(|node| cells(node.property("reg")?.value(), 0, id_cells))
@@ -427,7 +430,7 @@ fn runs(regions: &[RamRange], holes: &[RamRange]) -> Vec<RamRange> {
     runs
 }
 
-fn initrd(chosen: &FdtNode<'_>) -> Option<RamRange> {
+fn initrd(chosen: &Node<'_>) -> Option<RamRange> {
     let address = |name| {
         let property = chosen.property(name)?;
         let bytes = property.value();

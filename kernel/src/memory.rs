@@ -10,7 +10,7 @@ use arch::regime::{Attributes, Regime};
 use base::PhysAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use domain::Region;
-use dtoolkit::fdt::Fdt;
+use fdt::Fdt;
 use frame::RamRange;
 use mode::Hypervisor;
 use spin::Once;

@@ -2,9 +2,9 @@
 
 use crate::memory;
 use base::{Lock, rank};
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// Taken anywhere, takes nothing.
 static GENERATOR: Lock<Option<ChaCha20Rng>> = Lock::new(rank::LOG - 1, None);

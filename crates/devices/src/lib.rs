@@ -15,8 +15,7 @@ extern crate std;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use fdt::{Fdt, Node};
 
 /// Where a device's registers are, by physical address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub struct Registers {
 /// A node, and what its parents say of it.
 pub struct Device<'a> {
     /// Its properties.
-    pub node: &'a FdtNode<'a>,
+    pub node: &'a Node<'a>,
     /// Its full path, such as `/soc/serial@9000000`.
     pub path: &'a str,
     bus: &'a Bus,
@@ -67,7 +66,7 @@ pub fn walk(tree: &Fdt<'_>, visit: &mut dyn FnMut(&Device<'_>)) {
     visit_children(&root, "", &Bus { address_cells, size_cells, windows: Vec::new() }, visit);
 }
 
-fn visit_children(parent: &FdtNode<'_>, path: &str, bus: &Bus, visit: &mut dyn FnMut(&Device<'_>)) {
+fn visit_children(parent: &Node<'_>, path: &str, bus: &Bus, visit: &mut dyn FnMut(&Device<'_>)) {
     for node in parent.children() {
         let path = format!("{path}/{}", node.name());
         visit(&Device { node: &node, path: &path, bus });
@@ -83,7 +82,7 @@ fn visit_children(parent: &FdtNode<'_>, path: &str, bus: &Bus, visit: &mut dyn F
 
 impl Bus {
     /// The bus that `node` makes for its children.
-    fn inner(&self, node: &FdtNode<'_>) -> Option<Bus> {
+    fn inner(&self, node: &Node<'_>) -> Option<Bus> {
         let (address_cells, size_cells) = cell_counts(node);
         let ranges = node.property("ranges")?;
         let bytes = ranges.value();
@@ -155,13 +154,13 @@ pub fn stdout(tree: &Fdt<'_>) -> Option<String> {
 }
 
 /// `#address-cells` and `#size-cells`, for a node's children.
-pub fn cell_counts(node: &FdtNode<'_>) -> (usize, usize) {
+pub fn cell_counts(node: &Node<'_>) -> (usize, usize) {
     let count = |name, default| cell(node, name).map_or(default, |value| value as usize);
     (count("#address-cells", 2), count("#size-cells", 1))
 }
 
 /// `reg`, by its parent's addresses and [`cell_counts`].
-pub fn reg(node: &FdtNode<'_>, (address_cells, size_cells): (usize, usize)) -> Vec<Registers> {
+pub fn reg(node: &Node<'_>, (address_cells, size_cells): (usize, usize)) -> Vec<Registers> {
     let Some(property) = node.property("reg") else { return Vec::new() };
     let bytes = property.value();
     let stride = address_cells.saturating_add(size_cells).max(1);
@@ -189,12 +188,12 @@ pub fn cells(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
 }
 
 /// A property of one cell.
-pub fn cell(node: &FdtNode<'_>, name: &str) -> Option<u64> {
+pub fn cell(node: &Node<'_>, name: &str) -> Option<u64> {
     cells(node.property(name)?.value(), 0, 1)
 }
 
 /// A property that is a string.
-pub fn text(node: &FdtNode<'_>, name: &str) -> Option<String> {
+pub fn text(node: &Node<'_>, name: &str) -> Option<String> {
     let property = node.property(name)?;
     let value = property.value();
     let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
@@ -202,14 +201,14 @@ pub fn text(node: &FdtNode<'_>, name: &str) -> Option<String> {
 }
 
 /// Whether `compatible` has this name.
-pub fn is_compatible(node: &FdtNode<'_>, with: &str) -> bool {
+pub fn is_compatible(node: &Node<'_>, with: &str) -> bool {
     node.property("compatible").is_some_and(|property| {
         property.value().split(|&byte| byte == 0).any(|name| name == with.as_bytes())
     })
 }
 
 /// Whether `status` doesn't say otherwise.
-pub fn is_enabled(node: &FdtNode<'_>) -> bool {
+pub fn is_enabled(node: &Node<'_>) -> bool {
     text(node, "status").is_none_or(|status| status == "okay" || status == "ok")
 }
 

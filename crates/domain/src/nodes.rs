@@ -1,9 +1,7 @@
 //! Properties of device-tree nodes.
 
 use alloc::string::{String, ToString};
-use dtoolkit::Node;
-use dtoolkit::Property;
-use dtoolkit::fdt::{FdtNode, FdtProperty};
+use fdt::{Node, Property};
 
 /// `count` 32-bit cells from cell `at` on, as one number; the upper cells of
 /// more than two must be zero.
@@ -19,13 +17,13 @@ pub fn cells(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
 }
 
 /// A property of exactly one cell.
-pub fn one_cell(property: &FdtProperty<'_>) -> Option<u32> {
+pub fn one_cell(property: &Property<'_>) -> Option<u32> {
     let bytes: [u8; 4] = property.value().try_into().ok()?;
     Some(u32::from_be_bytes(bytes))
 }
 
 /// A property that is one string, with its NUL.
-pub fn text(property: &FdtProperty<'_>) -> Option<String> {
+pub fn text(property: &Property<'_>) -> Option<String> {
     let (last, text) = property.value().split_last()?;
     if *last != 0 || text.contains(&0) {
         return None;
@@ -34,7 +32,7 @@ pub fn text(property: &FdtProperty<'_>) -> Option<String> {
 }
 
 /// Whether `compatible` names it.
-pub fn compatible(node: &FdtNode<'_>, with: &str) -> bool {
+pub fn compatible(node: &Node<'_>, with: &str) -> bool {
     node.property("compatible").is_some_and(|property| {
         property.value().split(|byte| *byte == 0).any(|name| name == with.as_bytes())
     })
@@ -42,7 +40,7 @@ pub fn compatible(node: &FdtNode<'_>, with: &str) -> bool {
 
 /// `#address-cells` and `#size-cells`, with the specification's defaults (2, 1).
 /// None if they are malformed or more than four.
-pub fn cell_counts(node: &FdtNode<'_>) -> Option<(usize, usize)> {
+pub fn cell_counts(node: &Node<'_>) -> Option<(usize, usize)> {
     let count = |name, default| match node.property(name) {
         Some(property) => one_cell(&property).filter(|n| *n <= 4).map(|n| n as usize),
         None => Some(default),

@@ -7,8 +7,7 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use fdt::{Fdt, Node};
 
 /// The phandle of a guest's interrupt controller, where the partial tree has no
 /// `/gic` that says another (Xen's GUEST_PHANDLE_GIC).
@@ -105,7 +104,7 @@ pub fn read(
     if reader.problems.is_empty() { Ok(reader.out) } else { Err(reader.problems) }
 }
 
-fn phandle(node: &FdtNode<'_>) -> Option<u32> {
+fn phandle(node: &Node<'_>) -> Option<u32> {
     one_cell(&node.property("phandle").or_else(|| node.property("linux,phandle"))?)
 }
 
@@ -149,7 +148,7 @@ impl Reader<'_> {
     }
 
     /// `counts`: the cells that the node's parent gives its children.
-    fn walk(&mut self, node: &FdtNode<'_>, above: &str, counts: (usize, usize), depth: usize) {
+    fn walk(&mut self, node: &Node<'_>, above: &str, counts: (usize, usize), depth: usize) {
         let path = format!("{above}/{}", node.name());
         if depth >= DEPTH_MAX {
             return self.fault(&path, "name", "lies too deep");
@@ -169,7 +168,7 @@ impl Reader<'_> {
         }
     }
 
-    fn device(&mut self, node: &FdtNode<'_>, path: &str, counts: (usize, usize)) {
+    fn device(&mut self, node: &Node<'_>, path: &str, counts: (usize, usize)) {
         let mapped = node.property("xen,reg");
         let host_path = node.property("xen,path");
         if mapped.is_none() && host_path.is_none() {
@@ -231,7 +230,7 @@ impl Reader<'_> {
         }
     }
 
-    fn interrupts(&mut self, path: &str, node: &FdtNode<'_>, blame: &str, by_gic: bool) {
+    fn interrupts(&mut self, path: &str, node: &Node<'_>, blame: &str, by_gic: bool) {
         if node.property("interrupts-extended").is_some() {
             return self.fault(path, blame, "interrupts-extended is not supported");
         }
@@ -295,13 +294,13 @@ pub(crate) fn copy_aliases(writer: &mut Writer, fragment: &Fdt<'_>) {
     }
 }
 
-fn copy_properties(writer: &mut Writer, node: &FdtNode<'_>) {
+fn copy_properties(writer: &mut Writer, node: &Node<'_>) {
     for property in node.properties().filter(|property| !property.name().starts_with("xen,")) {
         writer.property(property.name(), property.value());
     }
 }
 
-fn copy_node(writer: &mut Writer, node: &FdtNode<'_>, depth: usize) {
+fn copy_node(writer: &mut Writer, node: &Node<'_>, depth: usize) {
     if depth >= DEPTH_MAX {
         return;
     }

@@ -6,8 +6,7 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dtoolkit::fdt::{Fdt, FdtNode, FdtProperty};
-use dtoolkit::{Node, Property};
+use fdt::{Fdt, Node, Property};
 
 /// What `/chosen` asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +86,7 @@ const NO_MATTER: &[&str] = &[
 ];
 
 impl Reader {
-    fn new(node: &FdtNode<'_>) -> Reader {
+    fn new(node: &Node<'_>) -> Reader {
         Reader { path: format!("/chosen/{}", node.name()), problems: Vec::new() }
     }
 
@@ -99,12 +98,12 @@ impl Reader {
         self.problems.push(Problem::property(self.path.clone(), name, what));
     }
 
-    fn at(&mut self, child: &FdtNode<'_>, property: &str, what: impl Into<Cow<'static, str>>) {
+    fn at(&mut self, child: &Node<'_>, property: &str, what: impl Into<Cow<'static, str>>) {
         let node = format!("{}/{}", self.path, child.name());
         self.problems.push(Problem::property(node, property, what));
     }
 
-    fn domain(&mut self, node: &FdtNode<'_>, outer: Option<(usize, usize)>) -> Option<Domain> {
+    fn domain(&mut self, node: &Node<'_>, outer: Option<(usize, usize)>) -> Option<Domain> {
         let mut domain = Domain {
             name: node.name().to_string(),
             cpus: 0,
@@ -172,8 +171,8 @@ impl Reader {
     fn take(
         &mut self,
         domain: &mut Domain,
-        node: &FdtNode<'_>,
-        property: &FdtProperty<'_>,
+        node: &Node<'_>,
+        property: &Property<'_>,
         outer: Option<(usize, usize)>,
     ) {
         let name = property.name();
@@ -238,8 +237,8 @@ impl Reader {
     fn static_memory(
         &mut self,
         domain: &mut Domain,
-        node: &FdtNode<'_>,
-        property: &FdtProperty<'_>,
+        node: &Node<'_>,
+        property: &Property<'_>,
         outer: Option<(usize, usize)>,
     ) {
         let name = property.name();
@@ -264,7 +263,7 @@ impl Reader {
         domain.static_memory = regions;
     }
 
-    fn host_cpus(&mut self, domain: &mut Domain, property: &FdtProperty<'_>) {
+    fn host_cpus(&mut self, domain: &mut Domain, property: &Property<'_>) {
         let (chunks, rest) = property.value().as_chunks::<4>();
         let list: Vec<u32> =
             chunks.iter().take(LIST_MAX).map(|cell| u32::from_be_bytes(*cell)).collect();
@@ -290,7 +289,7 @@ impl Reader {
         }
     }
 
-    fn module(&mut self, child: &FdtNode<'_>, inner: (usize, usize), modules: &mut Modules) {
+    fn module(&mut self, child: &Node<'_>, inner: (usize, usize), modules: &mut Modules) {
         let is = |names: [&str; 2]| names.iter().any(|name| compatible(child, name));
         let kernel = is(["multiboot,kernel", "xen,linux-zimage"]);
         let ramdisk = is(["multiboot,ramdisk", "xen,linux-initrd"]);
@@ -323,7 +322,7 @@ impl Reader {
         }
     }
 
-    fn reg(&mut self, child: &FdtNode<'_>, inner: (usize, usize)) -> Option<Region> {
+    fn reg(&mut self, child: &Node<'_>, inner: (usize, usize)) -> Option<Region> {
         let property = child.property("reg");
         if property.is_none() && child.property("xen,uefi-binary").is_some() {
             self.at(child, "xen,uefi-binary", "is not supported: there is no UEFI");
@@ -346,11 +345,7 @@ impl Reader {
         }
     }
 
-    fn shared_memory(
-        &mut self,
-        child: &FdtNode<'_>,
-        inner: (usize, usize),
-    ) -> Option<SharedMemory> {
+    fn shared_memory(&mut self, child: &Node<'_>, inner: (usize, usize)) -> Option<SharedMemory> {
         let id = child.property("xen,shm-id").and_then(|property| text(&property));
         let Some(id) = id.filter(|id| (1..16).contains(&id.len())) else {
             self.at(child, "xen,shm-id", "must be a string of 1 to 15 characters");

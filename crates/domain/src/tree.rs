@@ -5,7 +5,7 @@ use crate::{Domain, Problem, Region, SharedMemory, Writer, image, layout};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use dtoolkit::fdt::Fdt;
+use fdt::Fdt;
 
 /// What the tree describes.
 #[derive(Clone, Copy, Debug)]

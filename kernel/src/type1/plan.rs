@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use domain::claims::{self, Claim};
 use domain::passthrough::{self, Passthrough};
 use domain::{Domain, Placement, Problem, Region};
-use dtoolkit::fdt::Fdt;
+use fdt::Fdt;
 
 /// A VM to build.
 pub struct Plan {

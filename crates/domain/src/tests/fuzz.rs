@@ -5,7 +5,7 @@ use crate::claims::{Claim, Machine, check};
 use crate::{Region, Writer, cpus, layout, passthrough, present, read};
 use alloc::string::String;
 use alloc::vec::Vec;
-use dtoolkit::fdt::Fdt;
+use fdt::Fdt;
 use proptest::prelude::*;
 
 /// Everything that is done with a tree.

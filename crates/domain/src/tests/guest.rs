@@ -5,8 +5,7 @@ use crate::nodes::cells;
 use crate::tree::{Guest, build};
 use crate::{Domain, Region, SharedMemory, layout};
 use alloc::vec::Vec;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use fdt::{Fdt, Node};
 use proptest::prelude::*;
 
 const MEMORY: &[Region] = &[Region::new(0x4000_0000, 64 << 20)];
@@ -23,15 +22,15 @@ fn guest(domain: &Domain) -> Guest<'_> {
     }
 }
 
-fn value(node: &FdtNode<'_>, name: &str) -> Vec<u8> {
+fn value(node: &Node<'_>, name: &str) -> Vec<u8> {
     node.property(name).map(|p| p.value().to_vec()).unwrap_or_default()
 }
 
-fn wide(node: &FdtNode<'_>, name: &str) -> Vec<u64> {
+fn wide(node: &Node<'_>, name: &str) -> Vec<u64> {
     value(node, name).chunks(8).map(|c| cells(c, 0, 2).unwrap()).collect()
 }
 
-fn words(node: &FdtNode<'_>, name: &str) -> Vec<u64> {
+fn words(node: &Node<'_>, name: &str) -> Vec<u64> {
     value(node, name).chunks(4).map(|c| cells(c, 0, 1).unwrap()).collect()
 }
 

@@ -7,8 +7,7 @@ use crate::tree::{Guest, build};
 use crate::{Domain, Region, SharedMemory, Writer};
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use dtoolkit::fdt::Fdt;
-use dtoolkit::{Node, Property};
+use fdt::Fdt;
 use std::string::String;
 
 fn partial(inside: impl FnOnce(&mut Writer)) -> Vec<u8> {

@@ -4,7 +4,7 @@ use super::{domain, domain_node, machine};
 use crate::{Domain, Found, OnCrash, Placement, Region, SharedMemory, Writer, present, read};
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use dtoolkit::fdt::Fdt;
+use fdt::Fdt;
 use std::string::String;
 
 fn found(chosen: impl FnOnce(&mut Writer)) -> Found {
