@@ -24,6 +24,7 @@ pub mod grave;
 mod ids;
 mod lock;
 pub mod room;
+#[cfg(feature = "user-space")]
 mod user;
 mod wait;
 
@@ -32,6 +33,7 @@ pub use errno::Errno;
 pub use ids::IdSet;
 pub use lock::{Lock, LockGuard, LockTracker, rank, relax, set_lock_tracker};
 pub use room::Room;
+#[cfg(feature = "user-space")]
 pub use user::{UserMem, UserMemExt};
 pub use wait::WaitQueue;
 

@@ -21,8 +21,6 @@ mod ram;
 pub use policy::PackedPolicy;
 pub use ram::{MAX_RAM, Range, ram_at};
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
-
 /// Of everything here. Both sides compare.
 pub const VERSION: u64 = 3;
 
@@ -232,7 +230,7 @@ pub struct Run {
 
 /// The start of `hyp`'s binary: addresses of its own, [`layout::IMAGE`] first.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug)]
 pub struct Header {
     /// [`Header::MAGIC`].
     pub magic: u64,
@@ -258,7 +256,11 @@ impl Header {
 
     /// The header of `binary`, if it is one this side can use.
     pub fn read(binary: &[u8]) -> Option<Header> {
-        let (header, _) = Header::read_from_prefix(binary).ok()?;
+        let (words, _) = binary.as_chunks();
+        let [magic, version, idmap, idmap_end, text_end, rodata_end, data_end, end] =
+            words.first_chunk()?.map(u64::from_le_bytes);
+        let header =
+            Header { magic, version, idmap, idmap_end, text_end, rodata_end, data_end, end };
         let ordered = header.idmap >= layout::IMAGE
             && header.idmap_end > header.idmap
             && header.text_end >= header.idmap_end

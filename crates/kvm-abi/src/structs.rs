@@ -1,15 +1,18 @@
 //! The structures that ioctls copy.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 macro_rules! abi {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })+) => {
         $(
             $(#[$doc])*
-            #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            #[cfg_attr(
+                feature = "user-space",
+                derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)
+            )]
             #[repr(C)]
             pub struct $name { $(pub $field: $type),* }
 
+            #[cfg(feature = "user-space")]
             impl Default for $name {
                 fn default() -> Self {
                     zerocopy::FromZeros::new_zeroed()

@@ -8,7 +8,7 @@ use crate::vm::Vm;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
-use base::{Errno, Result, Room, UserMem, UserMemExt, room};
+use base::{Errno, Result, Room};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 use kvm_abi as abi;
@@ -17,7 +17,7 @@ use regime::HostRegime;
 /// KVM_CAP_IRQ_ROUTING.
 pub(crate) const MAX_ROUTES: usize = 4096;
 /// Linux's KVM_IRQCHIP_NUM_PINS: SPIs.
-const PINS: u32 = 1020 - 32;
+pub(crate) const PINS: u32 = 1020 - 32;
 /// Linux's NR_IOBUS_DEVS.
 const MAX_IO_EVENTS: usize = 1000;
 /// Irqfds of a VM. Linux's go when their eventfd is closed; these keep it open,
@@ -205,45 +205,6 @@ impl Vm {
         // It may have been signalled before.
         line.pending.store(true, Ordering::SeqCst);
         self.drain_all_irqfds(regime);
-        Ok(())
-    }
-
-    /// KVM_SET_GSI_ROUTING.
-    pub(crate) fn set_gsi_routing(
-        &self,
-        regime: &mut HostRegime,
-        user: &dyn UserMem,
-        addr: u64,
-    ) -> Result<()> {
-        let head: abi::IrqRouting = user.read_obj(addr)?;
-        if head.nr as usize > MAX_ROUTES || head.flags != 0 {
-            return Err(Errno::EINVAL);
-        }
-        let at = addr.checked_add(size_of::<abi::IrqRouting>() as u64).ok_or(Errno::EFAULT)?;
-        let entries: Vec<abi::IrqRoutingEntry> = user.read_vec(at, head.nr as usize)?;
-        let mut routes = room::try_vec(entries.len())?;
-        for entry in &entries {
-            let [chip, pin, ..] = entry.u;
-            if entry.type_ != abi::IRQ_ROUTING_IRQCHIP
-                || entry.flags != 0
-                || entry.gsi as usize >= MAX_ROUTES
-                || chip != 0
-                || pin >= PINS
-            {
-                // MSIs need an ITS.
-                return Err(Errno::EINVAL);
-            }
-            routes.push((entry.gsi, pin));
-        }
-        routes.sort_unstable();
-        // One chip has one pin for each.
-        if routes.array_windows().any(|[(a, _), (b, _)]| a == b) {
-            return Err(Errno::EINVAL);
-        }
-        // What was signalled before goes where it went before.
-        self.drain_all_irqfds(regime);
-        let old = self.config.lock().routes.replace(routes);
-        drop(old);
         Ok(())
     }
 

@@ -10,12 +10,17 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    not(feature = "user-space"),
+    allow(dead_code, reason = "what only ioctls ask for is among what all need")
+)]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 mod bus;
+#[cfg(feature = "user-space")]
 mod device;
 mod drive;
 mod exit;
@@ -24,17 +29,24 @@ mod filter;
 mod host;
 mod irq;
 mod memory;
+#[cfg(feature = "user-space")]
 mod regs;
 mod run;
 mod slots;
 mod snapshot;
+#[cfg(feature = "user-space")]
 mod system;
 #[cfg(test)]
 mod tests;
 mod vcpu;
+#[cfg(feature = "user-space")]
+mod vcpu_ioctl;
 mod vm;
+#[cfg(feature = "user-space")]
+mod vm_ioctl;
 
 pub use bus::{Bus, MmioDevice};
+#[cfg(feature = "user-space")]
 pub use device::Device;
 pub use drive::{Driver, drive};
 pub use fast::{Fast, fast, query};
@@ -43,6 +55,7 @@ pub use memory::VmMemory;
 pub use run::Vcpu;
 pub use slots::{Change, MAX_SLOTS, Slot, Slots};
 pub use snapshot::{IoEvent, VmSnapshot};
+#[cfg(feature = "user-space")]
 pub use system::Kvm;
 pub use vcpu::{Entry, MAX_VCPUS, PutPlan, VcpuCore, VcpuList, VcpuState, request};
 pub use vm::Vm;
@@ -57,6 +70,7 @@ pub enum Done {
     Vm(Arc<Vm>),
     /// It returns a new file descriptor for this vCPU.
     Vcpu(Arc<Vcpu>),
+    #[cfg(feature = "user-space")]
     /// A new file descriptor for this device is stored at `fd_at` (a `u32` in
     /// user memory), and the ioctl returns 0.
     Device {

@@ -13,6 +13,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    not(feature = "user-space"),
+    allow(dead_code, reason = "what only attributes ask for is among what all need")
+)]
 
 extern crate alloc;
 #[cfg(test)]
