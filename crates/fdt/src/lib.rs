@@ -174,17 +174,21 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Behind the end of the node whose inside is at `at`.
+    /// Behind the end of the node whose inside is at `at`. Properties come before children
+    /// (the specification's 5.4.2): behind one nobody would see them.
     fn behind(&self, mut at: usize) -> Option<usize> {
         let mut depth = 1usize;
+        let mut after_child = false;
         while depth > 0 {
             let (token, next) = self.token(at)?;
             match token {
                 Token::Begin(_) => depth = depth.checked_add(1)?,
                 Token::End => depth = depth.checked_sub(1)?,
+                Token::Property(_) if after_child => return None,
                 Token::Property(_) => {}
                 Token::TreeEnd => return None,
             }
+            after_child = matches!(token, Token::End);
             at = next;
         }
         Some(at)

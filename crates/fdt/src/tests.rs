@@ -125,16 +125,71 @@ proptest! {
             walk(&tree.root());
             assert!(tree.memory_reservations().count() <= bytes.len() / 16);
         }
-        // Nothing is refused that others take.
-        if let Ok(theirs) = dtoolkit::fdt::Fdt::new(&bytes) {
-            agree(&ours.unwrap().root(), &theirs.root());
+        // Nothing else is read than what others read. (They read on behind a structure block
+        // that its size ends.)
+        if let (Ok(ours), Ok(theirs)) = (ours, dtoolkit::fdt::Fdt::new(&bytes)) {
+            agree(&ours.root(), &theirs.root());
         }
     }
 
     #[test]
-    fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn tokens_in_any_order_never_panic(
+        tokens in prop::collection::vec(
+            prop_oneof![4 => 1u32..5, 1 => Just(9u32), 2 => 0u32..40, 1 => any::<u32>()],
+            0..60,
+        ),
+        offsets in prop::array::uniform5(0u32..300),
+        whole: bool,
+    ) {
+        let [structure, strings, reservations, strings_size, structure_size] = offsets;
+        let len = 40 + 4 * tokens.len() as u32;
+        let mut header = [0xd00d_feed, len, structure, strings, reservations, 17, 16, 0, 0, 0];
+        (header[8], header[9]) = (strings_size, structure_size);
+        if whole {
+            // The header's zeros end the list, and every word is a token.
+            (header[2], header[3], header[4]) = (40, 40, 28);
+            (header[7], header[8], header[9]) = (0, 0, len - 40);
+        }
+        let words = header.iter().chain(&tokens);
+        let bytes: Vec<u8> = words.flat_map(|word| word.to_be_bytes()).collect();
         if let Ok(tree) = Fdt::new(&bytes) {
             walk(&tree.root());
         }
     }
+}
+
+/// A tree of these words, and zeros behind them for its reservations.
+fn of_words(words: &[u32]) -> Vec<u8> {
+    let size = 4 * words.len() as u32;
+    let header = [0xd00d_feed, 40 + size + 16, 40, 0, 40 + size, 17, 16, 0, 0, size];
+    header.iter().chain(words).chain(&[0; 4]).flat_map(|word| word.to_be_bytes()).collect()
+}
+
+#[test]
+fn a_structure_block_has_its_size_and_its_order() {
+    const BEGIN: [u32; 2] = [1, 0];
+    const PROPERTY: [u32; 3] = [3, 0, 0];
+    const CHILD: [u32; 3] = [1, u32::from_be_bytes(*b"a\0\0\0"), 2];
+    let tree = |parts: &[&[u32]]| of_words(&parts.concat());
+    assert!(Fdt::new(&tree(&[&BEGIN, &[2, 9]])).is_ok());
+    assert!(Fdt::new(&tree(&[&BEGIN, &[4, 4], &CHILD, &[4, 2, 4, 9]])).is_ok());
+    // No end; an end too many; nothing after the root; a token that isn't one.
+    for parts in [&[2][..], &[2, 2, 9], &[2, 1, 0, 2, 9], &[5, 2, 9], &[9]] {
+        assert!(Fdt::new(&tree(&[&BEGIN, parts])).is_err(), "{parts:?}");
+    }
+    // Properties come before children: behind one nobody would see them.
+    let named = |bytes: Vec<u8>| {
+        let mut bytes = bytes;
+        // The strings block: one empty name, in the reservations' zeros.
+        let at = bytes.len() as u32 - 4;
+        bytes[12..16].copy_from_slice(&at.to_be_bytes());
+        bytes[32..36].copy_from_slice(&4u32.to_be_bytes());
+        bytes
+    };
+    assert!(Fdt::new(&named(tree(&[&BEGIN, &PROPERTY, &CHILD, &[2, 9]]))).is_ok());
+    assert!(Fdt::new(&named(tree(&[&BEGIN, &CHILD, &PROPERTY, &[2, 9]]))).is_err());
+    // A size that ends the block early.
+    let mut short = tree(&[&BEGIN, &CHILD, &[2, 9]]);
+    short[36..40].copy_from_slice(&8u32.to_be_bytes());
+    assert!(Fdt::new(&short).is_err());
 }
