@@ -1,8 +1,9 @@
-//! A buddy allocator whose free lists live in the table of metadata.
+//! A buddy allocator: a set of free blocks for each order.
 #![forbid(unsafe_code)]
 
 use crate::meta;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::set::Set;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The largest order: 2 MiB.
 pub const MAX_ORDER: u8 = 9;
@@ -19,21 +20,21 @@ pub const POOL: usize = 8;
 /// The table of metadata: one word for each frame. Out of range is a frame
 /// that nobody has.
 #[derive(Clone, Copy)]
-pub struct Table(pub &'static [AtomicU64]);
+pub struct Table(pub &'static [AtomicU32]);
 
-static NOBODY: AtomicU64 = AtomicU64::new(meta::NONE);
+static NOBODY: AtomicU32 = AtomicU32::new(meta::NONE);
 
 impl Table {
     #[inline]
-    pub fn word(&self, index: u32) -> &'static AtomicU64 {
+    pub fn word(&self, index: u32) -> &'static AtomicU32 {
         self.0.get(index as usize).unwrap_or(&NOBODY)
     }
 
-    fn get(&self, index: u32) -> u64 {
+    fn get(&self, index: u32) -> u32 {
         self.word(index).load(Relaxed)
     }
 
-    fn set(&self, index: u32, word: u64) {
+    fn set(&self, index: u32, word: u32) {
         self.word(index).store(word, Relaxed);
     }
 }
@@ -43,30 +44,38 @@ pub const fn frames(order: u8) -> u64 {
     1 << (order & 0xf)
 }
 
-/// The free lists. A block of `order` starts at a multiple of its size, by
+/// The free blocks. A block of `order` starts at a multiple of its size, by
 /// index as by address.
 pub struct Buddy {
     table: Table,
-    heads: [u32; ORDERS],
+    /// By order; members are indices divided by the block's size.
+    free: [Set; ORDERS],
     blocks: [u64; ORDERS],
-    /// Bit `n`: list `n` isn't empty.
+    /// Bit `n`: set `n` isn't empty.
     nonempty: u32,
     cache: [u32; CACHE],
     cached: usize,
-    /// Blocks that stay in one piece whatever the lists are broken into, for
+    /// Blocks that stay in one piece whatever the sets' are broken into, for
     /// [`Buddy::take_pooled`]. They are free, too.
     pool: [u32; POOL],
     pooled: usize,
     /// How many there should be.
     pool_size: usize,
-    free: u64,
+    free_frames: u64,
 }
 
 impl Buddy {
-    pub const fn new(table: Table) -> Self {
+    /// The words that the sets need for so many frames.
+    pub fn words(frames: u64) -> u64 {
+        bounds(frames).map(Set::words).into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// No memory yet. `sets` are [`Buddy::words`], all zero.
+    pub fn new(table: Table, sets: &'static mut [u64]) -> Self {
+        let mut sets = sets;
         Buddy {
             table,
-            heads: [meta::NIL; ORDERS],
+            free: bounds(table.0.len() as u64).map(|bound| Set::new(bound, &mut sets)),
             blocks: [0; ORDERS],
             nonempty: 0,
             cache: [0; CACHE],
@@ -74,17 +83,17 @@ impl Buddy {
             pool: [0; POOL],
             pooled: 0,
             pool_size: 0,
-            free: 0,
+            free_frames: 0,
         }
     }
 
     /// Free frames.
     pub fn free_frames(&self) -> u64 {
-        self.free
+        self.free_frames
     }
 
     /// Takes a block, whose head becomes `word`.
-    pub fn take(&mut self, order: u8, word: u64) -> Option<u32> {
+    pub fn take(&mut self, order: u8, word: u32) -> Option<u32> {
         let index = match self.take_cached(order).or_else(|| self.take_block(order)) {
             Some(index) => index,
             None => {
@@ -93,13 +102,13 @@ impl Buddy {
             }
         };
         self.table.set(index, word);
-        self.free = self.free.wrapping_sub(frames(order));
+        self.free_frames = self.free_frames.wrapping_sub(frames(order));
         Some(index)
     }
 
     /// Gives a block back.
     pub fn give(&mut self, index: u32, order: u8) {
-        self.free = self.free.wrapping_add(frames(order));
+        self.free_frames = self.free_frames.wrapping_add(frames(order));
         if self.pooled < self.pool_size {
             // Nothing is held back from merging until it is full again.
             self.drain(0);
@@ -126,7 +135,7 @@ impl Buddy {
         while at < end {
             let fits = (end.wrapping_sub(at)).ilog2();
             let order = at.trailing_zeros().min(fits).min(u32::from(MAX_ORDER)) as u8;
-            self.free = self.free.wrapping_add(frames(order));
+            self.free_frames = self.free_frames.wrapping_add(frames(order));
             self.insert(at, order);
             at = at.wrapping_add(frames(order) as u32);
         }
@@ -144,8 +153,8 @@ impl Buddy {
     }
 
     /// Takes a block out of the pool; what is left of the pool's goes to the
-    /// lists.
-    pub fn take_pooled(&mut self, order: u8, word: u64) -> Option<u32> {
+    /// sets.
+    pub fn take_pooled(&mut self, order: u8, word: u32) -> Option<u32> {
         if order > POOL_ORDER {
             return None;
         }
@@ -153,7 +162,7 @@ impl Buddy {
         self.table.set(index, meta::NONE);
         self.split(index, POOL_ORDER, order);
         self.table.set(index, word);
-        self.free = self.free.wrapping_sub(frames(order));
+        self.free_frames = self.free_frames.wrapping_sub(frames(order));
         Some(index)
     }
 
@@ -187,24 +196,24 @@ impl Buddy {
     }
 
     fn take_block(&mut self, order: u8) -> Option<u32> {
-        let lists = self.nonempty >> order;
-        if order > MAX_ORDER || lists == 0 {
+        let sets = self.nonempty >> order;
+        if order > MAX_ORDER || sets == 0 {
             return None;
         }
-        let from = order.wrapping_add(lists.trailing_zeros() as u8);
-        let index = *self.heads.get(usize::from(from))?;
+        let from = order.wrapping_add(sets.trailing_zeros() as u8);
+        let index = self.free.get(usize::from(from))?.first()? << from;
         self.unlink(index, from);
         self.split(index, from, order);
         Some(index)
     }
 
-    /// Gives all of a block of order `from` to the lists but its first 2^`order`
+    /// Gives all of a block of order `from` to the sets but its first 2^`order`
     /// frames.
     fn split(&mut self, index: u32, from: u8, order: u8) {
         let mut from = from;
         while from > order {
             from = from.wrapping_sub(1);
-            self.push(index.wrapping_add(frames(from) as u32), from);
+            self.link(index.wrapping_add(frames(from) as u32), from);
         }
     }
 
@@ -214,53 +223,34 @@ impl Buddy {
         self.table.set(index, meta::NONE);
         while order < MAX_ORDER {
             let buddy = index ^ frames(order) as u32;
-            let word = self.table.get(buddy);
-            if meta::state(word) != meta::FREE || meta::order(word) != order {
+            if self.table.get(buddy) != meta::head(meta::FREE, order) {
                 break;
             }
             self.unlink(buddy, order);
             index &= buddy;
             order = order.wrapping_add(1);
         }
-        self.push(index, order);
+        self.link(index, order);
     }
 
-    fn push(&mut self, index: u32, order: u8) {
+    fn link(&mut self, index: u32, order: u8) {
         self.count(order, 1);
-        let Some(head) = self.heads.get_mut(usize::from(order)) else { return };
-        let next = core::mem::replace(head, index);
-        self.nonempty |= 1 << order;
-        self.table.set(index, meta::free(order, meta::NIL, next));
-        if next != meta::NIL {
-            let after = meta::next(self.table.get(next));
-            self.table.set(next, meta::free(order, index, after));
-        }
+        let Some(set) = self.free.get_mut(usize::from(order)) else { return };
+        set.insert(index >> order);
+        self.table.set(index, meta::head(meta::FREE, order));
     }
 
     fn unlink(&mut self, index: u32, order: u8) {
         self.count(order, u64::MAX);
-        let word = self.table.get(index);
-        let (prev, next) = (meta::prev(word), meta::next(word));
-        if prev != meta::NIL {
-            let before = meta::prev(self.table.get(prev));
-            self.table.set(prev, meta::free(order, before, next));
-        } else if let Some(head) = self.heads.get_mut(usize::from(order)) {
-            *head = next;
-            if next == meta::NIL {
-                self.nonempty &= !(1 << order);
-            }
-        }
-        if next != meta::NIL {
-            let after = meta::next(self.table.get(next));
-            self.table.set(next, meta::free(order, prev, after));
-        }
+        let Some(set) = self.free.get_mut(usize::from(order)) else { return };
+        set.remove(index >> order);
         self.table.set(index, meta::NONE);
     }
 
     fn count(&mut self, order: u8, change: u64) {
-        if let Some(blocks) = self.blocks.get_mut(usize::from(order)) {
-            *blocks = blocks.wrapping_add(change);
-        }
+        let Some(blocks) = self.blocks.get_mut(usize::from(order)) else { return };
+        *blocks = blocks.wrapping_add(change);
+        self.nonempty = self.nonempty & !(1 << order) | u32::from(*blocks != 0) << order;
     }
 
     /// Blocks free in each order, those of cache and pool among them.
@@ -276,25 +266,37 @@ impl Buddy {
     }
 }
 
+/// How many blocks of each order there can be among so many frames.
+fn bounds(frames: u64) -> [u64; ORDERS] {
+    let mut order = 0u8;
+    [(); ORDERS].map(|()| {
+        let bound = frames.div_ceil(self::frames(order));
+        order = order.wrapping_add(1);
+        bound
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::boxed::Box;
+    use std::vec;
     use std::vec::Vec;
 
-    fn table(frames: usize) -> Table {
-        Table(Box::leak((0..frames).map(|_| AtomicU64::new(0)).collect()))
+    fn buddy(frames: usize) -> Buddy {
+        let table = Table(Box::leak((0..frames).map(|_| AtomicU32::new(0)).collect()));
+        Buddy::new(table, vec![0; Buddy::words(frames as u64) as usize].leak())
     }
 
     #[test]
     fn splits_and_merges() {
-        let mut buddy = Buddy::new(table(1536));
+        let mut buddy = buddy(1536);
         buddy.give_range(3, 1500);
         assert_eq!(buddy.free_frames(), 1497);
         let whole = buddy.by_order();
         assert_eq!(whole[9], 1);
-        let word = meta::head(meta::KERNEL, 0);
+        let word = meta::kernel(0, 0);
         let taken: Vec<u32> = core::iter::from_fn(|| buddy.take(0, word)).collect();
         assert_eq!(taken.len(), 1497);
         for index in taken {
@@ -308,21 +310,21 @@ mod tests {
     /// same, and is whole again as soon as its neighbours are.
     #[test]
     fn the_pool_stays_in_one_piece() {
-        let mut buddy = Buddy::new(table(1024));
+        let mut buddy = buddy(1024);
         buddy.give_range(0, 1024);
         buddy.set_pool(2);
-        let word = meta::head(meta::KERNEL, 0);
+        let word = meta::kernel(0, 0);
         let taken: Vec<u32> = core::iter::from_fn(|| buddy.take(0, word)).collect();
         assert_eq!((taken.len(), buddy.free_frames()), (1024 - 32, 32));
         let (even, odd): (Vec<_>, Vec<_>) = taken.into_iter().partition(|index| index % 2 == 0);
         even.into_iter().for_each(|index| buddy.give(index, 0));
         for order in 1..=POOL_ORDER {
-            assert_eq!(buddy.take(order, meta::head(meta::KERNEL, order)), None);
+            assert_eq!(buddy.take(order, meta::kernel(order, 0)), None);
         }
-        let large = buddy.take_pooled(POOL_ORDER, meta::head(meta::KERNEL, POOL_ORDER)).unwrap();
+        let large = buddy.take_pooled(POOL_ORDER, meta::kernel(POOL_ORDER, 0)).unwrap();
         // What is left of the other is for everybody.
-        let small = buddy.take_pooled(1, meta::head(meta::KERNEL, 1)).unwrap();
-        let rest = buddy.take(3, meta::head(meta::KERNEL, 3)).unwrap();
+        let small = buddy.take_pooled(1, meta::kernel(1, 0)).unwrap();
+        let rest = buddy.take(3, meta::kernel(3, 0)).unwrap();
         assert_eq!(buddy.take_pooled(0, word), None);
         buddy.give(small, 1);
         assert_eq!(buddy.pooled, 0);
@@ -342,7 +344,7 @@ mod tests {
             steps in prop::collection::vec((0..3, 0u8..=9, any::<prop::sample::Index>()), 1..400),
         ) {
             const FRAMES: usize = 2048;
-            let mut buddy = Buddy::new(table(FRAMES));
+            let mut buddy = buddy(FRAMES);
             buddy.give_range(1, FRAMES as u32 - 5);
             let whole = (buddy.by_order(), buddy.free_frames());
             buddy.set_pool(pool);
@@ -350,7 +352,7 @@ mod tests {
             let mut owner = [false; FRAMES];
             let mut held: Vec<(u32, u8)> = Vec::new();
             for (take, order, which) in steps {
-                let word = meta::head(meta::USER, order);
+                let word = meta::user(order, 0);
                 if take > 0 {
                     let index = if take == 1 { buddy.take(order, word) } else { buddy.take_pooled(order, word) };
                     let Some(index) = index else { continue };

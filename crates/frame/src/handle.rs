@@ -69,7 +69,10 @@ impl Frame {
 
     /// Fresh memory that counts as used for this.
     pub fn alloc_as(usage: Use, size: Size, fill: Fill) -> Result<Frame> {
-        let word = meta::used_head(meta::USER, size.order(), usage as u8) | 1;
+        if !usage.is_user() {
+            return Err(Errno::EINVAL);
+        }
+        let word = meta::user(size.order(), usage as u8);
         let addr = ram().ok_or(Errno::ENOMEM)?.take(size.order(), Owner::User, word)?;
         let frame = Frame::wrap(addr, size);
         if fill == Fill::Zeroed {
@@ -105,7 +108,7 @@ impl Frame {
     /// How many handles there are to this memory, and to the block it is a
     /// piece of.
     pub fn ref_count(&self) -> u64 {
-        self.with_count(|count| count.load(Ordering::Acquire)) & meta::COUNT
+        u64::from(self.with_count(|count| count.load(Ordering::Acquire)) & meta::COUNT)
     }
 
     /// Whether it is a piece of a block, whose handles count together.
@@ -119,7 +122,7 @@ impl Frame {
         if index >= self.size().pages() {
             return None;
         }
-        self.count_up();
+        self.count_up(1);
         Some(Frame::wrap(self.addr().offset(index.wrapping_mul(PAGE_SIZE))?, Size::Page))
     }
 
@@ -134,15 +137,15 @@ impl Frame {
                 let word = table.word(index);
                 let now = word.load(Ordering::Acquire);
                 let usage = meta::usage(now);
-                if now == meta::used_head(meta::USER, MAX_ORDER, usage) | 1 {
+                if now == meta::user(MAX_ORDER, usage) {
                     // The only handle is ours and no longer used: nobody can
                     // count up while the heads change.
                     for page in 0..size.pages() as u32 {
                         let word = table.word(index.wrapping_add(page));
-                        word.store(meta::used_head(meta::USER, 0, usage) | 1, Ordering::Relaxed);
+                        word.store(meta::user(0, usage), Ordering::Relaxed);
                     }
                 } else {
-                    word.fetch_add(size.pages().wrapping_sub(1), Ordering::Relaxed);
+                    count_up(word, size.pages().wrapping_sub(1) as u32);
                 }
             });
         }
@@ -247,7 +250,7 @@ impl Frame {
     /// yet, nor does during this call.
     pub unsafe fn clone_raw(addr: PhysAddr, size: Size) -> Frame {
         let frame = Frame::wrap(addr, size);
-        frame.count_up();
+        frame.count_up(1);
         frame
     }
 
@@ -262,14 +265,12 @@ impl Frame {
 
     /// Calls with the word that counts for this memory: its own, or its block's.
     #[inline]
-    fn with_count<R>(&self, f: impl FnOnce(&AtomicU64) -> R) -> R {
+    fn with_count<R>(&self, f: impl FnOnce(&AtomicU32) -> R) -> R {
         self.with_index(|table, index| f(table.word(head(table, index))))
     }
 
-    fn count_up(&self) {
-        // Relaxed as in Arc: who counts up has a handle already. 48 bits can't
-        // overflow: each count is a handle of 8 bytes somewhere.
-        self.with_count(|count| count.fetch_add(1, Ordering::Relaxed));
+    fn count_up(&self, handles: u32) {
+        self.with_count(|word| count_up(word, handles));
     }
 }
 
@@ -277,12 +278,21 @@ impl Frame {
 #[inline]
 fn head(table: &crate::buddy::Table, index: u32) -> u32 {
     let own = table.word(index).load(Ordering::Relaxed);
-    if meta::state(own) == meta::USER { index } else { index & !((1 << MAX_ORDER) - 1) }
+    if meta::is_user(own) { index } else { index & !((1 << MAX_ORDER) - 1) }
+}
+
+#[inline]
+fn count_up(word: &AtomicU32, handles: u32) {
+    // Relaxed as in Arc: who counts up has a handle already.
+    let before = word.fetch_add(handles, Ordering::Relaxed);
+    if before & meta::COUNT >= meta::STUCK {
+        word.store(meta::stuck(before), Ordering::Relaxed);
+    }
 }
 
 impl Clone for Frame {
     fn clone(&self) -> Frame {
-        self.count_up();
+        self.count_up(1);
         Frame(self.0)
     }
 }
@@ -291,11 +301,16 @@ impl Drop for Frame {
     fn drop(&mut self) {
         let Some(ram) = ram() else { return };
         let index = head(&ram.table, ram.index(self.addr()));
-        let word = ram.table.word(index).fetch_sub(1, Ordering::Release);
-        if word & meta::COUNT == 1 {
-            // What others did with the memory happens before it is free.
-            fence(Ordering::Acquire);
-            ram.give(index, meta::order(word), meta::usage(word));
+        let word = ram.table.word(index);
+        let before = word.fetch_sub(1, Ordering::Release);
+        match before & meta::COUNT {
+            1 => {
+                // What others did with the memory happens before it is free.
+                fence(Ordering::Acquire);
+                ram.give(index, meta::order(before), meta::usage(before));
+            }
+            meta::STUCK.. => word.store(meta::stuck(before), Ordering::Relaxed),
+            _ => {}
         }
     }
 }
@@ -428,6 +443,52 @@ mod tests {
         assert_eq!(stats().user, BLOCK_SIZE);
         drop((piece, first));
         assert_eq!(stats().free, free);
+    }
+
+    /// So many handles that their number can't be told: the memory stays.
+    #[test]
+    fn a_count_gets_stuck_and_never_overflows() {
+        let _ram = sim::ram(16);
+        for size in [Size::Page, Size::Block] {
+            let frame = Frame::alloc(size, Fill::Stale).unwrap();
+            let set = |count: u32| {
+                let word = meta::user(size.order(), 0) - 1 + count;
+                frame.with_count(|counted| counted.store(word, Ordering::Relaxed));
+            };
+            let is_stuck = |frame: &Frame| frame.ref_count() == 7 << 25;
+            set(meta::STUCK - 2);
+            // Up to there it is exact.
+            drop(frame.clone());
+            assert_eq!(frame.ref_count(), u64::from(meta::STUCK) - 2);
+            set(meta::STUCK - 1);
+            let handles = [frame.clone(), frame.clone()];
+            assert!(is_stuck(&frame));
+            drop(handles);
+            assert!(is_stuck(&frame));
+            // A handle that goes while others come.
+            set(meta::STUCK);
+            drop(frame.clone());
+            assert!(is_stuck(&frame));
+            assert_eq!(frame.clone().split().count(), size.pages() as usize);
+            assert!(is_stuck(&frame) && frame.size() == size);
+            assert!(!frame.is_piece());
+            set(1);
+        }
+        assert_eq!(stats().user, 0);
+    }
+
+    #[test]
+    fn a_users_memory_is_used_as_users_do() {
+        let _ram = sim::ram(16);
+        assert_eq!(Frame::alloc_as(Use::Heap, Size::Page, Fill::Stale), Err(Errno::EINVAL));
+        for usage in Use::ALL.into_iter().filter(|usage| usage.is_user()) {
+            for size in [Size::Page, Size::Block] {
+                let frame = Frame::alloc_as(usage, size, Fill::Stale).unwrap();
+                assert_eq!(stats().used_for(usage), size.bytes());
+                drop(frame);
+                assert_eq!(stats().used_for(usage), 0);
+            }
+        }
     }
 
     #[test]

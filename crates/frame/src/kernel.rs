@@ -37,7 +37,7 @@ impl KernelPages {
 
     fn alloc_for(owner: Owner, usage: Use, order: u8, fill: Fill) -> Result<KernelPages> {
         let order = Some(order).filter(|order| *order <= MAX_ORDER).ok_or(Errno::ENOMEM)?;
-        let word = meta::used_head(meta::KERNEL, order, usage as u8);
+        let word = meta::kernel(order, usage as u8);
         let addr = ram().ok_or(Errno::ENOMEM)?.take(order, owner, word)?;
         let pages = KernelPages { addr, order };
         if fill == Fill::Zeroed {

@@ -7,8 +7,9 @@
 //! * [`init`]: hands the machine's RAM to the allocator.
 //!
 //! Memory is reached through the linear map: every byte of RAM is mapped at
-//! its physical address plus one offset. The metadata is 8 bytes for each
-//! 4 KiB: a state, an order, and a count or the links of a free list.
+//! its physical address plus one offset. The metadata is 4 bytes for each
+//! 4 KiB, a state, an order and a count; and a quarter of a byte for the sets of free
+//! blocks.
 #![no_std]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
@@ -20,6 +21,7 @@ mod handle;
 mod kernel;
 mod meta;
 mod ram;
+mod set;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 

@@ -1,67 +1,72 @@
 //! The word of metadata that each 4 KiB frame has.
 //!
-//! `[63:60]` state, `[59:56]` order; then for a free block `[55:28]` previous
-//! and `[27:0]` next in its list, for owned memory `[51:48]` what it is used for and,
-//! of a user block, `[47:0]` its count.
+//! Of a [`crate::Frame`]'s head, bit 31 is set: `[30]` it is a block, `[29:28]` what it is
+//! used for, `[27:0]` the count. Of all others: `[30:28]` state, `[27:24]` order,
+//! `[23:20]` what it is used for.
 #![forbid(unsafe_code)]
 
+use crate::buddy::MAX_ORDER;
+
 /// Not a head: reserved memory, or the inside of a block.
-pub const NONE: u64 = 0;
-/// Head of a free block, in a free list.
-pub const FREE: u64 = 1 << 60;
-/// Head of a free block in the allocator's cache or pool, and in no list.
-pub const CACHED: u64 = 2 << 60;
-/// Head of memory that a counted `Frame` owns.
-pub const USER: u64 = 3 << 60;
+pub const NONE: u32 = 0;
+/// Head of a free block that is in the set of its order.
+pub const FREE: u32 = 1 << 28;
+/// Head of a free block in the allocator's cache or pool, and in no set.
+pub const CACHED: u32 = 2 << 28;
 /// Head of memory that a `KernelPages` owns.
-pub const KERNEL: u64 = 4 << 60;
+pub const KERNEL: u32 = 3 << 28;
 
-const STATE: u64 = 0xf << 60;
-const LINK_BITS: u32 = 28;
-const LINK: u64 = (1 << LINK_BITS) - 1;
-/// The count of a user block.
-pub const COUNT: u64 = (1 << 48) - 1;
-/// The end of a free list. Also the number of frames that the links can name.
-pub const NIL: u32 = LINK as u32;
+const USER: u32 = 1 << 31;
+const USER_BLOCK: u32 = 1 << 30;
+const USER_USE: u32 = 28;
+/// The count of a user's.
+pub const COUNT: u32 = (1 << 28) - 1;
+/// A count that reaches this stays above it: memory is rather lost than freed too
+/// early. Handles are 8 bytes each: these are one and a half GiB of page tables.
+pub const STUCK: u32 = 3 << 26;
+/// Where it stays: further from both ends than all CPUs' handles on their way.
+const MIDDLE: u32 = 7 << 25;
 
-/// Which of the states a word says.
-pub const fn state(word: u64) -> u64 {
-    word & STATE
+/// Nobody's index.
+pub const NIL: u32 = u32::MAX;
+
+/// A head of `order` in `state` that nobody owns.
+pub const fn head(state: u32, order: u8) -> u32 {
+    state | (order as u32) << 24
+}
+
+/// Head of memory that a `KernelPages` owns, used for the `usage`th of the uses.
+pub const fn kernel(order: u8, usage: u8) -> u32 {
+    head(KERNEL, order) | (usage as u32 & 0xf) << 20
+}
+
+/// Head of a page or a block (of the largest order) that a counted `Frame` owns,
+/// with a count of one; `usage` is one of the first four.
+pub const fn user(order: u8, usage: u8) -> u32 {
+    let block = if order == MAX_ORDER { USER_BLOCK } else { 0 };
+    USER | block | (usage as u32 & 3) << USER_USE | 1
+}
+
+/// Whether a counted `Frame` owns it.
+pub const fn is_user(word: u32) -> bool {
+    word & USER != 0
 }
 
 /// The order of a head.
-pub const fn order(word: u64) -> u8 {
-    (word >> 56) as u8 & 0xf
+pub const fn order(word: u32) -> u8 {
+    match word & (USER | USER_BLOCK) {
+        USER => 0,
+        bits if bits & USER != 0 => MAX_ORDER,
+        _ => (word >> 24) as u8 & 0xf,
+    }
 }
-
-/// A head of `order` in `state`, with a count or links of zero.
-pub const fn head(state: u64, order: u8) -> u64 {
-    state | (order as u64) << 56
-}
-
-/// A head of `order` in `state` that is used for the `usage`th of the uses.
-pub const fn used_head(state: u64, order: u8, usage: u8) -> u64 {
-    head(state, order) | (usage as u64 & 0xf) << USE_SHIFT
-}
-
-const USE_SHIFT: u32 = 48;
 
 /// What an owned head is used for.
-pub const fn usage(word: u64) -> u8 {
-    (word >> USE_SHIFT) as u8 & 0xf
+pub const fn usage(word: u32) -> u8 {
+    if is_user(word) { (word >> USER_USE) as u8 & 3 } else { (word >> 20) as u8 & 0xf }
 }
 
-/// A free head with its links.
-pub const fn free(order: u8, prev: u32, next: u32) -> u64 {
-    head(FREE, order) | (prev as u64 & LINK) << LINK_BITS | next as u64 & LINK
-}
-
-/// A free head's predecessor.
-pub const fn prev(word: u64) -> u32 {
-    (word >> LINK_BITS & LINK) as u32
-}
-
-/// A free head's successor.
-pub const fn next(word: u64) -> u32 {
-    (word & LINK) as u32
+/// A user's word whose count stays where it is.
+pub const fn stuck(word: u32) -> u32 {
+    word & !COUNT | MIDDLE
 }

@@ -3,8 +3,11 @@
 use crate::buddy::{Buddy, POOL_ORDER, Table, frames};
 use crate::handle::{Frame, Size};
 use crate::meta;
+use crate::set;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank, room};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[cfg(any(test, feature = "sim"))]
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use spin::Once;
 
 /// A range of physical memory.
@@ -41,7 +44,7 @@ pub struct Stats {
     pub kernel: u64,
     /// What both are used for: see [`Use`].
     pub uses: [u64; Use::ALL.len()],
-    /// The allocator's own table.
+    /// The allocator's own: its table, and its sets of free blocks.
     pub table: u64,
     /// The rest: the kernel's image, what firmware keeps.
     pub reserved: u64,
@@ -82,7 +85,7 @@ impl Zones {
             let Some(end) = region.end().checked_next_multiple_of(BLOCK_SIZE) else { break };
             let size = end.wrapping_sub(start);
             let next = first.saturating_add(size >> PAGE_SHIFT);
-            if next >= u64::from(meta::NIL) {
+            if next > set::LIMIT {
                 break;
             }
             match zones.count.checked_sub(1).and_then(|last| zones.zones.get_mut(last)) {
@@ -175,7 +178,7 @@ impl Use {
         }
     }
 
-    const fn is_user(self) -> bool {
+    pub(crate) const fn is_user(self) -> bool {
         matches!(self, Use::Anonymous | Use::Shared | Use::Window)
     }
 }
@@ -287,7 +290,9 @@ pub unsafe fn init(
     }
     let zones = Zones::new(regions);
     let count = zones.frames();
-    let bytes = count.saturating_mul(8).next_multiple_of(PAGE_SIZE);
+    let sets = Buddy::words(count);
+    let needed = count.saturating_mul(4).saturating_add(sets.saturating_mul(8));
+    let bytes = needed.next_multiple_of(PAGE_SIZE);
     // First fit: next to what breaks up the low memory anyway.
     let mut place = None;
     gaps(regions, &[reserved], |start, end| {
@@ -296,20 +301,24 @@ pub unsafe fn init(
         }
     });
     let place = place.filter(|_| count > 0).ok_or(Errno::ENOMEM)?;
-    let table = core::ptr::with_exposed_provenance_mut::<AtomicU64>(
+    let at = core::ptr::with_exposed_provenance_mut::<u64>(
         place.wrapping_add(phys_to_virt_offset) as usize,
     );
     // SAFETY: `place` is `bytes` of mapped RAM that nobody else uses (contract),
-    // page-aligned, and `count * 8 <= bytes`. It is zeroed before it is borrowed
-    // and, as it joins the reserved ranges below, used for nothing else. A zero
-    // is a valid AtomicU64.
-    let table = unsafe {
-        core::ptr::write_bytes(table, 0, count as usize);
-        core::slice::from_raw_parts(table, count as usize)
+    // page-aligned, and holds both slices, the sets in front. It is zeroed before it
+    // is borrowed and, as it joins the reserved ranges below, used for nothing else.
+    // A zero is a valid AtomicU32.
+    let (table, sets) = unsafe {
+        core::ptr::write_bytes(at.cast::<u8>(), 0, bytes as usize);
+        let table = at.wrapping_add(sets as usize).cast::<AtomicU32>();
+        (
+            core::slice::from_raw_parts(table, count as usize),
+            core::slice::from_raw_parts_mut(at, sets as usize),
+        )
     };
     let table = Table(table);
-    let mut accounts =
-        Accounts { buddy: Buddy::new(table), uses: [0; Use::ALL.len()], reserve: 0, managed: 0 };
+    let buddy = Buddy::new(table, sets);
+    let mut accounts = Accounts { buddy, uses: [0; Use::ALL.len()], reserve: 0, managed: 0 };
     let own = [RamRange::new(place, bytes)];
     gaps(regions, &[reserved, &own], |start, end| give_range(&zones, &mut accounts, start, end));
     accounts.set_reserve(RESERVE);
@@ -326,7 +335,7 @@ pub unsafe fn init(
     Ok(())
 }
 
-/// Gives `start..end` to the buddy lists, in so far as the zones cover it.
+/// Gives `start..end` to the buddy, in so far as the zones cover it.
 fn give_range(zones: &Zones, accounts: &mut Accounts, start: u64, end: u64) {
     for zone in zones.iter() {
         let from = start.max(zone.start).wrapping_sub(zone.start);
@@ -369,7 +378,7 @@ pub unsafe fn adopt(addr: PhysAddr, size: Size) -> Result<Frame> {
     if !whole || u64::from(end.wrapping_sub(index)) != size.pages().wrapping_sub(1) {
         return Err(Errno::EINVAL);
     }
-    let word = meta::used_head(meta::USER, size.order(), Use::Anonymous as u8) | 1;
+    let word = meta::user(size.order(), Use::Anonymous as u8);
     let mut accounts = ram.accounts.lock();
     ram.table.word(index).store(word, Relaxed);
     if let Some(used) = accounts.uses.get_mut(Use::Anonymous as usize) {
@@ -426,7 +435,7 @@ impl Ram {
     }
 
     /// Takes 2^`order` frames, whose first gets the metadata `word`.
-    pub fn take(&self, order: u8, owner: Owner, word: u64) -> Result<PhysAddr> {
+    pub fn take(&self, order: u8, owner: Owner, word: u32) -> Result<PhysAddr> {
         #[cfg(any(test, feature = "sim"))]
         if FAIL.load(Relaxed) != 0 && FAIL.fetch_sub(1, Relaxed) == 1 {
             return Err(Errno::ENOMEM);
