@@ -658,9 +658,12 @@ pub fn make_coherent(frame: &Frame, fwb: bool) {
     let len = frame.size().bytes() as usize;
     // SAFETY: the linear map covers all frames.
     unsafe {
-        if !fwb {
+        if fwb {
+            arch::cache::sync_icache(start, len);
+        } else {
+            // Which is clean to the point of unification, too.
             arch::cache::clean_to_poc(start, len);
+            arch::cache::forget_instructions();
         }
-        arch::cache::sync_icache(start, len);
     }
 }

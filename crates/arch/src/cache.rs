@@ -21,9 +21,14 @@ pub unsafe fn sync_icache(start: usize, len: usize) {
             at = at.wrapping_add(dline);
         }
     }
+    forget_instructions();
+}
+
+/// The instruction side's part of it, where the data side is clean.
+pub fn forget_instructions() {
     crate::barrier::dsb_ish();
     // CTR_EL0.DIC: instruction caches need no invalidation.
-    if ctr & (1 << 29) == 0 {
+    if ctr_el0() & (1 << 29) == 0 {
         // SAFETY: an invalidation of the whole instruction cache.
         unsafe { asm!("ic ialluis", "dsb ish", options(nostack, preserves_flags)) }
     }
@@ -36,7 +41,7 @@ pub unsafe fn sync_icache(start: usize, len: usize) {
 /// `[start, start + len)` is Normal memory, writable, nobody else's, and starts
 /// and ends at a multiple of 2 KiB, the largest block there can be.
 pub unsafe fn zero(start: usize, len: usize) {
-    const UNROLLED: usize = 8;
+    const UNROLLED: usize = 16;
     let dczid: u64;
     // SAFETY: a read.
     unsafe { asm!("mrs {}, dczid_el0", out(reg) dczid, options(nomem, nostack, preserves_flags)) };
@@ -57,14 +62,8 @@ pub unsafe fn zero(start: usize, len: usize) {
         // left.
         unsafe {
             asm!(
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
-                "dc zva, {at}", "add {at}, {at}, {block}",
+                ".rept {n}", "dc zva, {at}", "add {at}, {at}, {block}", ".endr",
+                n = const UNROLLED,
                 at = inout(reg) at, block = in(reg) block,
                 options(nostack, preserves_flags)
             );
@@ -78,9 +77,22 @@ pub unsafe fn zero(start: usize, len: usize) {
 /// # Safety
 /// `[start, start + len)` is mapped.
 pub unsafe fn clean_to_poc(start: usize, len: usize) {
+    const UNROLLED: usize = 16;
     let dline = 4usize << ((ctr_el0() >> 16) & 15);
     let end = start.wrapping_add(len);
     let mut at = start & !dline.wrapping_sub(1);
+    let step = dline.wrapping_mul(UNROLLED);
+    while end.saturating_sub(at) >= step {
+        // SAFETY: the caller vouches for the range, of which `step` bytes are left.
+        unsafe {
+            asm!(
+                ".rept {n}", "dc civac, {at}", "add {at}, {at}, {dline}", ".endr",
+                n = const UNROLLED,
+                at = inout(reg) at, dline = in(reg) dline,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
     while at < end {
         // SAFETY: the caller vouches for the range.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }

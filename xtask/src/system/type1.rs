@@ -146,10 +146,9 @@ impl Bench<'_> {
         for guest in 1..=args.guests {
             says(&log, &format!("[domU{guest}] hypha-guest: up"))?;
         }
-        if args.cpu == "max" {
-            starts_within(&log, "rt", 15_000_000)?;
-            starts_within(&log, "domU2", 60_000_000)?;
-        }
+        starts_within(&log, "rt", 15_000_000)?;
+        starts_within(&log, "domU2", 60_000_000)?;
+        takes_at_most(&log, 6 << 10)?;
         no_tick_missed(&log)
     }
 
@@ -435,6 +434,18 @@ fn starts_within(log: &str, vm: &str, limit: u64) -> Result<()> {
     ui::note(format!("{vm} starts after {instructions} instructions"));
     if instructions > limit {
         bail!("{vm} starts after {instructions} instructions, and not {limit}");
+    }
+    Ok(())
+}
+
+/// What isn't the guests' when all are up: KiB.
+fn takes_at_most(log: &str, limit: u64) -> Result<()> {
+    let (_, rest) = log.split_once("all virtual machines are up, ").context("the VMs never are up")?;
+    let text = rest.lines().next().unwrap_or_default();
+    let kib: u64 = text.split(' ').next().unwrap_or_default().parse()?;
+    ui::note(text);
+    if kib > limit {
+        bail!("{kib} KiB are not the guests', and not at most {limit}");
     }
     Ok(())
 }
