@@ -302,7 +302,7 @@ pub unsafe fn init(
     });
     let place = place.filter(|_| count > 0).ok_or(Errno::ENOMEM)?;
     let at = core::ptr::with_exposed_provenance_mut::<u64>(
-        place.wrapping_add(phys_to_virt_offset) as usize,
+        place.wrapping_add(phys_to_virt_offset) as usize
     );
     // SAFETY: `place` is `bytes` of mapped RAM that nobody else uses (contract),
     // page-aligned, and holds both slices, the sets in front. It is zeroed before it

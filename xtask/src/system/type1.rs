@@ -440,7 +440,8 @@ fn starts_within(log: &str, vm: &str, limit: u64) -> Result<()> {
 
 /// What isn't the guests' when all are up: KiB.
 fn takes_at_most(log: &str, limit: u64) -> Result<()> {
-    let (_, rest) = log.split_once("all virtual machines are up, ").context("the VMs never are up")?;
+    let (_, rest) =
+        log.split_once("all virtual machines are up, ").context("the VMs never are up")?;
     let text = rest.lines().next().unwrap_or_default();
     let kib: u64 = text.split(' ').next().unwrap_or_default().parse()?;
     ui::note(text);
