@@ -59,9 +59,8 @@ pub fn linked(cargo: &mut Command, toolchain: &Toolchain, target: &Path) -> Resu
         }
         let mut lines = 0;
         for file in files_read(&artifact.dep_info()?)? {
-            if file.starts_with(&artifact.dir) {
-                lines += count(&std::fs::read_to_string(&file).unwrap_or_default());
-            }
+            let text = std::fs::read_to_string(&file);
+            lines += count(&text.with_context(|| format!("cannot read {}", file.display()))?);
         }
         crates.push(Linked { name: artifact.name, lines });
     }
@@ -126,24 +125,33 @@ fn files_read(dep_info: &Path) -> Result<Vec<PathBuf>> {
     Ok(source.map(|word| paths::root().join(word)).collect())
 }
 
-/// Lines that are neither empty nor comments, and not in the tests at a file's end.
+/// Lines that are neither empty nor comments, nor in a module of tests.
 fn count(text: &str) -> usize {
     let mut lines = 0;
     let mut comment = false;
-    let mut pending = 0;
-    for line in text.lines().map(str::trim) {
-        if comment {
+    let mut pending = false;
+    let mut tests_end: Option<String> = None;
+    for whole in text.lines() {
+        let line = whole.trim();
+        if let Some(end) = &tests_end {
+            if whole.trim_end() == *end {
+                tests_end = None;
+            }
+        } else if comment {
             comment = !line.contains("*/");
         } else if line.is_empty() || line.starts_with("//") {
         } else if line.starts_with("/*") {
             comment = !line.contains("*/");
         } else if line == "#[cfg(test)]" {
-            pending = 1;
-        } else if pending == 1 && line.starts_with("mod ") && line.ends_with('{') {
-            break;
+            pending = true;
+        } else if pending && line.starts_with("mod ") && line.ends_with('{') {
+            // To the brace that stands where the module begins.
+            let indent = whole.len() - whole.trim_start().len();
+            tests_end = Some(format!("{}}}", " ".repeat(indent)));
+            pending = false;
         } else {
             lines += 1;
-            pending = 0;
+            pending = false;
         }
     }
     lines
@@ -157,8 +165,13 @@ mod tests {
     #[test]
     fn lines() {
         let text = "//! About.\n\nuse a;\n/* long\n one */\n#[cfg(test)]\nuse b;\nfn f() {} // x\n\
-                    #[cfg(test)]\nmod tests {\n    fn g() {}\n}\n";
+                    #[cfg(test)]\nmod tests {\n    fn g() {\n    }\n}\n";
         assert_eq!(count(text), 3);
+        // What follows the tests counts.
+        assert_eq!(
+            count(&format!("{text}mod a {{\n    #[cfg(test)]\n    mod tests {{\n    }}\n}}\n")),
+            5
+        );
     }
 
     #[test]
