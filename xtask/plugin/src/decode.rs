@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn guests_are_entered_from_el2() {
-        const GUEST: u64 = 1 << 4 | 1;
+        const IMO: u64 = 1 << 4;
+        const GUEST: u64 = IMO | 1;
         const HOST: u64 = 1 << 34 | 1 << 27;
         let (el2h, el1h, el0) = (9, 5, 0);
         assert!(enters_guest(el2h, el1h, GUEST) && enters_guest(el2h, el0, GUEST));
@@ -213,5 +214,8 @@ mod tests {
         assert!(!enters_guest(el2h, el2h, GUEST));
         assert!(!enters_guest(el1h, el0, GUEST));
         assert!(!enters_guest(el2h, el0, HOST) && !enters_guest(el2h, el0, HOST | GUEST));
+        // Protected KVM's host has a stage 2 (VM), but its interrupts itself.
+        assert!(!enters_guest(el2h, el1h, 1 << 31 | 1 << 19 | 1));
+        assert!(enters_guest(el2h, el1h, 1 << 31 | IMO));
     }
 }

@@ -95,6 +95,8 @@ struct Cpu {
 struct State {
     out: String,
     buffer: *mut GArray<u8>,
+    /// QEMU doesn't name all registers as we do: what they say is wrong.
+    blind: bool,
     cpus: Vec<Cpu>,
     window: Option<Window>,
     best: BTreeMap<String, Window>,
@@ -149,6 +151,7 @@ impl State {
         Self {
             out: String::new(),
             buffer: std::ptr::null_mut(),
+            blind: false,
             cpus: Vec::new(),
             window: None,
             best: BTreeMap::new(),
@@ -280,7 +283,8 @@ impl State {
         let Some(registers) = self.cpus.get(cpu).map(|cpu| &cpu.registers) else { return };
         let (cpsr, hcr, spsr) = (registers.cpsr, registers.hcr, registers.spsr);
         if enters_guest(self.read(cpsr), self.read(spsr), self.read(hcr)) {
-            self.first_entry = Some(self.count_all() - (place.left() - 1));
+            let now = self.count_all() - (place.left() - 1);
+            self.first_entry.get_or_insert(now);
             ENTERED.store(true, Relaxed);
         }
     }
@@ -452,7 +456,12 @@ extern "C" fn on_cpu(_: Id, _: c_uint) {
             }
         }
     }
-    state().cpus.push(Cpu {
+    let missing = |registers: &[*mut Register]| registers.iter().filter(|r| r.is_null()).count();
+    // A machine without EL2 has none of its registers.
+    let el2 = missing(&[cpu.hcr, cpu.esr, cpu.spsr, cpu.vbar, cpu.elr[1]]);
+    let mut state = state();
+    state.blind |= missing(&[cpu.x0, cpu.x1, cpu.cpsr, cpu.elr[0]]) > 0 || !matches!(el2, 0 | 5);
+    state.cpus.push(Cpu {
         registers: cpu,
         lane: None,
         seen: 0,
@@ -568,6 +577,10 @@ extern "C" fn on_translate(_: Id, tb: *mut Tb) {
 
 extern "C" fn on_exit(_: Id, _: *mut c_void) {
     let state = state();
+    if state.blind {
+        eprintln!("bench-plugin: this QEMU doesn't show all registers by their names");
+        return;
+    }
     if let Err(error) = state.write() {
         eprintln!("bench-plugin: cannot write {}: {error}", state.out);
     }

@@ -245,13 +245,13 @@ impl Subject {
     /// A host kernel with a user space that does it.
     fn host(&self, kit: &Kit, load: Load<'_>) -> Machine {
         let kernel = if self.kernel == Kernel::Linux { &kit.linux } else { &kit.hypha };
-        let (initramfs, op) = match load {
-            Load::Measure(ops) => (&kit.initramfs, ops.join("+")),
-            Load::Guest(guest, boot) => (&guest.host_initramfs, boot.boot.into()),
+        let (initramfs, what) = match load {
+            Load::Measure(ops) => (&kit.initramfs, format!("op={}", ops.join("+"))),
+            Load::Guest(guest, boot) => (&guest.host_initramfs, format!("guest={}", boot.vcpus)),
         };
         let mut words = vec!["console=ttyAMA0".to_string(), "quiet".into(), "panic=-1".into()];
         words.extend(self.mode.parameter().map(String::from));
-        words.push(format!("hypha.run=/hypha/bench/run,op={op}"));
+        words.push(format!("hypha.run=/hypha/bench/run,{what}"));
         self.machine(kernel, Some(initramfs), &words.join(" "))
     }
 
@@ -511,8 +511,7 @@ mod tests {
     fn guests_have_one_command_line() {
         let script = include_str!("../../initramfs/bench-run");
         assert!(script.contains(&format!("'console=ttyS0 {GUEST_WORDS}'")));
-        // The guest of two vCPUs is asked for by its own name.
-        assert!(GUEST_BOOTS.iter().all(|boot| script.contains(&format!("*op={}*)", boot.boot))));
+        assert!(script.contains("guest=*)") && script.contains("--cpus \"${word#guest=}\""));
     }
 
     #[test]

@@ -229,7 +229,7 @@ pub fn endpoints() -> String {
 pub fn help() -> String {
     let mut text = String::from("Operations, from and to:\n");
     for Operation { name, from, to, .. } in OPERATIONS {
-        text += &format!("  {name:<16} {from} → {to}\n");
+        text += &format!("  {name:<18} {from} → {to}\n");
     }
     text + "\ndocs/bench.md says how they are counted."
 }
