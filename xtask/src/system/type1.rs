@@ -147,7 +147,7 @@ impl Bench<'_> {
             says(&log, &format!("[domU{guest}] hypha-guest: up"))?;
         }
         starts_within(&log, "rt", 15_000_000)?;
-        starts_within(&log, "domU2", 60_000_000)?;
+        starts_within(&log, &format!("domU{}", args.guests), 60_000_000)?;
         takes_at_most(&log, 6 << 10)?;
         no_tick_missed(&log)
     }
