@@ -122,7 +122,7 @@ impl Frame {
         if index >= self.size().pages() {
             return None;
         }
-        self.count_up(1);
+        self.count_up();
         Some(Frame::wrap(self.addr().offset(index.wrapping_mul(PAGE_SIZE))?, Size::Page))
     }
 
@@ -250,7 +250,7 @@ impl Frame {
     /// yet, nor does during this call.
     pub unsafe fn clone_raw(addr: PhysAddr, size: Size) -> Frame {
         let frame = Frame::wrap(addr, size);
-        frame.count_up(1);
+        frame.count_up();
         frame
     }
 
@@ -269,8 +269,8 @@ impl Frame {
         self.with_index(|table, index| f(table.word(head(table, index))))
     }
 
-    fn count_up(&self, handles: u32) {
-        self.with_count(|word| count_up(word, handles));
+    fn count_up(&self) {
+        self.with_count(|word| count_up(word, 1));
     }
 }
 
@@ -292,7 +292,7 @@ fn count_up(word: &AtomicU32, handles: u32) {
 
 impl Clone for Frame {
     fn clone(&self) -> Frame {
-        self.count_up(1);
+        self.count_up();
         Frame(self.0)
     }
 }
