@@ -9,6 +9,7 @@ mod instruction;
 mod ladder;
 mod model;
 mod operation;
+pub mod promises;
 mod record;
 mod svg;
 mod table;
@@ -53,7 +54,8 @@ pub struct Args {
 const MODES: [Mode; 4] = [Mode::Vhe, Mode::Nvhe, Mode::Protected, Mode::Type1];
 
 /// What docs/vhe-and-nvhe.md shows.
-const DRAWN: [&str; 4] = ["hypercall_null", "mmio_user_read", "sgi_other", "run_exit"];
+const DRAWN: [&str; 5] =
+    ["hypercall_null", "psci_affinity", "mmio_user_read", "sgi_other", "run_exit"];
 
 /// Hypha's modes with guests.
 fn hypha_modes() -> Vec<Mode> {

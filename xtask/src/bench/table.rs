@@ -106,6 +106,19 @@ pub fn exceeding(records: &[Record], cpu: &str) -> String {
     text
 }
 
+/// Hypha's counts of instructions that are above Linux's in the same mode or above Xen's.
+pub fn above(records: &[Record], cpu: &str) -> Vec<String> {
+    let instructions = pairs(records, cpu).into_iter();
+    let instructions = instructions.filter(|(op, _, _)| op.unit == Unit::Instructions);
+    instructions
+        .filter(|(_, own, other)| own.value > other.value)
+        .map(|(op, own, other)| {
+            let (whose, mode) = (other.kernel.name(), &other.mode);
+            format!("{} {}: {}, {whose} {mode} {}", own.mode, op.name, own.value, other.value)
+        })
+        .collect()
+}
+
 /// Each value of Hypha's with the same of Linux in the same mode, and with Xen's.
 fn pairs<'a>(
     records: &'a [Record],
@@ -273,6 +286,7 @@ mod tests {
         assert!(lines[0].starts_with("Of Hypha's counts of instructions these"), "{text}");
         assert!(lines[0].ends_with("(1 of 3 pairs):"), "{text}");
         assert_eq!(lines[1], "- `timer`: hypha type1 1,087, xen type1 1,086");
+        assert_eq!(above(&records, "max"), ["type1 timer: 1087, xen type1 1086"]);
         assert!(lines[2].starts_with("Of Hypha's values in other units"), "{text}");
         assert_eq!(lines[3], "- `guest_boot_ratio`: hypha vhe 1.201, linux vhe 0.980");
         // Nobody to compare with, nothing to say.

@@ -76,6 +76,24 @@ pub const TESTS: &[SystemTest] = &[
         long: false,
         run: |bench| crate::bench::gate::check(bench.built),
     },
+    SystemTest {
+        name: "bench: a hypercall's exception levels",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| crate::bench::promises::levels(bench.built),
+    },
+    SystemTest {
+        name: "bench: a Debian guest's boot on neoverse-n1, in exits and instructions",
+        needs: Needs::Kvm,
+        long: false,
+        run: |bench| crate::bench::promises::guest_boot(bench.built),
+    },
+    SystemTest {
+        name: "bench: no operation takes more than on Linux or on Xen",
+        needs: Needs::Kvm,
+        long: true,
+        run: |bench| crate::bench::promises::others(bench.built),
+    },
 ];
 
 impl Bench<'_> {

@@ -1,0 +1,149 @@
+//! What the project promises besides counts of instructions. Only QEMU's plugin sees it.
+
+use super::boot::{Kit, Subject};
+use super::record::{Kernel, Record};
+use super::{subjects, table};
+use crate::run::Mode;
+use crate::{build, ui};
+use anyhow::{Result, bail};
+
+/// A Debian guest with one vCPU exits so often until its /init runs, at most.
+const BOOT_EXITS: u64 = 1500;
+/// Its boot's instructions, by those of the same kernel's on the machine itself, in
+/// thousandths.
+const BOOT_RATIO: u64 = 1030;
+/// The CPU that its boot is promised on: Linux lets this one's reads of CTR_EL0 trap.
+const BOOT_CPU: &str = "neoverse-n1";
+
+/// Exception-level changes of an operation.
+struct Levels {
+    mode: Mode,
+    op: &'static str,
+    changes: u64,
+}
+
+/// There and back; where nVHE's host answers, by EL1.
+const LEVELS: [Levels; 4] = [
+    Levels { mode: Mode::Vhe, op: "hypercall_null", changes: 2 },
+    Levels { mode: Mode::Vhe, op: "psci_affinity", changes: 2 },
+    Levels { mode: Mode::Nvhe, op: "hypercall_null", changes: 2 },
+    Levels { mode: Mode::Nvhe, op: "psci_affinity", changes: 4 },
+];
+
+const MODES: [Mode; 2] = [Mode::Vhe, Mode::Nvhe];
+
+/// Exception levels of a hypercall, as the trace shows them.
+pub fn levels(built: &build::Built) -> Result<()> {
+    let ops = ["hypercall_null", "psci_affinity"].map(String::from);
+    held(&measure(built, "max", &ops)?, wrong_levels)
+}
+
+/// What a Debian guest's boot takes.
+pub fn guest_boot(built: &build::Built) -> Result<()> {
+    let ops = ["guest_boot_exits", "guest_boot_ratio"].map(String::from);
+    held(&measure(built, BOOT_CPU, &ops)?, dear_boots)
+}
+
+/// All operations, beside the same of Linux's and Xen's.
+pub fn others(built: &build::Built) -> Result<()> {
+    let kit = Kit::watching(built, &[], &[])?;
+    let mut records = Vec::new();
+    for subject in subjects(&["max".into()], &[], &[]) {
+        ui::note(format!("{} on {}", subject.title(), subject.cpu));
+        records.extend(subject.measure(&kit, &[])?);
+    }
+    ui::note(table::markdown(&records, "max"));
+    held(&records, |records| table::above(records, "max"))
+}
+
+fn measure(built: &build::Built, cpu: &str, ops: &[String]) -> Result<Vec<Record>> {
+    let kit = Kit::watching(built, ops, &[Kernel::Hypha])?;
+    let mut records = Vec::new();
+    for mode in MODES {
+        let subject = Subject { kernel: Kernel::Hypha, mode, cpu: cpu.into() };
+        records.extend(subject.measure(&kit, ops)?);
+    }
+    ui::note(table::markdown(&records, cpu));
+    Ok(records)
+}
+
+fn held(records: &[Record], broken: impl Fn(&[Record]) -> Vec<String>) -> Result<()> {
+    let broken = broken(records);
+    match broken.is_empty() {
+        true => Ok(()),
+        false => bail!("promised, and not so:\n  {}", broken.join("\n  ")),
+    }
+}
+
+fn find<'a>(records: &'a [Record], mode: Mode, op: &str) -> Option<&'a Record> {
+    records.iter().find(|record| record.mode == mode.name() && record.op == op)
+}
+
+fn wrong_levels(records: &[Record]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for Levels { mode, op, changes } in LEVELS {
+        let window = find(records, mode, op).and_then(|record| record.window.as_ref());
+        let seen = window.map(|window| window.sums(None).el_changes);
+        if seen != Some(changes) {
+            wrong.push(format!(
+                "{} {op}: {} changes of exception level, and not {changes}",
+                mode.name(),
+                seen.map_or("no".into(), |seen| seen.to_string())
+            ));
+        }
+    }
+    wrong
+}
+
+fn dear_boots(records: &[Record]) -> Vec<String> {
+    let mut dear = Vec::new();
+    for mode in MODES {
+        for (op, most) in [("guest_boot_exits", BOOT_EXITS), ("guest_boot_ratio", BOOT_RATIO)] {
+            match find(records, mode, op).map(|record| record.value) {
+                None => dear.push(format!("{} {op}: was not measured", mode.name())),
+                Some(value) if value > most => {
+                    dear.push(format!("{} {op}: {value}, at most {most}", mode.name()));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    dear
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::events::Window;
+    use super::*;
+
+    fn record(mode: Mode, op: &str, value: u64) -> Record {
+        Record::new(op, Kernel::Hypha, mode.name(), "max", value)
+    }
+
+    #[test]
+    fn boots() {
+        let boots = |exits, ratio| {
+            let of = |mode| {
+                let exits = record(mode, "guest_boot_exits", exits);
+                [exits, record(mode, "guest_boot_ratio", ratio)]
+            };
+            dear_boots(&MODES.map(of).concat())
+        };
+        assert_eq!(boots(1500, 1030), [""; 0]);
+        let text = boots(1501, 1031);
+        assert_eq!(text.len(), 4);
+        assert_eq!(text[0], "vhe guest_boot_exits: 1501, at most 1500");
+        assert_eq!(text[3], "nvhe guest_boot_ratio: 1031, at most 1030");
+        assert_eq!(dear_boots(&[])[0], "vhe guest_boot_exits: was not measured");
+    }
+
+    #[test]
+    fn levels_need_a_window() {
+        let seen =
+            Record { window: Some(Window::default()), ..record(Mode::Vhe, "hypercall_null", 98) };
+        let text = wrong_levels(&[seen]);
+        assert_eq!(text.len(), 4);
+        assert_eq!(text[0], "vhe hypercall_null: 0 changes of exception level, and not 2");
+        assert_eq!(text[3], "nvhe psci_affinity: no changes of exception level, and not 4");
+    }
+}
