@@ -1,159 +1,199 @@
-//! The kernel heap: small things from talc, which grows by kernel pages and
-//! gives them back; large things are kernel pages themselves.
+//! The kernel heap: small things in slabs of a page, which go back to the frames
+//! when they are empty; large things are kernel pages themselves.
 #![expect(unsafe_code, reason = "a global allocator")]
 
 use base::{Lock, PAGE_SIZE, PhysAddr, rank};
 use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use frame::{Fill, KernelPages, Use};
-use talc::DefaultBinning;
-use talc::base::Talc;
-use talc::base::binning::Binning;
-use talc::source::Source;
+use slab::{Class, PAGE, Slabs};
 
-/// From this size on an allocation is pages of its own.
-const LARGE: usize = 16 << 10;
-/// How much the heap grows by, where that is to be had: 64 KiB.
-const GROWTH_ORDER: u8 = 4;
-/// Up to here large things may have the last of the reserve, too: lists that
+/// Up to here large things may have the last of the reserve, as slabs may: lists that
 /// grow where nobody can be told no. Above, only who can asks.
 const SURE: usize = 64 << 10;
+/// What there is before there are frames.
+const FIRST: usize = 64 << 10;
 
-/// Where talc's regions come from and go: the frame allocator, but not while
-/// the heap's lock is held, which ranks above the frames'.
-#[derive(Debug)]
-struct Regions {
-    /// The region that the last `deallocate` emptied.
-    empty: Option<NonNull<u8>>,
-}
+const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 
-// SAFETY: a region's address, which belongs to whoever has the struct.
-unsafe impl Send for Regions {}
+#[repr(C, align(4096))]
+struct First(UnsafeCell<[u8; FIRST]>);
+// SAFETY: pieces of it are handed out, each to one owner.
+unsafe impl Sync for First {}
+static FIRST_PAGES: First = First(UnsafeCell::new([0; FIRST]));
 
-// SAFETY: touches no allocator; `resize` returns one of the two addresses it
-// was given.
-unsafe impl Source for Regions {
-    fn acquire<B: Binning>(_: &mut Talc<Self, B>, _: Layout) -> Result<(), ()> {
-        Err(())
-    }
-
-    const TRACK_HEAP_END: bool = true;
-
-    unsafe fn resize(&mut self, chunk: *mut u8, end: *mut u8, is_base: bool) -> *mut u8 {
-        // A region starts at a page, and its first chunk some bytes above.
-        let base = chunk.wrapping_sub(1).map_addr(|addr| addr & !(PAGE_SIZE as usize).wrapping_sub(1));
-        if !is_base || base == FIRST_HEAP.0.get().cast() {
-            return end;
-        }
-        self.empty = NonNull::new(base);
-        chunk
-    }
+struct Small {
+    slabs: Slabs,
+    /// So much of [`FIRST_PAGES`] was handed out. What comes back is the slabs' for good.
+    first: usize,
 }
 
 struct Heap {
-    small: Lock<Talc<Regions, DefaultBinning>>,
+    // The frames' lock ranks below this one: they are taken and given without it.
+    small: Lock<Small>,
     used: AtomicUsize,
 }
 
 #[global_allocator]
-static HEAP: Heap =
-    Heap { small: Lock::new(rank::HEAP, Talc::new(Regions { empty: None })), used: AtomicUsize::new(0) };
-
-/// What the heap starts with, before there are frames.
-const FIRST: usize = 64 << 10;
-
-#[repr(C, align(4096))]
-struct First(core::cell::UnsafeCell<[u8; FIRST]>);
-// SAFETY: handed to the allocator once, by the boot CPU.
-unsafe impl Sync for First {}
-static FIRST_HEAP: First = First(core::cell::UnsafeCell::new([0; FIRST]));
-
-/// Gives the heap its first memory. Once, on the boot CPU.
-pub fn init() {
-    // SAFETY: the array is static and nobody else's.
-    unsafe { HEAP.small.lock().claim(FIRST_HEAP.0.get().cast(), FIRST) };
-}
+static HEAP: Heap = Heap {
+    small: Lock::new(rank::HEAP, Small { slabs: Slabs::new(), first: 0 }),
+    used: AtomicUsize::new(0),
+};
 
 /// Bytes in use.
 pub fn used() -> usize {
     HEAP.used.load(Ordering::Relaxed)
 }
 
-/// What a region loses at its ends, at most.
-const OVERHEAD: usize = 128;
+/// Where things of a layout are.
+#[derive(PartialEq)]
+enum Place {
+    Slab(Class),
+    /// Pages of their own, of this order.
+    Pages(u8),
+}
+
+impl Place {
+    #[inline]
+    fn of(layout: Layout) -> Option<Place> {
+        let pages = || KernelPages::order_for(layout.size().max(layout.align()));
+        Class::of(layout).map(Place::Slab).or_else(|| pages().map(Place::Pages))
+    }
+}
+
+impl Small {
+    fn alloc(&mut self, class: Class) -> Option<NonNull<u8>> {
+        if let Some(object) = self.slabs.alloc(class) {
+            return Some(object);
+        }
+        let page = self.take_first(0)?;
+        // SAFETY: a fresh page.
+        unsafe { self.slabs.add(page) };
+        self.slabs.alloc(class)
+    }
+
+    /// Takes pages of the first ones, aligned to their size.
+    fn take_first(&mut self, order: u8) -> Option<NonNull<u8>> {
+        let size = PAGE.checked_shl(u32::from(order))?;
+        // The first ones are aligned to a page.
+        let base = FIRST_PAGES.0.get().cast::<u8>();
+        let offset = base.wrapping_add(self.first).align_offset(size);
+        let start = self.first.checked_add(offset)?;
+        let end = start.checked_add(size).filter(|end| *end <= FIRST)?;
+        let pages = NonNull::new(base.wrapping_add(start));
+        self.first = end;
+        pages
+    }
+
+    /// Gives pages back that were taken of the first ones.
+    ///
+    /// # Safety
+    ///
+    /// They are from `take_first`, and nobody's now.
+    unsafe fn give_first(&mut self, pages: NonNull<u8>, order: u8) {
+        for n in 0..1usize.wrapping_shl(u32::from(order)) {
+            let page = pages.as_ptr().wrapping_add(n.wrapping_mul(PAGE));
+            if let Some(page) = NonNull::new(page) {
+                // SAFETY: one of them (contract).
+                unsafe { self.slabs.add(page) };
+            }
+        }
+    }
+}
 
 impl Heap {
-    /// Takes a region that has room for `layout`.
-    fn grow(&self, layout: Layout) -> bool {
-        // talc aligns both ends, and keeps a tag at each.
-        let needed = layout.size().saturating_add(layout.align()).saturating_add(OVERHEAD);
-        let Some(least) = KernelPages::order_for(needed) else { return false };
-        // Memory may be in pieces: smaller regions do.
-        let orders = (least..=least.max(GROWTH_ORDER)).rev();
-        let pages = orders.into_iter().find_map(|order| KernelPages::alloc_for_heap(order).ok());
-        let Some(pages) = pages.or_else(|| KernelPages::alloc_piece_for_heap(least).ok()) else { return false };
-        let (start, len) = (pages.as_ptr(), pages.len());
+    #[inline]
+    fn alloc_small(&self, class: Class) -> Option<NonNull<u8>> {
+        if let Some(object) = self.small.lock().alloc(class) {
+            return Some(object);
+        }
+        let pages = KernelPages::alloc_for_heap(0).ok()?;
+        let page = pages.as_ptr();
         let _ = pages.into_raw();
-        // SAFETY: fresh pages, given up for good.
-        unsafe { self.small.lock().claim(start.as_ptr(), len) };
-        true
+        let mut small = self.small.lock();
+        // SAFETY: a fresh page, given up until `free` returns it.
+        unsafe { small.slabs.add(page) };
+        small.slabs.alloc(class)
+    }
+
+    fn alloc_pages(&self, order: u8, size: usize) -> Option<NonNull<u8>> {
+        let pages = match size <= SURE {
+            true => KernelPages::alloc_for_heap(order),
+            false => KernelPages::alloc(Use::Heap, order, Fill::Stale),
+        };
+        // Long lists of a device tree are read before there are frames.
+        let Ok(pages) = pages else { return self.small.lock().take_first(order) };
+        let pointer = pages.as_ptr();
+        let _ = pages.into_raw();
+        Some(pointer)
+    }
+
+    /// # Safety
+    ///
+    /// They are what `alloc_small` added to the slabs or `alloc_pages` returned, and
+    /// nobody's now.
+    unsafe fn free_pages(&self, pages: NonNull<u8>, order: u8) {
+        if pages.addr().get().wrapping_sub(FIRST_PAGES.0.get().addr()) < FIRST {
+            // SAFETY: from `take_first`, by their address.
+            return unsafe { self.small.lock().give_first(pages, order) };
+        }
+        let phys = crate::memory::virt_to_phys(pages.addr().get() as u64);
+        // SAFETY: from `into_raw`, once (contract).
+        drop(unsafe { KernelPages::from_raw(PhysAddr::new(phys)) });
     }
 }
 
 // SAFETY: `alloc` returns memory that nobody else has, of the layout asked for
-// (talc's and the frame allocator's promise), until `dealloc`.
+// (the slabs' and the frame allocator's promise), until `dealloc`.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let pointer = if layout.size() >= LARGE {
-            // The frame allocator's lock ranks below the heap's: not nested.
-            KernelPages::order_for(layout.size())
-                .and_then(|order| match layout.size() <= SURE {
-                    true => KernelPages::alloc_piece_for_heap(order).ok(),
-                    false => KernelPages::alloc(Use::Heap, order, Fill::Stale).ok(),
-                })
-                .map_or(core::ptr::null_mut(), |pages| {
-                    let pointer = pages.as_ptr().as_ptr();
-                    let _ = pages.into_raw();
-                    pointer
-                })
-        } else {
-            loop {
-                // SAFETY: GlobalAlloc promises a layout of non-zero size.
-                if let Some(pointer) = unsafe { self.small.lock().try_allocate(layout) } {
-                    break pointer.as_ptr();
-                }
-                if !self.grow(layout) {
-                    break core::ptr::null_mut();
-                }
-            }
+        let pointer = match Place::of(layout) {
+            Some(Place::Slab(class)) => self.alloc_small(class),
+            Some(Place::Pages(order)) => self.alloc_pages(order, layout.size()),
+            None => None,
         };
-        if !pointer.is_null() {
-            self.used.fetch_add(layout.size(), Ordering::Relaxed);
-        }
-        pointer
+        let Some(pointer) = pointer else { return core::ptr::null_mut() };
+        self.used.fetch_add(layout.size(), Ordering::Relaxed);
+        pointer.as_ptr()
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         self.used.fetch_sub(layout.size(), Ordering::Relaxed);
-        if layout.size() >= LARGE {
-            let phys = crate::memory::virt_to_phys(pointer.addr() as u64);
-            // SAFETY: came from `into_raw` in `alloc`, whose size class the
-            // layout repeats.
-            drop(unsafe { KernelPages::from_raw(PhysAddr::new(phys)) });
-        } else if let Some(pointer) = NonNull::new(pointer) {
-            let empty = {
-                let mut small = self.small.lock();
-                // SAFETY: came from `try_allocate` with this layout.
-                unsafe { small.deallocate(pointer.as_ptr(), layout) };
-                small.source.empty.take()
-            };
-            if let Some(region) = empty {
-                let phys = crate::memory::virt_to_phys(region.as_ptr().addr() as u64);
-                // SAFETY: `grow` claimed it with `into_raw`; talc has forgotten
-                // it, and nothing of it is allocated.
-                drop(unsafe { KernelPages::from_raw(PhysAddr::new(phys)) });
+        let Some(pointer) = NonNull::new(pointer) else { return };
+        match Place::of(layout) {
+            Some(Place::Slab(class)) => {
+                // SAFETY: came from `alloc` with this layout, which names the class again.
+                let empty = unsafe { self.small.lock().slabs.free(pointer, class) };
+                if let Some(page) = empty {
+                    // SAFETY: the slabs have it no more.
+                    unsafe { self.free_pages(page, 0) };
+                }
+            }
+            // SAFETY: came from `alloc` with this layout, which names the order again.
+            Some(Place::Pages(order)) => unsafe { self.free_pages(pointer, order) },
+            None => {}
+        }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: `size`, rounded up to the alignment, is no overflow (GlobalAlloc).
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        if Place::of(wanted) == Place::of(layout) {
+            self.used.fetch_add(size.wrapping_sub(layout.size()), Ordering::Relaxed);
+            return pointer;
+        }
+        // SAFETY: a layout that isn't of size zero (GlobalAlloc).
+        let new = unsafe { self.alloc(wanted) };
+        if !new.is_null() {
+            // SAFETY: both are as large, and they are two; the old one is the caller's,
+            // which gives it up with this.
+            unsafe {
+                core::ptr::copy_nonoverlapping(pointer, new, size.min(layout.size()));
+                self.dealloc(pointer, layout);
             }
         }
+        new
     }
 }

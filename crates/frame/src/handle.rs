@@ -561,11 +561,9 @@ mod tests {
         // The heap grows into its own, and would get no further.
         let grown: Vec<_> = (0..384).map(|_| KernelPages::alloc_for_heap(0).unwrap()).collect();
         all.retain(|page| page.addr().get() & 4096 == 0);
-        assert!((1..=4).all(|order| KernelPages::alloc_for_heap(order).is_err()));
-        let pieces: Vec<_> =
-            (0..8).map(|_| KernelPages::alloc_piece_for_heap(4).unwrap()).collect();
-        assert!(KernelPages::alloc_piece_for_heap(4).is_err());
-        assert!(KernelPages::alloc_piece_for_heap(0).is_ok());
+        let pieces: Vec<_> = (0..8).map(|_| KernelPages::alloc_for_heap(4).unwrap()).collect();
+        assert!(KernelPages::alloc_for_heap(4).is_err());
+        assert!(KernelPages::alloc_for_heap(0).is_ok());
         drop((pieces, all, grown));
         // It is whole again: users can't have it, nor break it.
         all = pages().collect();

@@ -24,15 +24,10 @@ impl KernelPages {
     }
 
     /// Fresh pages for the heap, whose callers mostly can't be told no: the
-    /// last of the reserve is theirs.
+    /// last of the reserve is theirs. At most 64 KiB are to be had in one piece
+    /// even where all free memory is in single pages.
     pub fn alloc_for_heap(order: u8) -> Result<KernelPages> {
         Self::alloc_for(Owner::Heap, Use::Heap, order, Fill::Stale)
-    }
-
-    /// The same for who needs them in one piece: at most 64 KiB are to be had
-    /// even where all free memory is in single pages.
-    pub fn alloc_piece_for_heap(order: u8) -> Result<KernelPages> {
-        Self::alloc_for(Owner::HeapPiece, Use::Heap, order, Fill::Stale)
     }
 
     fn alloc_for(owner: Owner, usage: Use, order: u8, fill: Fill) -> Result<KernelPages> {

@@ -196,10 +196,8 @@ pub enum Owner {
     User,
     /// Stacks and page tables: who asks can be told no.
     Kernel,
-    /// The heap, whose callers mostly can't.
+    /// The heap, whose callers mostly can't: the pool is for it.
     Heap,
-    /// The heap, where nothing smaller will do: the pool is for it.
-    HeapPiece,
 }
 
 struct Accounts {
@@ -441,7 +439,7 @@ impl Ram {
             return Err(Errno::ENOMEM);
         }
         // For the heap, those were asked who can be told no.
-        if !matches!(owner, Owner::Heap | Owner::HeapPiece) {
+        if owner != Owner::Heap {
             room::ask()?;
         }
         let size = frames(order);
@@ -450,13 +448,13 @@ impl Ram {
             let kept = match owner {
                 Owner::User => accounts.reserve,
                 Owner::Kernel => accounts.reserve / 2,
-                Owner::Heap | Owner::HeapPiece => 0,
+                Owner::Heap => 0,
             };
             if accounts.buddy.free_frames() < size.saturating_add(kept) {
                 return Err(Errno::ENOMEM);
             }
             let index = match accounts.buddy.take(order, word) {
-                None if owner == Owner::HeapPiece => accounts.buddy.take_pooled(order, word),
+                None if owner == Owner::Heap => accounts.buddy.take_pooled(order, word),
                 index => index,
             };
             let index = index.ok_or(Errno::ENOMEM)?;

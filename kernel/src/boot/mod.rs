@@ -15,7 +15,6 @@ core::arch::global_asm!(include_str!("head.s"));
 #[unsafe(no_mangle)]
 extern "C" fn hypha_main(plan: &'static mut BootPlan, device_tree: u64) -> ! {
     cpu::init(0, stack::boot_emergency());
-    crate::heap::init();
     if plan.facts.entered_at == 1 {
         arch::timer::use_virtual();
     }
