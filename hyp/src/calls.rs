@@ -30,8 +30,12 @@ fn other(cpu: &mut Cpu, number: u64, x1: u64, x2: u64, x3: u64, x4: u64) -> u64 
             unsafe { cpu.host.flush_guest(x1 as u16, x2, x3, x4 != 0) };
             SUCCESS
         }
-        Call::FlushAllLocal => {
-            nvhe::flush_all_guests_local();
+        Call::FlushLocal => {
+            match x1 as u16 {
+                0 => nvhe::flush_all_guests_local(),
+                // SAFETY: as above.
+                vmid => unsafe { cpu.host.flush_guest_local(vmid) },
+            }
             SUCCESS
         }
         Call::Crash => crate::failure::crash(),

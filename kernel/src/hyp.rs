@@ -258,7 +258,12 @@ pub fn flush_guest(vmid: u16, start: u64, len: u64, last_level: bool) {
 
 /// Forgets the translations of all guests on this CPU.
 pub fn flush_all_guests_local() {
-    call(Call::FlushAllLocal, 0, 0, 0, 0);
+    call(Call::FlushLocal, 0, 0, 0, 0);
+}
+
+/// Forgets the translations of one guest on this CPU. VMID 0 is no guest's.
+pub fn flush_guest_local(vmid: u16) {
+    call(Call::FlushLocal, u64::from(vmid), 0, 0, 0);
 }
 
 /// What this CPU shares with `hyp`.

@@ -21,7 +21,7 @@ use core::task::Waker;
 use cpu::MAX_CPUS;
 use frame::Frame;
 use kvm::{Entry, Exit, Fast, VcpuCore, VcpuState};
-use paging::{Contexts, Id};
+use paging::{Contexts, Id, VmId};
 use regime::HostRegime;
 use spin::Once;
 use traps::id::{ID_AA64MMFR0, ID_AA64MMFR1};
@@ -36,6 +36,8 @@ const MAINTENANCE_INTID: u32 = 25;
 const EOICOUNT: u64 = 0x1f << 27;
 
 const NOWHERE: u32 = u32::MAX;
+
+const _: () = assert!(MAX_CPUS <= VmId::CPUS);
 
 /// Per CPU: the vCPU whose registers are in the hardware.
 static LOADED: [Lock<Option<Arc<VcpuCore>>>; MAX_CPUS] =
@@ -283,13 +285,16 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     let index = cpu::index();
     put_here();
     let Some(contexts) = CONTEXTS.get() else { return };
-    let switch = contexts.lock().switch(index, entry.vmid);
+    let switch = contexts.lock().switch(index, &entry.vmid.id);
     if switch.flush_local {
         if split() {
             hyp::flush_all_guests_local();
         } else {
             vhe::flush_all_guests_local();
         }
+    }
+    if entry.vmid.changes_vcpu(index, entry.core.index) {
+        forget_last_vcpu(switch.id);
     }
     if READY.get(index).is_some_and(|ready| !ready.swap(true, Relaxed)) {
         gic::enable(VTIMER_INTID);
@@ -327,6 +332,23 @@ fn load(entry: &Entry<'_>, state: &mut VcpuState) {
     entry.core.live_in.store(index as u32, Relaxed);
     if let Some(slot) = LOADED.get(index) {
         *slot.lock() = Some(entry.core.clone());
+    }
+}
+
+/// Another vCPU of this VM was the last that this CPU ran under its VMID.
+#[cold]
+fn forget_last_vcpu(vmid: u16) {
+    if split() {
+        return hyp::flush_guest_local(vmid);
+    }
+    let (vttbr, ours) = (u64::from(vmid) << 48, vhe::vttbr());
+    // SAFETY: interrupts are masked in the kernel, `ours` is what was there.
+    unsafe {
+        if arch::host::is_e2h0() {
+            e2h0::flush_guest_local(vttbr, ours);
+        } else {
+            vhe::flush_guest_local(vttbr, ours);
+        }
     }
 }
 

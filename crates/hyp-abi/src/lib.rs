@@ -22,7 +22,7 @@ pub use policy::PackedPolicy;
 pub use ram::{MAX_RAM, Range, ram_at};
 
 /// Of everything here. Both sides compare.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// SMCCC's answer to a function that isn't there.
 pub const NOT_SUPPORTED: u64 = -1i64 as u64;
@@ -53,8 +53,9 @@ pub enum Call {
     /// Forgets translations of a guest on all CPUs. x1 = VMID, x2 = start,
     /// x3 = length (`u64::MAX`: all), x4 = only last-level entries changed.
     FlushGuest = 0xc600_0005,
-    /// Forgets the translations of all guests on this CPU.
-    FlushAllLocal = 0xc600_0006,
+    /// Forgets translations on this CPU: of the guest with VMID x1, or of all guests where
+    /// x1 is 0.
+    FlushLocal = 0xc600_0006,
     /// Fails as if by itself, to show that the host hears of it.
     Crash = 0xc600_0007,
 }
@@ -68,7 +69,7 @@ impl Call {
         Call::Run,
         Call::Put,
         Call::FlushGuest,
-        Call::FlushAllLocal,
+        Call::FlushLocal,
         Call::Crash,
     ];
 

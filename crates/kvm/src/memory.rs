@@ -14,14 +14,14 @@ use alloc::vec::Vec;
 use base::census::{Counted, Kind};
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, Room, rank};
 use frame::Size;
-use paging::{Gather, GuestDevice, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb};
+use paging::{Gather, GuestDevice, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb, VmId};
 use regime::HostRegime;
 
 /// Stage 2, and the snapshot that says what may be mapped in it.
 pub struct VmMemory {
     host: Arc<dyn Host>,
     /// The VMID.
-    pub(crate) vmid: Id,
+    pub(crate) vmid: VmId,
     /// What VTTBR_EL2 and VTCR_EL2 hold of the table.
     pub(crate) root: u64,
     pub(crate) tsz: u8,
@@ -58,7 +58,7 @@ impl VmMemory {
         let first = Arc::new(snapshot);
         Ok(VmMemory {
             host,
-            vmid: Id::new(),
+            vmid: VmId::new(),
             root: table.root().get(),
             tsz: table.tsz(),
             sl0: table.sl0(),
@@ -94,7 +94,7 @@ impl VmMemory {
     }
 
     fn tlb(&self) -> VmTlb<'_> {
-        VmTlb { host: &*self.host, vmid: &self.vmid }
+        VmTlb { host: &*self.host, vmid: &self.vmid.id }
     }
 
     /// Maps what backs `gpa` in `slot`, and says where that ends. `Ok` also means

@@ -569,7 +569,7 @@ pub struct Entry<'a> {
     /// VTTBR_EL2.BADDR: the root of stage 2.
     pub stage2_root: u64,
     /// The VMID, for the kernel's [`paging::Contexts`].
-    pub vmid: &'a paging::Id,
+    pub vmid: &'a paging::VmId,
     /// VTCR_EL2.T0SZ and SL0 as the table has them.
     pub stage2_tsz: u8,
     /// See `stage2_tsz`.

@@ -5,7 +5,7 @@
 use crate::table::publish;
 use alloc::boxed::Box;
 use alloc::vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 /// An address space's (or VM's) number: generation and ASID or VMID. Zero: none
 /// yet.
@@ -30,6 +30,50 @@ impl Id {
             0 => None,
             id => Some(id as u16),
         }
+    }
+}
+
+/// A VM's number, and which of its vCPUs each CPU ran last under it.
+///
+/// What a TLB holds under a VMID is taken to be one PE's: with TTBR0_EL1.CnP = 0 each
+/// may have tables of its own for one ASID (Arm ARM, TTBR0_EL1.CnP).
+#[derive(Debug)]
+pub struct VmId {
+    /// The VMID.
+    pub id: Id,
+    /// By CPU: one more than the vCPU's index; 0: none yet.
+    last: [AtomicU32; VmId::CPUS],
+}
+
+impl VmId {
+    /// The CPUs there may be.
+    pub const CPUS: usize = 32;
+
+    /// No number yet, and nothing ran.
+    pub const fn new() -> Self {
+        VmId { id: Id::new(), last: [const { AtomicU32::new(0) }; VmId::CPUS] }
+    }
+
+    /// On `cpu`: its vCPU with this index is about to run here. Whether another was the
+    /// last that did, whose translations this CPU must forget first (TLBI VMALLE1).
+    ///
+    /// A new VMID changes nothing: [`Contexts::switch`] has what it stood for before
+    /// forgotten, and from then on each change of vCPUs is answered here.
+    pub fn changes_vcpu(&self, cpu: usize, vcpu: usize) -> bool {
+        let Some(last) = self.last.get(cpu) else { return true };
+        let vcpu = (vcpu as u32).saturating_add(1);
+        let before = last.load(Relaxed);
+        if before == vcpu {
+            return false;
+        }
+        last.store(vcpu, Relaxed);
+        before != 0
+    }
+}
+
+impl Default for VmId {
+    fn default() -> Self {
+        VmId::new()
     }
 }
 
@@ -164,7 +208,47 @@ mod tests {
     use std::collections::HashMap;
     use std::vec::Vec;
 
+    #[test]
+    fn a_vcpu_finds_no_others_translations() {
+        let vm = VmId::new();
+        // The first there, the same again, another, and the first again.
+        assert!(!vm.changes_vcpu(0, 0));
+        assert!(!vm.changes_vcpu(0, 0));
+        assert!(vm.changes_vcpu(0, 1));
+        assert!(!vm.changes_vcpu(0, 1));
+        assert!(vm.changes_vcpu(0, 0));
+        // Elsewhere it is the first; here it is still the last.
+        assert!(!vm.changes_vcpu(1, 0));
+        assert!(!vm.changes_vcpu(0, 0));
+        assert!(vm.changes_vcpu(1, 511));
+        // A CPU that isn't counted knows nothing.
+        assert!(vm.changes_vcpu(VmId::CPUS, 0));
+        assert!(vm.changes_vcpu(VmId::CPUS, 0));
+    }
+
     proptest! {
+        /// What a CPU's TLB holds under a VM's number was made by the vCPU that it runs
+        /// under it, across rollovers, too.
+        #[test]
+        fn translations_have_one_vcpu(
+            steps in prop::collection::vec((0usize..4, 0usize..80, 0usize..3), 1..2000),
+        ) {
+            let mut contexts = Contexts::new(6, 4);
+            let vms: Vec<VmId> = (0..80).map(|_| VmId::new()).collect();
+            let mut tlbs: Vec<HashMap<u16, (usize, usize)>> = std::vec![HashMap::new(); 4];
+            for (cpu, owner, vcpu) in steps {
+                let switch = contexts.switch(cpu, &vms[owner].id);
+                if switch.flush_local {
+                    tlbs[cpu].clear();
+                }
+                if vms[owner].changes_vcpu(cpu, vcpu) {
+                    tlbs[cpu].remove(&switch.id);
+                }
+                let known = *tlbs[cpu].entry(switch.id).or_insert((owner, vcpu));
+                prop_assert_eq!(known, (owner, vcpu));
+            }
+        }
+
         /// A CPU's TLB never holds entries of one number for two owners, and no
         /// two CPUs run different owners under one number.
         #[test]

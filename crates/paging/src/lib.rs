@@ -27,7 +27,7 @@ mod table;
 mod tests;
 
 pub use builder::KernelMapBuilder;
-pub use context::{Contexts, Id, Switch};
+pub use context::{Contexts, Id, Switch, VmId};
 pub use device::GuestDevice;
 pub use gather::{Gather, Tlb};
 pub use regime::{

@@ -7,7 +7,7 @@
 //! E2H=0 holds at EL2 as well.
 
 use crate::access::{read, write};
-use crate::guest::{self, VSESR_UNKNOWN, forget, has_ras};
+use crate::guest::{self, VSESR_UNKNOWN, forget, forget_here, has_ras};
 use crate::nvhe::{CPTR_HOST, EL1PCTEN, allow_guest_fp, switch};
 use crate::{Fast, HCR_VSE, Handlers, MDCR_TRAPS, SCTLR_M, TCR_EPD, Together, Vectors};
 use arch::mitigation::Entry;
@@ -178,15 +178,33 @@ unsafe fn stop_walks(tcr: u64, sctlr: u64) {
 /// Interrupts are masked; `vttbr_el2` names the guest's VMID, and `restore` is
 /// what VTTBR_EL2 holds now.
 pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, last_level: bool) {
+    arch::barrier::dsb_ishst();
+    // SAFETY: the caller's promise.
+    unsafe { as_guest(vttbr_el2, restore, || forget(start, len, last_level)) }
+}
+
+/// Forgets a guest's translations on this CPU: another of its vCPUs comes.
+///
+/// # Safety
+/// As for [`flush_guest`].
+pub unsafe fn flush_guest_local(vttbr_el2: u64, restore: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { as_guest(vttbr_el2, restore, || forget_here()) }
+}
+
+/// `forget`s with this VTTBR_EL2.
+///
+/// # Safety
+/// As for [`flush_guest`]; `forget` does no more than that.
+unsafe fn as_guest(vttbr_el2: u64, restore: u64, forget: impl FnOnce()) {
     // SAFETY: forgetting translations is always sound. Nothing is translated in
     // EL1's regime under the wrong VMID: see `stop_walks`.
     unsafe {
         let (tcr, sctlr) = (read!("tcr_el1"), read!("sctlr_el1"));
-        arch::barrier::dsb_ishst();
         stop_walks(tcr, sctlr);
         write!("vttbr_el2", vttbr_el2);
         arch::barrier::isb();
-        forget(start, len, last_level);
+        forget();
         write!("vttbr_el2", restore);
         arch::barrier::isb();
         write!("sctlr_el1", sctlr);

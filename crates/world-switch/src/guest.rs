@@ -76,6 +76,16 @@ pub(crate) unsafe fn forget(start: u64, len: u64, last_level: bool) {
     }
 }
 
+/// Forgets translations (and instructions, where caches tell VMIDs apart) of the
+/// guest whose VMID VTTBR_EL2 holds, on this CPU; with TGE=0.
+///
+/// # Safety
+/// Forgetting is always sound; but for TGE.
+pub(crate) unsafe fn forget_here() {
+    // SAFETY: see above. Stage 2's own entries stay.
+    unsafe { asm!("tlbi vmalle1", "ic iallu", "dsb nsh", "isb", options(nostack)) }
+}
+
 /// Forgets the translations of all guests on this CPU.
 pub fn flush_all_guests_local() {
     // SAFETY: forgetting translations is always sound. ALLE1 is by regime, in

@@ -382,18 +382,36 @@ impl HostState {
     /// # Safety
     /// The host's world is live.
     pub unsafe fn flush_guest(&self, vmid: u16, start: u64, len: u64, last_level: bool) {
+        arch::barrier::dsb_ishst();
+        // SAFETY: the caller's promise; TGE is clear at EL2 with E2H=0.
+        unsafe { self.as_guest(vmid, || guest::forget(start, len, last_level)) }
+    }
+
+    /// Forgets a guest's translations on this CPU.
+    ///
+    /// # Safety
+    /// The host's world is live.
+    pub unsafe fn flush_guest_local(&self, vmid: u16) {
+        // SAFETY: as above.
+        unsafe { self.as_guest(vmid, || guest::forget_here()) }
+    }
+
+    /// `forget`s with this VMID in VTTBR_EL2.
+    ///
+    /// # Safety
+    /// The host's world is live; `forget` does no more than that.
+    unsafe fn as_guest(&self, vmid: u16, forget: impl FnOnce()) {
         // SAFETY: forgetting translations is always sound; VTTBR names the VMID
         // for nothing but that.
         unsafe {
             let tcr = read!("tcr_el1");
-            arch::barrier::dsb_ishst();
             if self.speculative_at {
                 write!("tcr_el1", tcr | TCR_EPD);
                 arch::barrier::isb();
             }
             write!("vttbr_el2", u64::from(vmid) << 48);
             arch::barrier::isb();
-            guest::forget(start, len, last_level);
+            forget();
             write!("vttbr_el2", 0u64);
             arch::barrier::isb();
             if self.speculative_at {

@@ -11,7 +11,7 @@ pub const HCR_HOST: u64 = 1 << 34 | 1 << 27 | 1 << 31 | 0x38;
 
 pub use crate::gic;
 pub use crate::guest::flush_all_guests_local;
-use crate::guest::{self, VSESR_UNKNOWN, forget, has_ras};
+use crate::guest::{self, VSESR_UNKNOWN, forget, forget_here, has_ras};
 use crate::{HCR_VSE, Handlers, MDCR_TRAPS, SCTLR_M, TCR_EPD, Together, Vectors};
 
 pub use crate::{EXIT_IRQ, EXIT_SERROR, Fast};
@@ -265,6 +265,25 @@ pub unsafe fn read_timer(context: &mut GuestContext) {
 /// Interrupts are masked; `vttbr_el2` names the guest's VMID, and `restore` is
 /// what VTTBR_EL2 holds now.
 pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, last_level: bool) {
+    arch::barrier::dsb_ishst();
+    // SAFETY: the caller's promise; TGE is clear.
+    unsafe { as_guest(vttbr_el2, restore, || forget(start, len, last_level)) }
+}
+
+/// Forgets a guest's translations on this CPU: another of its vCPUs comes.
+///
+/// # Safety
+/// As for [`flush_guest`].
+pub unsafe fn flush_guest_local(vttbr_el2: u64, restore: u64) {
+    // SAFETY: the caller's promise; TGE is clear.
+    unsafe { as_guest(vttbr_el2, restore, || forget_here()) }
+}
+
+/// `forget`s with TGE=0 and this VTTBR_EL2.
+///
+/// # Safety
+/// As for [`flush_guest`]; `forget` does no more than that.
+unsafe fn as_guest(vttbr_el2: u64, restore: u64, forget: impl FnOnce()) {
     // SAFETY: forgetting translations is always sound. With TGE clear, nothing
     // but these instructions runs before it is set again. EL1's TCR and SCTLR
     // are the guest's: under TGE=1 they mean nothing, and they come back.
@@ -279,7 +298,6 @@ pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, la
             vhe_write!("tcr_el12", tcr | TCR_EPD);
             vhe_write!("sctlr_el12", sctlr | SCTLR_M);
         }
-        arch::barrier::dsb_ishst();
         write!("vttbr_el2", vttbr_el2);
         if speculative_at {
             // All of the above before TGE changes.
@@ -287,7 +305,7 @@ pub unsafe fn flush_guest(vttbr_el2: u64, restore: u64, start: u64, len: u64, la
         }
         write!("hcr_el2", HCR_HOST & !(1 << 27));
         arch::barrier::isb();
-        forget(start, len, last_level);
+        forget();
         write!("hcr_el2", HCR_HOST);
         if speculative_at {
             arch::barrier::isb();
