@@ -143,11 +143,18 @@ pub fn disable(intid: u32) {
 }
 
 /// Marks a private interrupt of this CPU active or not: an active one does not
-/// fire again.
+/// fire again. It is active when this returns: a guest's end of interrupt, which
+/// deactivates it, comes after.
 pub fn set_active(intid: u32, active: bool) {
-    if let Some(controller) = CONTROLLER.get() {
-        controller.set_bit(if active { GICD_ISACTIVER } else { GICD_ICACTIVER }, intid);
+    let Some(controller) = CONTROLLER.get() else { return };
+    if !active {
+        return controller.set_bit(GICD_ICACTIVER, intid);
     }
+    controller.set_bit(GICD_ISACTIVER, intid);
+    // A write may be acknowledged on its way (Device-nGnRE); what a read returns
+    // comes from where both go.
+    controller.read_bits(GICD_ISACTIVER, intid);
+    arch::barrier::dsb_sy();
 }
 
 /// Takes the most urgent pending interrupt, dropping the priority again at
@@ -339,10 +346,21 @@ impl Controller {
 
     /// Writes one bit to a register where zeros do nothing.
     fn set_bit(&self, register: u64, intid: u32) {
+        let (registers, at) = self.bits(register, intid);
+        registers.write32(at, 1 << (intid % 32));
+    }
+
+    /// Reads the register that [`Controller::set_bit`] writes.
+    fn read_bits(&self, register: u64, intid: u32) -> u32 {
+        let (registers, at) = self.bits(register, intid);
+        registers.read32(at)
+    }
+
+    /// Where an array of registers with a bit for each interrupt has this one's.
+    fn bits(&self, register: u64, intid: u32) -> (Mmio, u64) {
         let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
         let registers = if intid < 32 { self.private() } else { *distributor };
-        let at = register.wrapping_add(u64::from(intid / 32).wrapping_mul(4));
-        registers.write32(at, 1 << (intid % 32));
+        (registers, register.wrapping_add(u64::from(intid / 32).wrapping_mul(4)))
     }
 }
 
