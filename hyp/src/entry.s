@@ -60,10 +60,17 @@ __idmap_call:
     adr     x1, __idmap_vectors         // refused: as if it had not been called
     msr     vbar_el2, x1
 1:  eret
+    // Nothing past it, not by speculation either.
+    dsb     nsh
+    isb
 2:  msr     vbar_el2, x1
     eret
+    dsb     nsh
+    isb
 3:  mov     x0, #-1                     // NOT_SUPPORTED
     eret
+    dsb     nsh
+    isb
 .ltorg
 
 .macro mmu_off
@@ -81,6 +88,8 @@ __idmap_reset:
     mmu_off
     mov     x0, xzr
     eret
+    dsb     nsh
+    isb
 
 __idmap_restart:
     mmu_off
@@ -127,6 +136,8 @@ __hyp_vectors:
     b.ne    __not_a_call
     bl      hyp_host_call
     eret
+    dsb     nsh
+    isb
     failure 9
     failure 10
     failure 11
@@ -158,6 +169,8 @@ __stub_call:
 1:  ldp     x1, x2, [sp], #16           // SET_VECTORS: not while these are in force
     ldr     x0, ={STUB_ERROR}
     eret
+    dsb     nsh
+    isb
 2:  ldp     x1, x2, [sp], #16
     b       __not_a_call
 .ltorg
@@ -200,3 +213,5 @@ __failed:
     mov     x1, #0x3c5                  // EL1h, all masked
     msr     spsr_el2, x1
     eret
+    dsb     nsh
+    isb

@@ -100,6 +100,9 @@ __\prefix\()_resume:
     ldp     x28, x29, [x0, #224]
     ldp     x0, x1, [x0]
     eret
+    // Nothing past it, not by speculation either.
+    dsb     nsh
+    isb
 
 __\prefix\()_sync:
     save_guest

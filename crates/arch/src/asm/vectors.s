@@ -78,6 +78,9 @@
     ldp     x28, x29, [sp, #224]
     add     sp, sp, #288
     eret
+    // Nothing past it, not by speculation either.
+    dsb     nsh
+    isb
 .endm
 
 // A backtrace through an exception goes on at the interrupted code.
