@@ -8,6 +8,7 @@ use frame::Frame;
 use paging::{GuestDevice, Id};
 use psci::Workaround;
 use regime::HostRegime;
+use traps::id::ID_AA64PFR0;
 use traps::{GuestFeatures, IdRegs};
 
 /// What is true of the machine, read once at boot over all CPUs.
@@ -62,6 +63,11 @@ impl Facts {
     /// Whether guests can have a GICv3.
     pub fn has_gicv3(&self) -> bool {
         self.ich_vtr.is_some() && self.gicv.is_none()
+    }
+
+    /// FEAT_RAS.
+    pub fn has_ras(&self) -> bool {
+        self.id.at(ID_AA64PFR0) >> 28 & 0xf != 0
     }
 
     /// How many vCPUs a VM can have.
@@ -168,6 +174,10 @@ pub trait Host: Send + Sync {
 
     /// Something worth a line in the log, rate-limited.
     fn note(&self, regime: &HostRegime, what: core::fmt::Arguments<'_>);
+
+    /// The machine can't be trusted any more: the end of everything. The caller holds no
+    /// lock.
+    fn fatal(&self, what: core::fmt::Arguments<'_>) -> !;
 }
 
 /// The memory that backs a guest.

@@ -14,7 +14,7 @@ use kvm_abi as abi;
 use kvm_abi::run::{self as page, offset};
 use psci::Action;
 use regime::HostRegime;
-use traps::Exception;
+use traps::{Esr, Exception, Severity};
 use vtimer::TimerKind;
 
 /// What KVM_CREATE_VCPU's file descriptor stands for.
@@ -518,11 +518,7 @@ impl Vcpu {
                     self.vm.memory.unmap_all(regime);
                 }
             }
-            Todo::SError(esr) => {
-                self.host().note(regime, format_args!("SError in a guest, ESR {esr:#x}"));
-                let mut state = self.core.state.lock();
-                state.context.hcr_el2 |= HCR_VSE;
-            }
+            Todo::SError(esr) => self.serror(regime, esr),
             Todo::FailEntry(reason) => {
                 self.put_u64(offset::FAIL_ENTRY_REASON, reason);
                 self.put_u32(offset::FAIL_ENTRY_CPU, self.host().this_cpu());
@@ -544,6 +540,21 @@ impl Vcpu {
             Todo::ToUser => return Ok(Next::ToUser),
         }
         Ok(Next::Again)
+    }
+
+    /// An SError that was taken from the guest. What it is about may be the guest's alone,
+    /// or not: as Linux, the host doesn't go on with what nobody has contained.
+    #[cold]
+    fn serror(&self, regime: &HostRegime, esr: u64) {
+        let what = format_args!("SError in a guest, ESR {esr:#x}");
+        match Esr(esr).severity(self.vm.facts().has_ras()) {
+            Severity::Uncontained => self.host().fatal(what),
+            Severity::Harmless => self.host().note(regime, what),
+            Severity::Contained | Severity::Unknown => {
+                self.host().note(regime, what);
+                self.core.state.lock().context.hcr_el2 |= HCR_VSE;
+            }
+        }
     }
 
     fn set_x0(&self, value: u64) {

@@ -140,6 +140,37 @@ impl Esr {
     pub const fn far_not_valid(self) -> bool {
         self.0 & (1 << 10) != 0
     }
+
+    /// For [`ec::SERROR`], on a CPU that has FEAT_RAS or not: how bad it is.
+    pub const fn severity(self, ras: bool) -> Severity {
+        const IDS: u64 = 1 << 24;
+        const SERROR: u64 = 0x11;
+        if !ras || self.0 & IDS != 0 {
+            return Severity::Unknown;
+        }
+        // AET means something with this DFSC alone; another is uncategorized.
+        match self.0 >> 10 & 7 {
+            1 | 3 if self.0 & 0x3f == SERROR => Severity::Contained,
+            2 | 6 if self.0 & 0x3f == SERROR => Severity::Harmless,
+            _ => Severity::Uncontained,
+        }
+    }
+}
+
+/// How bad an SError is: ESR_EL2.AET (Arm ARM D24.2.40, "ISS encoding for an SError
+/// exception").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// Nobody says: there is no FEAT_RAS, or the syndrome is implementation defined.
+    Unknown,
+    /// Corrected (CE), or nothing that was used so far (restartable, UEO).
+    Harmless,
+    /// What was interrupted can't go on; nobody else is concerned (unrecoverable, UEU;
+    /// recoverable, UER).
+    Contained,
+    /// It may have reached anybody (uncontainable, UC), or nothing is known of where it
+    /// is.
+    Uncontained,
 }
 
 /// What ESR_EL2.DFSC or IFSC says.
@@ -235,6 +266,33 @@ mod tests {
         assert!(!Esr(0x0600_0000).is_wfe());
         assert!(Esr(0x0600_0001).is_wfe());
         assert!(Esr(0x0600_0002).has_timeout() && !Esr(0x0600_0002).is_wfe());
+    }
+
+    #[test]
+    fn serrors_by_severity() {
+        let serror = |iss: u64| Esr((0x2f << 26) | IL | iss);
+        // AET by number; the DFSC that gives it a meaning.
+        let expected = [
+            Severity::Uncontained, // UC
+            Severity::Contained,   // UEU
+            Severity::Harmless,    // UEO
+            Severity::Contained,   // UER
+            Severity::Uncontained, // reserved
+            Severity::Uncontained, // reserved
+            Severity::Harmless,    // CE
+            Severity::Uncontained, // reserved
+        ];
+        for (aet, expected) in (0u64..).zip(expected) {
+            assert_eq!(serror(aet << 10 | 0x11).severity(true), expected, "{aet}");
+            // EA says nothing of this.
+            assert_eq!(serror(aet << 10 | 1 << 9 | 0x11).severity(true), expected, "{aet}");
+            // Without FEAT_RAS all of it is RES0 or means something else.
+            assert_eq!(serror(aet << 10 | 0x11).severity(false), Severity::Unknown);
+            // IDS: implementation defined.
+            assert_eq!(serror(1 << 24 | aet << 10 | 0x11).severity(true), Severity::Unknown);
+            // Uncategorized.
+            assert_eq!(serror(aet << 10).severity(true), Severity::Uncontained);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod inject;
 pub mod mmio;
 pub mod sysreg;
 
-pub use esr::{DataAbort, Esr, Fault, ec, fault_ipa};
+pub use esr::{DataAbort, Esr, Fault, Severity, ec, fault_ipa};
 pub use id::{GuestFeatures, IdRegs};
 pub use inject::{Exception, PstateFeatures};
 pub use mmio::MmioAccess;

@@ -208,6 +208,10 @@ impl<const SPLIT: bool, const E2H0: bool> Host for Machine<SPLIT, E2H0> {
             log::warn!("KVM: pid {}: {what}", user_space::pid());
         }
     }
+
+    fn fatal(&self, what: Arguments<'_>) -> ! {
+        crate::panic::fatal(what)
+    }
 }
 
 /// At most ten lines a second: a guest must not flood the log.

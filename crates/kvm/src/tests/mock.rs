@@ -199,6 +199,9 @@ impl Host for MockHost {
     }
     fn make_coherent(&self, _: &Frame) {}
     fn note(&self, _: &HostRegime, _: core::fmt::Arguments<'_>) {}
+    fn fatal(&self, what: core::fmt::Arguments<'_>) -> ! {
+        panic!("fatal: {what}")
+    }
 }
 
 #[derive(Default)]

@@ -1,5 +1,6 @@
 mod mock;
 
+use crate::vcpu::HCR_VSE;
 use crate::*;
 use base::{BLOCK_SIZE, Errno, Result, UserMemExt};
 use core::sync::atomic::Ordering;
@@ -497,6 +498,33 @@ fn accesses_without_a_syndrome() {
         Exit::Interrupt
     });
     assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+}
+
+/// An SError with this AET, DFSC 0x11; whether the guest got one of its own.
+fn guest_hears_of_serror(aet: u64) -> bool {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let vcpu = vmm.ready(&vm, 0);
+    let esr = u64::from(ec::SERROR) << 26 | IL | aet << 10 | 0x11;
+    vmm.host.push(move |_, _| Exit::SError(esr));
+    vmm.host.push(|_, _| Exit::Interrupt);
+    assert_eq!(errno(vmm.run(&vcpu)), Errno::EINTR);
+    vcpu.core().state.lock().context.hcr_el2 & HCR_VSE != 0
+}
+
+#[test]
+fn serrors_of_guests() {
+    assert!(guest_hears_of_serror(1)); // unrecoverable
+    assert!(guest_hears_of_serror(3)); // recoverable
+    assert!(!guest_hears_of_serror(2)); // restartable
+    assert!(!guest_hears_of_serror(6)); // corrected
+}
+
+#[test]
+#[should_panic(expected = "fatal: SError in a guest, ESR 0xbe000011")]
+fn an_uncontained_serror_is_not_the_guests_alone() {
+    guest_hears_of_serror(0);
 }
 
 impl Vmm {
