@@ -22,6 +22,13 @@ pub struct Rate {
     pub burst: u32,
 }
 
+impl Rate {
+    /// A budget that nothing was taken of.
+    fn full(self) -> u64 {
+        u64::from(self.burst).saturating_mul(SECOND)
+    }
+}
+
 impl Default for Rate {
     /// Room for a verbose boot, then about what a fast serial line takes.
     fn default() -> Self {
@@ -59,7 +66,7 @@ const RESUME: usize = 512;
 /// The most of a VM's name that is shown.
 const NAME: usize = 32;
 /// Nanoseconds of a second.
-const SECOND: u128 = 1_000_000_000;
+const SECOND: u64 = 1_000_000_000;
 
 /// The console.
 #[derive(Debug)]
@@ -94,7 +101,9 @@ struct Source {
     line: Vec<u8>,
     /// A carriage return came behind that.
     returned: bool,
+    /// What it may print: bytes times [`SECOND`], so that no part of one is lost.
     budget: u64,
+    /// Up to when that was counted.
     refilled: u64,
     dropped: u64,
     /// It runs: the input can go to it.
@@ -127,7 +136,7 @@ impl Mux {
             midline: false,
             line: Vec::with_capacity(LINE),
             returned: false,
-            budget: u64::from(self.rate.burst),
+            budget: self.rate.full(),
             refilled: 0,
             dropped: 0,
             on: true,
@@ -138,10 +147,20 @@ impl Mux {
         vm
     }
 
-    /// The VM runs, or is off for good: the input passes by what is off.
+    /// The VM runs, or is off for good. The input passes by what is off, and goes on from
+    /// there; [`Mux::next`] says so.
     pub fn set_on(&mut self, vm: usize, on: bool) {
         if let Some(source) = self.vms.get_mut(vm) {
             source.on = on;
+        }
+        let had = self.input;
+        if on && had.is_none() {
+            self.input = Some(vm);
+        } else if !on && had == Some(vm) {
+            self.input = self.next_input();
+        }
+        if self.input != had && self.vms.len() > 1 {
+            self.announce();
         }
     }
 
@@ -257,29 +276,28 @@ impl Source {
     }
 
     fn put(&mut self, byte: u8, now: u64, rate: Rate) {
-        if self.dropped > 0 || self.budget == 0 {
-            self.refill(now, rate);
-        }
+        self.refill(now, rate);
         let room = WAITING.saturating_sub(self.waiting.len());
-        if self.dropped > 0 && room >= RESUME && self.budget >= RESUME as u64 {
+        let resumes = (RESUME as u64).saturating_mul(SECOND);
+        if self.dropped > 0 && room >= RESUME && self.budget >= resumes {
             self.resume();
         }
-        if self.dropped > 0 || self.budget == 0 || room == 0 {
-            self.dropped = self.dropped.saturating_add(1);
-            return;
+        let left = self.budget.checked_sub(SECOND);
+        match left {
+            Some(left) if self.dropped == 0 && room > 0 => {
+                self.budget = left;
+                self.push(byte);
+            }
+            _ => self.dropped = self.dropped.saturating_add(1),
         }
-        self.budget = self.budget.saturating_sub(1);
-        self.push(byte);
     }
 
     fn refill(&mut self, now: u64, rate: Rate) {
-        let elapsed = u128::from(now.saturating_sub(self.refilled));
-        let gain = elapsed.saturating_mul(u128::from(rate.per_second)) / SECOND;
-        if gain > 0 {
-            let gain = u64::try_from(gain).unwrap_or(u64::MAX);
-            self.budget = self.budget.saturating_add(gain).min(u64::from(rate.burst));
-            self.refilled = now;
-        }
+        let elapsed = now.saturating_sub(self.refilled);
+        // If this saturates, it is full anyway.
+        let gain = elapsed.saturating_mul(u64::from(rate.per_second));
+        self.budget = self.budget.saturating_add(gain).min(rate.full());
+        self.refilled = self.refilled.max(now);
     }
 
     /// Says how much is missing.
@@ -306,7 +324,9 @@ impl Source {
 
     /// Goes on with the line; true if it ends.
     ///
-    /// Whoever has not the input can't move the cursor or change colours.
+    /// Whoever has not the input can't move the cursor or change colours: neither by C0's
+    /// control characters nor by C1's (ECMA-48), which a terminal may take as one byte or
+    /// in UTF-8. That costs the characters whose UTF-8 has such a byte in it.
     fn print(&mut self, raw: bool, out: &mut Vec<u8>) -> bool {
         while let Some(byte) = self.waiting.pop() {
             let returned = core::mem::replace(&mut self.returned, byte == b'\r');
@@ -316,7 +336,7 @@ impl Source {
                     return self.end_line(out);
                 }
                 b'\r' => continue,
-                b'\t' | 0x20..=0x7e | 0x80.. => {}
+                b'\t' | 0x20..=0x7e | 0xa0.. => {}
                 _ if raw => {}
                 _ => continue,
             }
@@ -434,9 +454,9 @@ mod tests {
         assert!(shown.find("here").unwrap() < 200);
         // A second later there is room for a second's worth.
         for _ in 0..10_000 {
-            mux.put(1, b'!', SECOND as u64);
+            mux.put(1, b'!', SECOND + 1);
         }
-        mux.put(1, b'\n', 2 * SECOND as u64);
+        mux.put(1, b'\n', 2 * SECOND + 1);
         let shown = drain(&mut mux);
         assert!(shown.contains("(98000 bytes dropped)\r\n"), "{shown}");
         assert_eq!(shown.matches('!').count(), 1000);
@@ -444,10 +464,78 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_one_burst_however_late_it_comes() {
+        let mut mux = Mux::new(Rate { per_second: 1000, burst: 2000 });
+        mux.add("flood");
+        // At any time, and with what was left of a budget that was touched long before.
+        for at in [100, 200, 300].map(|second| second * SECOND) {
+            for _ in 0..100_000 {
+                mux.put(0, b'#', at);
+            }
+            assert_eq!(drain(&mut mux).matches('#').count(), 2000);
+            // What comes by and by goes through, one byte a millisecond.
+            for i in 600..1600 {
+                mux.put(0, b'.', at + i * 1_000_000);
+            }
+            assert_eq!(drain(&mut mux).matches('.').count(), 1000);
+        }
+    }
+
+    proptest! {
+        /// In no span of time does anybody print more than a burst and what the span adds.
+        #[test]
+        fn the_budget_holds(steps in proptest::collection::vec((0u64..10_000_000, 1usize..300), 1..50)) {
+            let mut mux = Mux::new(Rate { per_second: 10_000, burst: 1000 });
+            mux.add("a");
+            let mut now = 5 * SECOND;
+            let mut printed = std::vec![];
+            for (gap, count) in steps {
+                now += gap;
+                for _ in 0..count {
+                    mux.put(0, b'#', now);
+                }
+                printed.push((now, drain(&mut mux).matches('#').count() as u64));
+            }
+            for from in 0..printed.len() {
+                let mut sum = 0;
+                for (at, count) in &printed[from..] {
+                    sum += count;
+                    prop_assert!(sum <= 1000 + (at - printed[from].0) / 100_000 + 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_input_goes_on_when_its_vm_goes_off() {
+        let mut mux = mux(&["a", "b", "c"]);
+        mux.set_on(1, false);
+        assert_eq!(drain(&mut mux), "");
+        puts(&mut mux, 0, "# ");
+        drain(&mut mux);
+        mux.set_on(0, false);
+        assert_eq!(drain(&mut mux), "\r\nConsole input: c (Ctrl-a three times: the next)\r\n");
+        assert_eq!(mux.typed(b'x'), Input::To { vm: 2, before: 0, byte: b'x' });
+        mux.set_on(2, false);
+        assert_eq!(drain(&mut mux), "Console input: nobody\r\n");
+        assert_eq!(mux.typed(b'x'), Input::Nothing);
+        mux.set_on(1, true);
+        assert_eq!(mux.has_input(), Some(1));
+    }
+
+    #[test]
     fn only_the_owner_moves_the_cursor() {
         let mut mux = mux(&["a", "b"]);
         puts(&mut mux, 1, "x\x1b[2J\ry\n");
         assert_eq!(drain(&mut mux), "[b] x[2Jy\r\n");
+        // C1's CSI, in UTF-8, in an overlong form of it, and as one byte.
+        for bytes in [&b"\xc2\x9b"[..], b"\xe0\x82\x9b", b"\x9b", b"\x9b\xc2\x9b\x9b"] {
+            bytes.iter().chain(b"1A\n").for_each(|byte| mux.put(1, *byte, 0));
+            let shown: std::vec::Vec<u8> = core::iter::from_fn(|| mux.next()).collect();
+            assert!(!shown.iter().any(|byte| (0x80..0xa0).contains(byte)), "{shown:x?}");
+        }
+        puts(&mut mux, 1, "\u{e9}\n");
+        assert_eq!(drain(&mut mux), "[b] \u{e9}\r\n");
         puts(&mut mux, 0, "\x1b[1mp\rq\r\n");
         assert_eq!(drain(&mut mux), "[a] \x1b[1mp\r[a] q\r\n");
     }

@@ -79,7 +79,9 @@ fn find(name: &str) -> Option<&'static Arc<Uart>> {
 
 fn set_on(number: usize, on: bool) {
     if let Some(port) = PORT.get() {
-        port.lock().mux.set_on(number, on);
+        let mut port = port.lock();
+        port.mux.set_on(number, on);
+        port.drain();
     }
 }
 
