@@ -44,19 +44,28 @@ pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
             let mut coming = Coming(true);
             supervise(&ours, &host, &mut coming);
             coming.is_up();
-            console::off(&ours.domain.name);
-            if ALIVE.fetch_sub(1, Ordering::SeqCst) == 1 {
-                log::info!("All virtual machines have ended: powering off");
-                power::off();
-            }
+            has_ended(&ours);
         });
         match supervisor {
             Ok(task) => {
                 schedule(&task, &plan, plan.all_cpus());
                 sched::start(&task);
             }
-            Err(errno) => log::error!("{}: no thread to supervise it: {errno}", plan.domain.name),
+            Err(errno) => {
+                log::error!("{}: no thread to supervise it: {errno}", plan.domain.name);
+                Coming(true).is_up();
+                has_ended(&plan);
+            }
         }
+    }
+}
+
+/// A VM has ended for good, or never began; with the last one the machine goes off.
+fn has_ended(plan: &Plan) {
+    console::off(&plan.domain.name);
+    if ALIVE.fetch_sub(1, Ordering::SeqCst) == 1 {
+        log::info!("All virtual machines have ended: powering off");
+        power::off();
     }
 }
 
