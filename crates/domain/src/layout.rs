@@ -32,6 +32,9 @@ pub const CPUS_MAX: u32 = 128;
 /// The same with a GICv2.
 pub const CPUS_MAX_GICV2: u32 = 8;
 
+/// The longest time that a domain may go without petting its watchdog: seconds.
+pub const WATCHDOG_MAX: u32 = 3600;
+
 /// MPIDR_EL1's affinity fields of virtual CPU `index`: sixteen to a cluster, so
 /// that an SGI reaches each (ICC_SGI1R_EL1.TargetList).
 pub const fn mpidr(index: u32) -> u64 {

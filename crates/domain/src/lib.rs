@@ -79,6 +79,9 @@ pub struct Domain {
     pub priority: Option<u8>,
     /// `hypha,on-crash`.
     pub on_crash: OnCrash,
+    /// `hypha,watchdog`: how many seconds it may go without petting its watchdog. None: it
+    /// has none, and nobody notices that it hangs.
+    pub watchdog: Option<u32>,
 }
 
 /// How a domain's virtual CPUs share the machine's.
@@ -91,7 +94,7 @@ pub enum Placement {
     Exclusive,
 }
 
-/// What happens when a domain crashes or hangs.
+/// What happens when a domain crashes, or hangs as its watchdog says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnCrash {
     /// It starts anew, alone.

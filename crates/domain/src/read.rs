@@ -121,6 +121,7 @@ impl Reader {
             host_cpus: Vec::new(),
             priority: None,
             on_crash: OnCrash::default(),
+            watchdog: None,
         };
         let Some(inner) = cell_counts(node) else {
             self.property("#address-cells", "these and #size-cells are one cell each, 0 to 4");
@@ -218,6 +219,10 @@ impl Reader {
                 b"stop\0" => domain.on_crash = OnCrash::Stop,
                 b"reset-all\0" => domain.on_crash = OnCrash::ResetAll,
                 _ => self.property(name, "must be \"restart\", \"stop\" or \"reset-all\""),
+            },
+            "hypha,watchdog" => match one_cell(property) {
+                Some(n @ 1..=layout::WATCHDOG_MAX) => domain.watchdog = Some(n),
+                _ => self.property(name, "must be one cell, 1 to 3600"),
             },
             "status" => match property.value() {
                 b"okay\0" | b"ok\0" => {}

@@ -73,6 +73,9 @@ fn write(guest: &Guest<'_>) -> Option<Vec<u8>> {
         });
         interrupt_controller(w, guest, gic);
         timer(w, guest);
+        if let Some(seconds) = guest.domain.watchdog {
+            watchdog(w, seconds);
+        }
         if guest.domain.console {
             pl011(w, clock);
         }
@@ -177,6 +180,14 @@ fn timer(w: &mut Writer, guest: &Guest<'_>) {
         w.text("compatible", "arm,armv8-timer");
         w.cells("interrupts", &cells);
         w.flag("always-on");
+    });
+}
+
+/// By SMC: the binding has no other way. Its function is the binding's default.
+fn watchdog(w: &mut Writer, seconds: u32) {
+    w.node("watchdog", |w| {
+        w.text("compatible", "arm,smc-wdt");
+        w.cells("timeout-sec", &[seconds]);
     });
 }
 

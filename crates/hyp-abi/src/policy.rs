@@ -10,12 +10,13 @@ pub struct PackedPolicy {
     std_hyp: u64,
     vendor_hyp: u64,
     /// PSCI's version in the lower half; the workarounds, two bits each, from
-    /// bit 32; bit 38: SYSTEM_SUSPEND; bit 39: a filter.
+    /// bit 32; bit 38: SYSTEM_SUSPEND; bit 39: a filter; bit 40: a watchdog.
     rest: u64,
 }
 
 const SYSTEM_SUSPEND: u64 = 1 << 38;
 const FILTERED: u64 = 1 << 39;
+const WATCHDOG: u64 = 1 << 40;
 
 fn code(workaround: Workaround) -> u64 {
     match workaround {
@@ -38,6 +39,7 @@ impl PackedPolicy {
     pub fn pack(policy: &Policy) -> PackedPolicy {
         let suspend = if policy.system_suspend { SYSTEM_SUSPEND } else { 0 };
         let filtered = if policy.filtered { FILTERED } else { 0 };
+        let watchdog = if policy.watchdog { WATCHDOG } else { 0 };
         PackedPolicy {
             std: policy.std,
             std_hyp: policy.std_hyp,
@@ -47,7 +49,8 @@ impl PackedPolicy {
                 | code(policy.workaround_2) << 34
                 | code(policy.workaround_3) << 36
                 | suspend
-                | filtered,
+                | filtered
+                | watchdog,
         }
     }
 
@@ -63,6 +66,7 @@ impl PackedPolicy {
             workaround_3: workaround(self.rest >> 36),
             system_suspend: self.rest & SYSTEM_SUSPEND != 0,
             filtered: self.rest & FILTERED != 0,
+            watchdog: self.rest & WATCHDOG != 0,
         }
     }
 }
@@ -85,6 +89,7 @@ mod tests {
                 workaround_3: all[(i + 2) % 3],
                 system_suspend: i == 1,
                 filtered: i == 2,
+                watchdog: i == 0,
             };
             assert_eq!(PackedPolicy::pack(&policy).unpack(), policy);
         }

@@ -307,7 +307,7 @@ impl Vcpu {
     }
 
     /// The call is the VMM's to answer, by the vCPU's registers: none are shown here.
-    fn forward(&self, function: u32, flags: u64) {
+    pub(crate) fn forward(&self, function: u32, flags: u64) {
         for at in (offset::HYPERCALL_ARGS..offset::HYPERCALL_FLAGS).step_by(8) {
             self.put_u64(at, 0);
         }

@@ -597,6 +597,10 @@ impl Vcpu {
                 self.system_event(page::SYSTEM_EVENT_SUSPEND, &[]);
                 return Next::ToUser;
             }
+            Action::Watchdog => {
+                self.forward(psci::function::WATCHDOG, 0);
+                return Next::ToUser;
+            }
         }
         Next::Again
     }

@@ -190,6 +190,14 @@ impl Vm {
         })
     }
 
+    /// Lets the calls of a watchdog ([`psci::Watchdog`]) exit as KVM_EXIT_HYPERCALL.
+    pub fn offer_watchdog(&self) -> Result<()> {
+        self.change(|new| {
+            new.policy.watchdog = true;
+            Ok(())
+        })
+    }
+
     /// Gives the guest a device of the machine's, at `gpa`: whole pages, mapped when
     /// they are first touched.
     pub fn pass_through(&self, gpa: u64, device: GuestDevice) -> Result<()> {

@@ -37,6 +37,9 @@ pub const TRNG_GET_UUID: u32 = 0x8400_0052;
 pub const TRNG_RND: u32 = 0x8400_0053;
 pub const TRNG_RND_64: u32 = 0xc400_0053;
 
+/// Linux's default for `arm,smc-wdt`.
+pub const WATCHDOG: u32 = 0x8200_3d06;
+
 pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
 pub const PV_TIME_ST: u32 = 0xc500_0021;
 

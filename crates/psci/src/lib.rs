@@ -4,7 +4,7 @@
 //!
 //! [`answer`] takes what costs nothing: it runs at EL2 in the guest's HCR_EL2.
 //! [`decide`] takes every call and says as data what is to be done; the KVM
-//! layer does it.
+//! layer does it. [`Watchdog`] is what Type-1 mode answers [`Action::Watchdog`] with.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
@@ -16,8 +16,10 @@ pub mod function;
 mod power;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 pub use power::{Power, affinity_info, affinity_mask, cpu_on};
+pub use watchdog::Watchdog;
 
 use function as f;
 
@@ -87,6 +89,8 @@ pub struct Policy {
     pub workaround_3: Workaround,
     /// SYSTEM_SUSPEND exits to the VMM (KVM_CAP_ARM_SYSTEM_SUSPEND).
     pub system_suspend: bool,
+    /// The calls of a watchdog exit to the VMM. For Type-1 mode alone.
+    pub watchdog: bool,
     /// A filter (KVM_ARM_VM_SMCCC_FILTER) denies or forwards calls. Whoever has it
     /// asks it before [`decide`]; [`answer`] knows nothing.
     pub filtered: bool,
@@ -111,6 +115,7 @@ impl Policy {
             workaround_2: Workaround::NotAvailable,
             workaround_3: Workaround::NotAvailable,
             system_suspend: false,
+            watchdog: false,
             filtered: false,
         }
     }
@@ -176,6 +181,8 @@ pub enum Action {
     },
     /// The VMM is told of KVM_SYSTEM_EVENT_SUSPEND; registers stay.
     SystemSuspend,
+    /// The VMM answers it, by [`Watchdog`].
+    Watchdog,
 }
 
 /// The affinity fields of MPIDR_EL1.
@@ -220,6 +227,7 @@ const fn known(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
         | f::TRNG_RND_64
         | f::VENDOR_UID
         | f::VENDOR_FEATURES => None,
+        f::WATCHDOG if policy.watchdog => None,
         // MIGRATE, CPU_FREEZE, STAT and the like, and all the rest.
         _ => Some(NOT_SUPPORTED),
     }
@@ -267,6 +275,7 @@ pub const fn decide(policy: &Policy, function: u32, args: [u64; 3]) -> Action {
         f::SYSTEM_SUSPEND | f::SYSTEM_SUSPEND_64 if policy.system_suspend && policy.has_1_0() => {
             Action::SystemSuspend
         }
+        f::WATCHDOG if policy.watchdog => Action::Watchdog,
         f::TRNG_VERSION if policy.std & STD_TRNG != 0 => Action::Return(0x1_0000),
         f::TRNG_FEATURES if policy.std & STD_TRNG != 0 => match arg1 as u32 {
             f::TRNG_VERSION

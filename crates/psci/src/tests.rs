@@ -178,3 +178,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_watchdog_where_there_is_one() {
+    let offered = Policy { watchdog: true, ..POLICY };
+    assert_eq!(decide(&POLICY, f::WATCHDOG, [0; 3]), Action::Return(NOT_SUPPORTED));
+    assert_eq!(answer(&offered, f::WATCHDOG, 0), None);
+    assert_eq!(decide(&offered, f::WATCHDOG, [0; 3]), Action::Watchdog);
+    // The function of the 64-bit convention is another, which isn't there.
+    assert_eq!(decide(&offered, f::WATCHDOG | f::SMC64, [0; 3]), Action::Return(NOT_SUPPORTED));
+}

@@ -5,7 +5,8 @@
 //! as the host stands and it comes to its end.
 //!
 //! `seed=` and `rounds=` on the command line; the same seed does the same. With
-//! `storms=N` it does one kind after the other instead, for N seconds each.
+//! `storms=N` it does one kind after the other instead, for N seconds each. `hang` starts a
+//! watchdog and hangs; `pet=N` pets it for N seconds and does nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -14,6 +15,7 @@ use guest_rt::machine::Machine;
 use guest_rt::{cpu, gic, mmio, msr, psci, say, serial};
 
 mod storms;
+mod watchdog;
 
 guest_rt::guest!(run);
 
@@ -75,6 +77,12 @@ fn interrupt(intid: u32, _: &mut Frame) {
 }
 
 fn run(m: &'static Machine) {
+    if m.bootargs.split_ascii_whitespace().any(|word| word == "hang") {
+        watchdog::hang();
+    }
+    if let Some(seconds) = m.argument("pet").and_then(|n| n.parse().ok()) {
+        return watchdog::pet(seconds);
+    }
     SEED.store(m.number("seed", 1), SeqCst);
     ROUNDS.store(m.number("rounds", 2000), SeqCst);
     say!("# seed {} rounds {}", SEED.load(SeqCst), ROUNDS.load(SeqCst));

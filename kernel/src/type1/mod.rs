@@ -2,7 +2,7 @@
 //!
 //! No system call, no EL0 program, no file system. Each VM has a supervisor, a
 //! kernel thread that builds it, starts a thread for each of its virtual CPUs,
-//! and builds it anew when it resets or crashes; it runs on the VM's own CPUs, so
+//! and builds it anew when it resets, crashes or hangs; it runs on the VM's own CPUs, so
 //! that others don't notice. What a VMM does for its VMs through KVM's file
 //! descriptors is done here by calls of the same objects (`crates/kvm`).
 

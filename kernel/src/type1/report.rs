@@ -1,4 +1,4 @@
-//! What Type-1 mode has to say: a crashed guest's last words, and what is not its
+//! What Type-1 mode has to say: the last words of a guest that crashed or hung, and what is not its
 //! guests'.
 
 use frame::Use;

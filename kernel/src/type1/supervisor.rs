@@ -5,7 +5,7 @@ use super::memory::GuestMemory;
 use super::plan::{self, Plan};
 use super::report;
 use super::vm::{End, Life, schedule};
-use crate::{power, sched, task, time};
+use crate::{cpu, power, sched, task, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +18,9 @@ const PAUSE: u64 = 1_000_000_000;
 
 /// A life shorter than this that ends in a reset is followed by a pause, too.
 const SHORT: u64 = 100_000_000;
+
+/// A VM that hangs again within this time is only named: its registers would fill the log.
+const QUIET: u64 = 10_000_000_000;
 
 /// VMs that haven't ended for good.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -37,12 +40,15 @@ pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
     ALIVE.store(plans.len(), Ordering::SeqCst);
     COMING.store(plans.len(), Ordering::SeqCst);
     GUESTS.store(plan::module_bytes(&plans), Ordering::SeqCst);
+    let free = free_cpus(&plans);
     for plan in plans {
         let plan = Arc::new(plan);
+        let elsewhere = plan.is_exclusive() && plan.domain.watchdog.is_some() && free != 0;
+        let watch = if elsewhere { free } else { plan.all_cpus() };
         let (ours, host) = (plan.clone(), host.clone());
         let supervisor = task::Task::new(thread_id(), move || {
             let mut coming = Coming(true);
-            supervise(&ours, &host, &mut coming);
+            supervise(&ours, &host, watch, &mut coming);
             coming.is_up();
             has_ended(&ours);
         });
@@ -58,6 +64,14 @@ pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
             }
         }
     }
+}
+
+/// The CPUs that no VM has to itself.
+fn free_cpus(plans: &[Plan]) -> u64 {
+    let bit = |cpu: &cpu::Cpu| 1u64 << (cpu.index.load(Ordering::Relaxed) & 63);
+    let online = cpu::online().fold(0, |mask, cpu| mask | bit(cpu));
+    let exclusive = plans.iter().filter(|plan| plan.is_exclusive());
+    exclusive.fold(online, |mask, plan| mask & !plan.all_cpus())
 }
 
 /// A VM has ended for good, or never began; with the last one the machine goes off.
@@ -82,7 +96,10 @@ impl Coming {
 }
 
 /// A VM from its first start to its last end.
-fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, coming: &mut Coming) {
+///
+/// While it lives its supervisor is on the CPUs `watch`: the timer of a watchdog isn't to
+/// disturb an exclusive VM.
+fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, watch: u64, coming: &mut Coming) {
     let name = &plan.domain.name;
     let memory = match GuestMemory::take(&plan.domain) {
         Ok(memory) => memory,
@@ -90,6 +107,7 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, coming: &mut Coming) {
     };
     let ram = memory.ram().iter().fold(0u64, |sum, bank| sum.saturating_add(bank.size));
     GUESTS.fetch_add(ram, Ordering::SeqCst);
+    let mut reported = None;
     loop {
         let life = match Life::build(plan, &memory, host) {
             Ok(life) => life,
@@ -103,7 +121,14 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, coming: &mut Coming) {
         );
         coming.is_up();
         let started = time::now();
-        let end = life.run();
+        let end = life.run(watch);
+        if let End::Hang = end {
+            let now = time::now();
+            if reported.is_none_or(|then| now.saturating_sub(then) >= QUIET) {
+                life.report();
+                reported = Some(now);
+            }
+        }
         drop(life);
         match end {
             End::Off => return log::info!("{name}: is off"),
@@ -113,8 +138,11 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, coming: &mut Coming) {
                     sched::park_until(Some(time::now().saturating_add(PAUSE)));
                 }
             }
-            End::Crash(why) => {
-                log::error!("{name}: crashed: {why}");
+            End::Crash(_) | End::Hang => {
+                match end {
+                    End::Crash(why) => log::error!("{name}: crashed: {why}"),
+                    _ => log::error!("{name}: hung: it did not pet its watchdog in time"),
+                }
                 match plan.domain.on_crash {
                     OnCrash::Restart => {
                         sched::park_until(Some(time::now().saturating_add(PAUSE)));

@@ -6,12 +6,12 @@ use super::plan::Plan;
 use super::{console, plan, report};
 use crate::machine::Gic;
 use crate::vcpu::with_host_regime;
-use crate::{memory, random, sched, task};
+use crate::{memory, random, sched, task, time, wait};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use base::{Errno, WaitQueue};
+use base::{Errno, Lock, WaitQueue, rank};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Waker;
 use domain::image::{HEADER, Image, Placed, place};
@@ -20,6 +20,7 @@ use kvm::{Done, Driver, Host, Vcpu, Vm};
 use kvm_abi::run::{self as page, offset};
 use kvm_abi::{self as abi, UserspaceMemoryRegion, VcpuInit};
 use ::sched::Class;
+use psci::Watchdog;
 use spin::Once;
 use vgic::{Version, Vgic};
 
@@ -32,7 +33,12 @@ pub enum End {
     Reset,
     /// The guest did what it can't go on after.
     Crash(String),
+    /// It didn't pet its watchdog in time.
+    Hang,
 }
+
+/// How soon a supervisor looks again that can't be woken: nanoseconds.
+const LOOK: u64 = 10_000_000;
 
 /// A VM that lives.
 pub struct Life {
@@ -42,7 +48,9 @@ pub struct Life {
     end: Once<End>,
     /// Threads that haven't ended.
     threads: AtomicUsize,
+    /// Threads have ended, or the watchdog runs out earlier than it did.
     changed: WaitQueue,
+    watchdog: Lock<Watchdog>,
 }
 
 impl Life {
@@ -88,6 +96,9 @@ impl Life {
                 vm.add_device(layout::PL011.start, layout::PL011.size, console)?;
             }
             super::devices::attach(plan, &vm)?;
+            if plan.domain.watchdog.is_some() {
+                vm.offer_watchdog()?;
+            }
             for (index, vcpu) in vcpus.iter().enumerate() {
                 vcpu.init(regime, &init(index))?;
                 if plan.is_exclusive() {
@@ -110,26 +121,90 @@ impl Life {
             vcpus,
             end: Once::new(),
             changed: WaitQueue::new(),
+            watchdog: Lock::new(rank::INODE, Watchdog::new(plan.domain.watchdog.unwrap_or(1))),
         }))
     }
 
-    /// Runs it to its end.
-    pub fn run(self: &Arc<Self>) -> End {
+    /// Runs it to its end. Meanwhile the caller, its supervisor, is on the CPUs `watch`.
+    pub fn run(self: &Arc<Self>, watch: u64) -> End {
         for index in 0..self.vcpus.len() {
             if let Err(errno) = self.start(index) {
                 self.threads.fetch_sub(1, Ordering::SeqCst);
                 self.finish(End::Crash(format!("no thread for a virtual CPU: {errno}")));
             }
         }
-        let ended = || match self.threads.load(Ordering::SeqCst) {
-            0 => Ok(()),
-            _ => Err(Errno::EAGAIN),
-        };
-        // Nobody interrupts it: there are no signals here.
-        let _ = crate::wait::until(&self.changed, None, ended);
+        go_to(watch);
+        self.watch();
+        go_to(self.plan.all_cpus());
         super::devices::detach(&self.plan);
         with_host_regime(|regime| self.vm.release(regime));
         self.end.get().cloned().unwrap_or(End::Off)
+    }
+
+    /// Waits until all its threads have ended; sees to that when its watchdog runs out.
+    ///
+    /// That it is petted doesn't wake anybody: the timer is set anew when it comes.
+    fn watch(&self) {
+        loop {
+            let deadline = self.watchdog.lock().deadline();
+            let changed = || match self.threads.load(Ordering::SeqCst) {
+                0 => Ok(true),
+                _ if self.watchdog.lock().is_before(deadline) => Ok(false),
+                _ => Err(Errno::EAGAIN),
+            };
+            match wait::until(&self.changed, deadline, changed) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(wait::Ended::TimedOut) => self.look_at_watchdog(),
+                // No memory to be told of changes by: look again soon.
+                Err(_) => {
+                    self.look_at_watchdog();
+                    sched::park_until(Some(time::now().saturating_add(LOOK)));
+                }
+            }
+        }
+    }
+
+    fn look_at_watchdog(&self) {
+        let hangs = {
+            let mut watchdog = self.watchdog.lock();
+            let is_over = watchdog.is_over(time::now());
+            if is_over {
+                watchdog.stop();
+            }
+            is_over
+        };
+        if hangs {
+            self.finish(End::Hang);
+        }
+    }
+
+    /// The registers of all its virtual CPUs, to the log. When it has ended.
+    pub fn report(&self) {
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            report::registers(&self.plan.domain.name, index, &vcpu.core().state.lock().context);
+            sched::breathe();
+        }
+    }
+
+    /// The guest calls its watchdog.
+    fn call_watchdog(&self, vcpu: &Vcpu) {
+        let [_, call, value, ..] = vcpu.core().state.lock().context.regs;
+        let (results, earlier) = {
+            let mut watchdog = self.watchdog.lock();
+            let before = watchdog.deadline();
+            let results = watchdog.call(call as u32, value as u32, time::now());
+            (results, watchdog.is_before(before))
+        };
+        {
+            let mut state = vcpu.core().state.lock();
+            for (n, value) in (0u8..).zip(results) {
+                state.context.set_x(n, value);
+            }
+        }
+        if earlier {
+            self.changed.wake_all();
+        }
     }
 
     /// Starts the thread of a virtual CPU.
@@ -176,6 +251,7 @@ impl Life {
                 page::SYSTEM_EVENT_RESET => self.finish(End::Reset),
                 _ => {}
             },
+            page::EXIT_HYPERCALL => self.call_watchdog(vcpu),
             page::EXIT_UNKNOWN | page::EXIT_INTR => {}
             page::EXIT_FAIL_ENTRY => self.crash(vcpu, index, "its state can't be entered"),
             _ => self.crash(vcpu, index, "an exit that nothing should cause"),
@@ -220,6 +296,12 @@ impl Driver for Thread<'_> {
         };
         self.life.crash(self.vcpu, self.index, why);
     }
+}
+
+/// The current task goes on on one of these CPUs.
+fn go_to(cpus: u64) {
+    sched::set_affinity(&sched::current(), cpus);
+    sched::breathe();
 }
 
 /// As the plan says.

@@ -100,6 +100,12 @@ pub const TESTS: &[SystemTest] = &[
         },
     },
     SystemTest {
+        name: "type1: a hung guest is reported, and does what the tree says",
+        needs: Needs::Type1,
+        long: false,
+        run: |bench| bench.hangs(),
+    },
+    SystemTest {
         name: "xen: the same device tree on Debian's Xen 4.17",
         needs: Needs::Nothing,
         long: true,
@@ -359,6 +365,45 @@ impl Bench<'_> {
         let seen: Vec<u32> = seen.filter_map(|(_, number)| number.trim().parse().ok()).collect();
         if !seen.is_sorted() || seen.last().is_none_or(|last| *last < 5) {
             bail!("the one that looks saw {seen:?}");
+        }
+        Ok(())
+    }
+
+    /// Of three that have a watchdog one hangs and starts anew, one hangs and stays off, and
+    /// one pets it. The first has its CPU to itself.
+    fn hangs(&self) -> Result<()> {
+        let args = machine();
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let vm = |name: &str, does: &str, on_crash: &str| -> Result<Vm> {
+            let mut vm = Vm::bare(name, "guest-attack", does)?;
+            vm.more =
+                Node::default().cells("hypha,watchdog", &[5]).text("hypha,on-crash", on_crash);
+            Ok(vm)
+        };
+        let vms = [
+            vm("again", "hang", "restart")?.alone(),
+            vm("once", "hang", "stop")?,
+            vm("pets", "pet=15", "reset-all")?,
+        ];
+        let machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            let limit = Duration::from_secs(args.timeout);
+            for _ in 0..2 {
+                console.expect("[again] hang: begins", limit)?;
+                console.expect("again: hung: ", limit)?;
+            }
+            console.expect("[pets] pet: has ended", limit)?;
+            console.expect("pets: is off", limit)
+        })?;
+        says(&log, "[again] watchdog: 0 (1 to 5 s)")?;
+        says(&log, "once: stays off (hypha,on-crash)")?;
+        for vm in ["again", "once"] {
+            // Where it spins: in its RAM, with all interrupts masked.
+            says(&log, &format!("{vm}: CPU 0: PC 0x00000000400"))?;
+            says(&log, &format!("{vm}: SCTLR_EL1 "))?;
+        }
+        if log.matches("[once] hang: begins").count() != 1 || log.contains("pets: hung") {
+            bail!("the wrong one hung, or started anew");
         }
         Ok(())
     }

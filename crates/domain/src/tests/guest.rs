@@ -69,6 +69,19 @@ fn describes_the_machine() {
 }
 
 #[test]
+fn a_watchdog_if_it_is_asked_for() {
+    let node = |domain: &Domain| {
+        let bytes = build(&guest(domain)).unwrap();
+        let tree = Fdt::new(&bytes).unwrap();
+        let node = tree.find_node("/watchdog");
+        node.map(|node| (value(&node, "compatible"), words(&node, "timeout-sec")))
+    };
+    assert_eq!(node(&domain("domU1")), None);
+    let asks = Domain { watchdog: Some(30), ..domain("domU1") };
+    assert_eq!(node(&asks), Some((b"arm,smc-wdt\0".to_vec(), vec![30])));
+}
+
+#[test]
 fn a_gicv2_and_no_console() {
     let domain = Domain { cpus: 3, console: false, ..domain("domU1") };
     let bytes = build(&Guest { v3: false, ramdisk: None, ..guest(&domain) }).unwrap();

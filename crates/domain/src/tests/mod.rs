@@ -28,6 +28,7 @@ pub fn domain(name: &str) -> Domain {
         host_cpus: Vec::new(),
         priority: None,
         on_crash: OnCrash::Restart,
+        watchdog: None,
     }
 }
 

@@ -94,12 +94,14 @@ fn our_own_properties() {
         w.cells("hypha,cpus", &[3]);
         w.cells("hypha,priority", &[50]);
         w.text("hypha,on-crash", "reset-all");
+        w.cells("hypha,watchdog", &[30]);
     });
     assert_eq!((d.placement, d.on_crash), (Placement::Exclusive, OnCrash::ResetAll));
-    assert_eq!((d.host_cpus, d.priority), (vec![3], Some(50)));
+    assert_eq!((d.host_cpus, d.priority, d.watchdog), (vec![3], Some(50), Some(30)));
     let d = one(|_| {});
     assert_eq!((d.placement, d.on_crash), (Placement::Shared, OnCrash::Restart));
     assert!(!d.console);
+    assert_eq!(d.watchdog, None);
 }
 
 #[test]
@@ -198,6 +200,9 @@ fn malformed_properties_name_node_and_property() {
         ("hypha,cpus", &[0, 0, 0, 1, 0, 0, 0, 1], "none twice"),
         ("hypha,priority", &[0, 0, 0, 100], "1 to 99"),
         ("hypha,on-crash", b"reboot\0", "must be"),
+        ("hypha,watchdog", &[0, 0, 0, 0], "1 to 3600"),
+        ("hypha,watchdog", &[0, 0, 14, 17], "1 to 3600"),
+        ("hypha,watchdog", b"", "one cell"),
         ("vlp011", b"", "not supported"),
         ("status", b"disabled\0", "not \"okay\""),
         ("cpus", &[0, 0, 0, 2], "twice"),
