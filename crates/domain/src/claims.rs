@@ -124,6 +124,7 @@ impl Judge<'_> {
                 self.fault("xen,shared-mem", what.into());
             }
         }
+        self.host_addresses();
         self.guest_addresses();
         let Some(passthrough) = self.claim.passthrough else { return };
         for mapping in &passthrough.mappings {
@@ -142,6 +143,27 @@ impl Judge<'_> {
             if domain.nr_spis.is_some_and(|n| *intid >= n.saturating_add(32)) {
                 self.fault("nr_spis", format!("INTID {intid} is not among them"));
             }
+        }
+    }
+
+    /// No memory of the machine's is wanted twice. `xen,static-mem` alone was looked at
+    /// when it was read.
+    fn host_addresses(&mut self) {
+        let domain = self.claim.domain;
+        let mut all = domain.static_memory.clone();
+        for (i, shared) in domain.shared_memory.iter().enumerate() {
+            let before = domain.shared_memory.iter().take(i);
+            if before.into_iter().any(|other| other.id == shared.id) {
+                let what = format!("{} is another node's below this domain: one is enough", shared.id);
+                self.fault("xen,shm-id", what);
+            }
+            let Some(start) = shared.host else { continue };
+            let region = Region::new(start, shared.size);
+            if let Some(other) = all.iter().find(|other| other.overlaps(&region)) {
+                let what = format!("{region} of the machine is wanted twice: {other} is this domain's");
+                self.fault("xen,shared-mem", what);
+            }
+            all.push(region);
         }
     }
 

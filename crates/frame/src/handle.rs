@@ -381,10 +381,28 @@ mod tests {
         assert_eq!((frame.addr(), frame.ref_count()), (block, 1));
         frame.write(0x1000, &[7]).unwrap();
         let piece = frame.sub(1).unwrap();
+        let middle = PhysAddr::new(block.get() + 0x1000);
+        let refused = |addr, size| {
+            // SAFETY: refused.
+            assert_eq!(unsafe { crate::adopt(addr, size) }.err(), Some(Errno::EBUSY));
+        };
+        // Neither all of it, nor a page, a second time.
+        refused(block, Size::Block);
+        refused(block, Size::Page);
+        refused(middle, Size::Page);
         drop(frame);
         assert_eq!(stats().free, free);
         drop(piece);
         assert_eq!(stats().free, free + Size::Block.bytes());
+        // Nor what is the allocator's: free, used, or the kernel's.
+        refused(block, Size::Block);
+        refused(middle, Size::Page);
+        let used = Frame::alloc(Size::Page, Fill::Stale).unwrap();
+        refused(used.addr(), Size::Page);
+        let around = used.addr().get() & !(Size::Block.bytes() - 1);
+        refused(PhysAddr::new(around), Size::Block);
+        let kernel = KernelPages::alloc(Use::Table, 3, Fill::Zeroed).unwrap();
+        refused(PhysAddr::new(kernel.addr().get() + 0x5000), Size::Page);
         let (odd, beyond) = (PhysAddr::new(block.get() + 0x1000), PhysAddr::new(1 << 40));
         // SAFETY: refused.
         assert!(unsafe { crate::adopt(odd, Size::Block) }.is_err());

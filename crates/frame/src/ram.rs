@@ -1,6 +1,6 @@
 //! The machine's RAM: where it lies, its metadata, the allocator's lock.
 
-use crate::buddy::{Buddy, POOL_ORDER, Table, frames};
+use crate::buddy::{Buddy, MAX_ORDER, POOL_ORDER, Table, frames};
 use crate::handle::{Frame, Size};
 use crate::meta;
 use crate::set;
@@ -360,12 +360,12 @@ pub unsafe fn release(range: RamRange) {
 }
 
 /// A frame of memory that was reserved at [`init`]: what a device tree gives to
-/// somebody by its address. `EINVAL` unless it is RAM. With its last handle it
-/// becomes the allocator's.
+/// somebody by its address. `EINVAL` unless it is RAM, `EBUSY` if any of it is the
+/// allocator's or was adopted before. With its last handle it becomes the allocator's.
 ///
 /// # Safety
 ///
-/// As for [`release`], and it was adopted by nobody.
+/// `addr` lies in what [`init`] was told is reserved, and nobody else uses it.
 pub unsafe fn adopt(addr: PhysAddr, size: Size) -> Result<Frame> {
     let ram = ram().ok_or(Errno::EINVAL)?;
     let last = addr.offset(size.bytes().wrapping_sub(1)).ok_or(Errno::EINVAL)?;
@@ -378,6 +378,9 @@ pub unsafe fn adopt(addr: PhysAddr, size: Size) -> Result<Frame> {
     }
     let word = meta::user(size.order(), Use::Anonymous as u8);
     let mut accounts = ram.accounts.lock();
+    if !is_reserved(ram.table, index, size) {
+        return Err(Errno::EBUSY);
+    }
     ram.table.word(index).store(word, Relaxed);
     if let Some(used) = accounts.uses.get_mut(Use::Anonymous as usize) {
         *used = used.wrapping_add(size.pages());
@@ -386,6 +389,19 @@ pub unsafe fn adopt(addr: PhysAddr, size: Size) -> Result<Frame> {
     drop(accounts);
     // SAFETY: nobody's memory (contract), and its word says that it has one handle.
     Ok(unsafe { Frame::from_raw(addr, size) })
+}
+
+/// Whether all of it is nobody's: no head is in it, and no block that starts before
+/// it reaches into it.
+fn is_reserved(table: Table, index: u32, size: Size) -> bool {
+    let word = |index: u32| table.word(index).load(Relaxed);
+    let inside = index..index.saturating_add(size.pages() as u32);
+    let above = |order: u8| {
+        let head = word(index & !(frames(order) as u32).wrapping_sub(1));
+        head == meta::NONE || meta::order(head) < order
+    };
+    inside.into_iter().all(|index| word(index) == meta::NONE)
+        && (size.order()..=MAX_ORDER).all(above)
 }
 
 /// How much free memory, in bytes, [`crate::Frame`]s must leave to the kernel.

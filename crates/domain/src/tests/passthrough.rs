@@ -4,10 +4,11 @@ use super::{domain, machine};
 use crate::claims::{Claim, Machine, check};
 use crate::passthrough::{GIC_PHANDLE, Interrupt, Mapping, Passthrough, fragment, read};
 use crate::tree::{Guest, build};
-use crate::{Domain, Region, SharedMemory, Writer};
+use crate::{Domain, Region, SharedMemory, Writer, layout};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use fdt::Fdt;
+use proptest::prelude::*;
 use std::string::String;
 
 fn partial(inside: impl FnOnce(&mut Writer)) -> Vec<u8> {
@@ -214,4 +215,71 @@ fn shared_memory_must_agree() {
     assert!(one(with("b", "3", None, 0x4000_0000, false)).contains("of the guest is not free"));
     let over = Domain { static_memory: vec![Region::new(0x5e00_0000, 64 << 20)], ..domain("b") };
     assert!(one(over).contains("shared memory of a"));
+}
+
+#[test]
+fn a_domain_wants_no_memory_twice() {
+    let shared = |id: &str, host, guest, size| {
+        let id = id.into();
+        SharedMemory { id, host: Some(host), guest, size, owner: false }
+    };
+    let over = Domain {
+        static_memory: vec![Region::new(0x6000_0000, 64 << 20)],
+        shared_memory: vec![shared("1", 0x6000_0000, 0x8000_0000, 0x1000)],
+        ..domain("a")
+    };
+    let problems = claims(&[over], &[]);
+    assert!(problems[0].1.contains("/chosen/a: xen,shared-mem: 0x60000000..0x60001000"));
+    let mut two = domain("a");
+    two.shared_memory.push(shared("1", 0x6000_0000, 0x8000_0000, 0x2000));
+    two.shared_memory.push(shared("2", 0x6000_1000, 0x8001_0000, 0x2000));
+    assert!(claims(&[two.clone()], &[])[0].1.contains("wanted twice"));
+    two.shared_memory[1] = shared("2", 0x6000_2000, 0x8001_0000, 0x2000);
+    assert!(claims(&[two.clone()], &[]).is_empty());
+    two.shared_memory[1] = shared("1", 0x6000_2000, 0x8001_0000, 0x2000);
+    assert!(claims(&[two], &[])[0].1.contains("/chosen/a: xen,shm-id: 1 is another node's"));
+}
+
+/// Memory that a domain wants, drawn so that it often clashes: static, and shared.
+fn wish() -> impl Strategy<Value = (Vec<Region>, Vec<SharedMemory>)> {
+    let region = || (0u64..24, 1u64..4).prop_map(|(at, n)| Region::new(0x6000_0000 + at * 0x1000, n * 0x1000));
+    let shared = (0u8..4, proptest::option::of(region()), 0u64..3, any::<bool>());
+    let shared = shared.prop_map(|(id, host, nth, owner)| SharedMemory {
+        id: id.to_string(),
+        host: host.map(|host| host.start),
+        guest: 0x1_0000_0000 + nth * 0x10_0000,
+        size: host.map_or(0x1000, |host| host.size),
+        owner,
+    });
+    let statics = proptest::collection::vec(region(), 0..3)
+        .prop_map(|list| if crate::read::overlap(&list) { Vec::new() } else { list });
+    (statics, proptest::collection::vec(shared, 0..3))
+}
+
+proptest! {
+    /// What `kernel/src/type1/memory.rs` adopts: a domain's static memory when it
+    /// starts, and each shared region once, for the first that has it.
+    #[test]
+    fn no_memory_is_adopted_twice(wishes in proptest::collection::vec(wish(), 1..5)) {
+        let domains: Vec<Domain> = wishes.into_iter().enumerate().map(|(i, wish)| {
+            let name = std::format!("d{i}");
+            Domain { static_memory: wish.0, shared_memory: wish.1, ..domain(&name) }
+        }).collect();
+        let refused: Vec<usize> = claims(&domains, &[]).iter().map(|(i, _)| *i).collect();
+        let mut adopted: Vec<Region> = Vec::new();
+        let mut ids: Vec<&str> = Vec::new();
+        for (i, domain) in domains.iter().enumerate() {
+            if refused.contains(&i) {
+                continue;
+            }
+            adopted.extend(layout::static_banks(domain).iter().map(|b| Region::new(b.1, b.0.size)));
+            for shared in &domain.shared_memory {
+                if !ids.contains(&shared.id.as_str()) {
+                    ids.push(&shared.id);
+                    adopted.extend(shared.host.map(|host| Region::new(host, shared.size)));
+                }
+            }
+        }
+        prop_assert!(!crate::read::overlap(&adopted), "{adopted:x?}");
+    }
 }
