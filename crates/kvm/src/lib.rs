@@ -19,6 +19,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod bank;
 mod bus;
 #[cfg(feature = "user-space")]
 mod device;
@@ -45,6 +46,7 @@ mod vm;
 #[cfg(feature = "user-space")]
 mod vm_ioctl;
 
+pub use bank::Bank;
 pub use bus::{Bus, MmioDevice};
 #[cfg(feature = "user-space")]
 pub use device::Device;

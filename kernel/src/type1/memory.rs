@@ -9,15 +9,8 @@ use alloc::vec::Vec;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, PhysAddr, Result, rank, room};
 use domain::{Domain, Region, SharedMemory, layout};
 use frame::{Fill, Frame, Size};
-use kvm::{AddressSpace, HostFrame, MmuNotifier};
+use kvm::{AddressSpace, Bank, HostFrame, MmuNotifier};
 use regime::HostRegime;
-
-/// Memory in one piece, as the guest sees it: frames of one size.
-struct Bank {
-    guest: Region,
-    size: Size,
-    frames: Vec<Frame>,
-}
 
 /// A VM's memory. What KVM takes for the VMM's addresses are the guest's own.
 pub struct GuestMemory {
@@ -28,7 +21,7 @@ pub struct GuestMemory {
 }
 
 /// What VMs share, by `xen,shm-id`: it stays when a VM starts anew.
-static SHARED: Lock<Vec<(String, Size, Vec<Frame>)>> = Lock::new(rank::INODE, Vec::new());
+static SHARED: Lock<Vec<(String, Vec<Frame>)>> = Lock::new(rank::INODE, Vec::new());
 
 impl GuestMemory {
     /// What the domain is to have. Called once: memory with an address can be taken
@@ -36,13 +29,18 @@ impl GuestMemory {
     pub fn take(domain: &Domain) -> Result<Arc<GuestMemory>> {
         let banks = if !domain.static_memory.is_empty() {
             let places = layout::static_banks(domain);
-            let banks = places.into_iter().map(|(guest, host)| Bank::adopt(guest, host));
+            let bank = |(guest, host): (Region, u64)| {
+                let frames = adopt(host, guest.size, size_for(guest, host))?;
+                Ok(Bank::new(guest.start, frames))
+            };
+            let banks = places.into_iter().map(bank);
             banks.collect::<Result<Vec<Bank>>>()?
         } else if domain.direct_map {
             where_it_lies(blocks(domain.memory.div_ceil(BLOCK_SIZE))?)
         } else {
             let size = domain.memory.checked_next_multiple_of(BLOCK_SIZE).ok_or(Errno::ENOMEM)?;
-            layout::banks(size).into_iter().map(Bank::fresh).collect::<Result<Vec<Bank>>>()?
+            let bank = |guest: Region| Ok(Bank::new(guest.start, blocks(guest.size / BLOCK_SIZE)?));
+            layout::banks(size).into_iter().map(bank).collect::<Result<Vec<Bank>>>()?
         };
         let shared = domain.shared_memory.iter().map(shared).collect::<Result<Vec<Bank>>>()?;
         Ok(Arc::new(GuestMemory { banks, shared }))
@@ -50,17 +48,17 @@ impl GuestMemory {
 
     /// RAM, by the guest's addresses; the kernel goes to the first.
     pub fn ram(&self) -> Vec<Region> {
-        self.banks.iter().map(|bank| bank.guest).collect()
+        self.banks.iter().map(region).collect()
     }
 
     /// All that is to be mapped, by the guest's addresses.
     pub fn regions(&self) -> impl Iterator<Item = Region> {
-        self.banks.iter().chain(&self.shared).map(|bank| bank.guest)
+        self.banks.iter().chain(&self.shared).map(region)
     }
 
     /// Clears the RAM, with interrupt windows.
     pub fn clear(&self, mut between: impl FnMut()) {
-        for frame in self.banks.iter().flat_map(|bank| &bank.frames) {
+        for frame in self.banks.iter().flat_map(Bank::frames) {
             clear(frame);
             between();
         }
@@ -84,26 +82,12 @@ impl GuestMemory {
 
     /// The frame that holds a guest physical address, and where in it.
     fn frame(&self, at: u64) -> Option<(&Frame, u64)> {
-        let mut banks = self.banks.iter().chain(&self.shared);
-        let bank = banks.find(|b| b.guest.contains(&Region::new(at, 1)))?;
-        let (offset, size) = (at.wrapping_sub(bank.guest.start), bank.size.bytes());
-        let nth = offset.checked_div(size)?;
-        Some((bank.frames.get(nth as usize)?, offset.checked_rem(size)?))
+        self.banks.iter().find_map(|bank| bank.at(at))
     }
 }
 
-impl Bank {
-    /// Any memory, in blocks.
-    fn fresh(guest: Region) -> Result<Bank> {
-        let frames = blocks(guest.size / BLOCK_SIZE)?;
-        Ok(Bank { guest, size: Size::Block, frames })
-    }
-
-    /// The machine's memory from `host` on.
-    fn adopt(guest: Region, host: u64) -> Result<Bank> {
-        let size = size_for(guest, host);
-        Ok(Bank { guest, size, frames: adopt(host, guest.size, size)? })
-    }
+fn region(bank: &Bank) -> Region {
+    Region::new(bank.start(), bank.len())
 }
 
 /// Blocks, where both the guest and the machine have them.
@@ -139,47 +123,35 @@ fn blocks(count: u64) -> Result<Vec<Frame>> {
 fn where_it_lies(mut frames: Vec<Frame>) -> Vec<Bank> {
     frames.sort_unstable_by_key(Frame::addr);
     let mut banks: Vec<Bank> = Vec::new();
-    for frame in frames {
-        let start = frame.addr().get();
-        match banks.last_mut() {
-            Some(bank) if bank.guest.end() == start => {
-                bank.guest.size = bank.guest.size.saturating_add(BLOCK_SIZE);
-                bank.frames.push(frame);
-            }
-            _ => banks.push(Bank {
-                guest: Region::new(start, BLOCK_SIZE),
-                size: Size::Block,
-                frames: alloc::vec![frame],
-            }),
-        }
+    let next = |a: &Frame, b: &Frame| a.addr().offset(a.size().bytes()) == Some(b.addr());
+    for run in frames.chunk_by(next) {
+        let start = run.first().map_or(0, |frame| frame.addr().get());
+        banks.push(Bank::new(start, run.to_vec()));
     }
-    banks.sort_by_key(|bank| core::cmp::Reverse(bank.guest.size));
+    banks.sort_by_key(|bank| core::cmp::Reverse(bank.len()));
     banks
 }
 
 /// A region that several domains have: the first of them makes it.
 fn shared(wanted: &SharedMemory) -> Result<Bank> {
-    let guest = Region::new(wanted.guest, wanted.size);
     let mut known = SHARED.lock();
-    if let Some((_, size, frames)) = known.iter().find(|(id, ..)| *id == wanted.id) {
-        return Ok(Bank { guest, size: *size, frames: frames.clone() });
+    if let Some((_, frames)) = known.iter().find(|(id, ..)| *id == wanted.id) {
+        return Ok(Bank::new(wanted.guest, frames.clone()));
     }
-    let (size, frames) = match wanted.host {
-        Some(host) => {
-            let size = size_for(guest, host);
-            (size, adopt(host, wanted.size, size)?)
-        }
+    let frames = match wanted.host {
+        // The others may have it at other addresses: `Bank` looks at its own.
+        Some(host) => adopt(host, wanted.size, size_for(Region::new(host, wanted.size), host))?,
         None => {
             let mut frames = room::try_vec((wanted.size / PAGE_SIZE) as usize)?;
             for _ in 0..wanted.size / PAGE_SIZE {
                 frames.push(Frame::alloc(Size::Page, Fill::Stale)?);
             }
-            (Size::Page, frames)
+            frames
         }
     };
     frames.iter().for_each(clear);
-    known.push((wanted.id.clone(), size, frames.clone()));
-    Ok(Bank { guest, size, frames })
+    known.push((wanted.id.clone(), frames.clone()));
+    Ok(Bank::new(wanted.guest, frames))
 }
 
 fn clear(frame: &Frame) {
@@ -204,8 +176,9 @@ impl AddressSpace for GuestMemory {
     }
 
     fn get_frame(&self, _: &HostRegime, addr: u64, _write: bool) -> Result<HostFrame> {
-        let (frame, _) = self.frame(addr).ok_or(Errno::EFAULT)?;
-        Ok(HostFrame { frame: frame.clone(), writable: true })
+        let mut banks = self.banks.iter().chain(&self.shared);
+        let frame = banks.find_map(|bank| bank.mapped(addr)).ok_or(Errno::EFAULT)?;
+        Ok(HostFrame { frame, writable: true })
     }
 
     fn register(&self, _: Weak<dyn MmuNotifier>) -> Result<()> {

@@ -14,6 +14,7 @@ use regime::HostRegime;
 use std::boxed::Box;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
+use std::vec;
 use std::vec::Vec;
 use traps::esr::{IL, ec};
 use traps::sysreg::SysReg;
@@ -868,6 +869,58 @@ fn who_drops_the_notifier_last_drops_nothing_else() {
     // Its root table.
     assert_eq!(frame::stats().used_for(frame::Use::GuestTable), 0);
     assert!(frame::stats().free > before.free);
+}
+
+/// A VM's memory where it lies, as Type-1 mode has it.
+struct Banks(Vec<Bank>);
+
+impl AddressSpace for Banks {
+    fn id(&self) -> u64 {
+        1
+    }
+    fn sequence(&self) -> u64 {
+        0
+    }
+    fn is_current(&self, _: u64) -> bool {
+        true
+    }
+    fn get_frame(&self, _: &HostRegime, addr: u64, _: bool) -> Result<HostFrame> {
+        let frame = self.0.iter().find_map(|bank| bank.mapped(addr)).ok_or(Errno::EFAULT)?;
+        Ok(HostFrame { frame, writable: true })
+    }
+    fn register(&self, _: std::sync::Weak<dyn MmuNotifier>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_block_is_the_same_memory_at_any_address() {
+    let _ram = sim::ram(16);
+    let block = frame::Frame::alloc(Size::Block, frame::Fill::Stale).unwrap();
+    let (first, host) = (block.addr().get(), MockHost::new());
+    let host: Arc<dyn Host> = host;
+    let mut regime = HostRegime::hosted();
+    for start in [0x4000_0000u64, 0x4000_3000, 0x401f_f000] {
+        let bank = Bank::new(start, vec![block.clone()]);
+        assert_eq!((bank.start(), bank.len()), (start, BLOCK_SIZE));
+        assert_eq!(bank.at(start + 0x1234), Some((&block, 0x1234)));
+        assert!(bank.at(start - 1).is_none() && bank.at(start + BLOCK_SIZE).is_none());
+        let vm = Vm::new(&host, Arc::new(Banks(vec![bank])), 40).unwrap();
+        let slot = abi::UserspaceMemoryRegion {
+            guest_phys_addr: start,
+            memory_size: BLOCK_SIZE,
+            userspace_addr: start,
+            ..Default::default()
+        };
+        vm.set_memory(&mut regime, &slot).unwrap();
+        vm.populate(&mut regime).unwrap();
+        for at in (0..BLOCK_SIZE).step_by(0x1000) {
+            let (addr, len, _) = vm.memory.lookup(start + at).unwrap();
+            assert_eq!(addr + (at & (len - 1)), first + at, "{start:#x} + {at:#x}");
+            assert_eq!(len == BLOCK_SIZE, start % BLOCK_SIZE == 0);
+        }
+        vm.release(&regime);
+    }
 }
 
 #[test]
