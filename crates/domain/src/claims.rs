@@ -1,7 +1,6 @@
 //! Domains that want what isn't there, or what another has.
 
 use crate::passthrough::{Interrupt, Passthrough};
-use crate::read::overlap;
 use crate::{Domain, Problem, Region, layout};
 use alloc::format;
 use alloc::string::String;
@@ -62,6 +61,31 @@ fn modules(domain: &Domain) -> impl Iterator<Item = (Region, &'static str)> {
     let ramdisk = domain.ramdisk.map(|region| (region, "ramdisk"));
     let tree = domain.partial_tree.map(|region| (region, "partial device tree"));
     [Some(kernel), ramdisk, tree].into_iter().flatten()
+}
+
+/// What of a guest lies where something else of its is. Where its RAM is the memory
+/// that was free (`direct-map` alone), this is asked again when it has its RAM.
+pub fn guest_addresses(claim: &Claim<'_>, v3: bool, ram: &[Region]) -> Vec<Problem> {
+    let domain = claim.domain;
+    let mut all: Vec<(Region, &str)> = layout::devices(v3, domain.console).collect();
+    let shared = domain.shared_memory.iter().map(|shared| Region::new(shared.guest, shared.size));
+    let mappings = claim.passthrough.iter().flat_map(|devices| &devices.mappings);
+    let devices = mappings.map(|mapping| Region::new(mapping.guest, mapping.host.size));
+    let memory = if domain.direct_map { "direct-map" } else { "memory" };
+    let wanted = ram
+        .iter()
+        .map(|region| (*region, memory, "its memory"))
+        .chain(shared.map(|region| (region, "xen,shared-mem", "its shared memory")))
+        .chain(devices.map(|region| (region, "xen,reg", "a device")));
+    let mut problems = Vec::new();
+    for (region, property, name) in wanted {
+        if let Some((other, what)) = all.iter().find(|(other, _)| other.overlaps(&region)) {
+            let what = format!("{region} of the guest is not free: {what} is at {other}");
+            problems.push(Problem::property(path(domain), property, what));
+        }
+        all.push((region, name));
+    }
+    problems
 }
 
 struct Judge<'a> {
@@ -167,34 +191,16 @@ impl Judge<'_> {
         }
     }
 
-    /// Nothing of the guest's lies where something else of its is.
+    /// Nothing of the guest's lies where something else of its is, as far as that is
+    /// known now.
     fn guest_addresses(&mut self) {
         let domain = self.claim.domain;
-        let mut all: Vec<Region> =
-            layout::devices(self.machine.v3, domain.console).map(|device| device.0).collect();
-        if domain.static_memory.is_empty() && !domain.direct_map {
-            all.extend(layout::banks(domain.memory));
+        let ram: Vec<Region> = if domain.static_memory.is_empty() && !domain.direct_map {
+            layout::banks(layout::ram_size(domain))
         } else {
-            all.extend(layout::static_banks(domain).iter().map(|bank| bank.0));
-        }
-        if overlap(&all) {
-            self.fault("direct-map", "memory lies where the guest's GIC or PL011 is".into());
-            return;
-        }
-        for shared in &domain.shared_memory {
-            let region = Region::new(shared.guest, shared.size);
-            if all.iter().any(|other| other.overlaps(&region)) {
-                self.fault("xen,shared-mem", format!("{region} of the guest is not free"));
-            }
-            all.push(region);
-        }
-        for mapping in self.claim.passthrough.iter().flat_map(|p| &p.mappings) {
-            let region = Region::new(mapping.guest, mapping.host.size);
-            if all.iter().any(|other| other.overlaps(&region)) {
-                self.fault("xen,reg", format!("{region} of the guest is not free"));
-            }
-            all.push(region);
-        }
+            layout::static_banks(domain).iter().map(|bank| bank.0).collect()
+        };
+        self.problems.extend(guest_addresses(self.claim, self.machine.v3, &ram));
     }
 
     /// Modules are read again whenever their domain starts.

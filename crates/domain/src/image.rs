@@ -2,13 +2,13 @@
 //! where it, the ramdisk and the device tree go in the guest's RAM.
 
 use crate::Region;
+use crate::layout::BLOCK;
 
 /// The header's bytes that [`Image::parse`] wants.
 pub const HEADER: usize = 64;
 const MAGIC: &[u8] = b"ARM\x64";
 /// Where images of before Linux 3.17 go, which leave `image_size` zero.
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
-const BLOCK: u64 = 2 << 20;
 /// The most that a device tree may have.
 pub const TREE_MAX: u64 = BLOCK;
 

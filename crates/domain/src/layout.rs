@@ -41,6 +41,14 @@ pub const fn mpidr(index: u32) -> u64 {
     ((index >> 4) as u64) << 8 | (index & 0xf) as u64
 }
 
+/// What RAM is given in.
+pub(crate) const BLOCK: u64 = 2 << 20;
+
+/// How much RAM a domain gets that doesn't name the machine's: whole blocks.
+pub fn ram_size(domain: &crate::Domain) -> u64 {
+    domain.memory.checked_next_multiple_of(BLOCK).unwrap_or(domain.memory)
+}
+
 /// The banks of so many bytes of RAM.
 pub fn banks(size: u64) -> Vec<Region> {
     let mut left = size;

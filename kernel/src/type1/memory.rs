@@ -36,9 +36,9 @@ impl GuestMemory {
             let banks = places.into_iter().map(bank);
             banks.collect::<Result<Vec<Bank>>>()?
         } else if domain.direct_map {
-            where_it_lies(blocks(domain.memory.div_ceil(BLOCK_SIZE))?)
+            where_it_lies(blocks(layout::ram_size(domain) / BLOCK_SIZE)?)
         } else {
-            let size = domain.memory.checked_next_multiple_of(BLOCK_SIZE).ok_or(Errno::ENOMEM)?;
+            let size = layout::ram_size(domain);
             let bank = |guest: Region| Ok(Bank::new(guest.start, blocks(guest.size / BLOCK_SIZE)?));
             layout::banks(size).into_iter().map(bank).collect::<Result<Vec<Bank>>>()?
         };

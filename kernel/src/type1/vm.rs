@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use base::{Errno, Lock, WaitQueue, rank};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Waker;
+use domain::claims::{self, Claim};
 use domain::image::{HEADER, Image, Placed, place};
 use domain::{Region, layout, tree};
 use kvm::{Done, Driver, Host, Vcpu, Vm};
@@ -340,9 +341,10 @@ fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, String> {
     let ramdisk = domain.ramdisk.map(module).transpose()?;
     let banks = memory.ram();
     let first = banks.first().ok_or("it has no memory")?;
-    let taken = layout::devices(v3, domain.console).find(|(at, _)| banks.iter().any(|bank| bank.overlaps(at)));
-    if let Some((_, what)) = taken {
-        return Err(format!("its memory lies where its {what} is"));
+    // With direct-map alone, where its memory is wasn't known before.
+    let claim = Claim { domain, passthrough: plan.passthrough.as_ref() };
+    if let Some(problem) = claims::guest_addresses(&claim, v3, &banks).first() {
+        return Err(problem.to_string());
     }
     let placed = place(&image, ramdisk.map(|r| r.len() as u64), *first)
         .map_err(|why| format!("its kernel {why}"))?;

@@ -1,7 +1,7 @@
 //! Partial device trees, and who may have what.
 
 use super::{domain, machine};
-use crate::claims::{Claim, Machine, check};
+use crate::claims::{Claim, Machine, check, guest_addresses};
 use crate::passthrough::{GIC_PHANDLE, Interrupt, Mapping, Passthrough, fragment, read};
 use crate::tree::{Guest, build};
 use crate::{Domain, Region, SharedMemory, Writer, layout};
@@ -238,6 +238,38 @@ fn a_domain_wants_no_memory_twice() {
     assert!(claims(&[two.clone()], &[]).is_empty());
     two.shared_memory[1] = shared("1", 0x6000_2000, 0x8001_0000, 0x2000);
     assert!(claims(&[two], &[])[0].1.contains("/chosen/a: xen,shm-id: 1 is another node's"));
+}
+
+#[test]
+fn ram_is_whole_blocks_and_nothing_lies_in_them() {
+    let shared = |guest| SharedMemory { id: "1".into(), host: None, guest, size: 0x1000, owner: true };
+    let mut a = Domain { memory: 17 << 20, ..domain("a") };
+    assert_eq!(layout::ram_size(&a), 18 << 20);
+    a.shared_memory.push(shared(0x4120_0000));
+    assert!(claims(core::slice::from_ref(&a), &[]).is_empty());
+    a.shared_memory[0] = shared(0x4110_0000);
+    let problems = claims(core::slice::from_ref(&a), &[]);
+    assert!(problems[0].1.contains("/chosen/a: xen,shared-mem: 0x41100000..0x41101000"));
+    assert!(problems[0].1.contains("its memory is at 0x40000000..0x41200000"));
+    a.shared_memory.clear();
+    let host = Region::new(0xa00_0000, 0x1000);
+    let device = Passthrough {
+        mappings: vec![Mapping { host, guest: 0x4110_0000 }],
+        ..get(&domain("x"), &partial(|_| {})).unwrap()
+    };
+    let problems = claims(core::slice::from_ref(&a), &[Some(device.clone())]);
+    assert!(problems[0].1.contains("/chosen/a: xen,reg: 0x41100000"));
+    // Where the RAM of direct-map alone is, is known when it is taken.
+    a.direct_map = true;
+    assert!(claims(core::slice::from_ref(&a), &[Some(device.clone())]).is_empty());
+    let claim = Claim { domain: &a, passthrough: Some(&device) };
+    let at = |start| {
+        let problems = guest_addresses(&claim, true, &[Region::new(start, 18 << 20)]);
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(at(0x5000_0000).is_empty());
+    assert!(at(0x4100_0000)[0].contains("/chosen/a: xen,reg: 0x41100000"));
+    assert!(at(0x200_0000)[0].contains("/chosen/a: direct-map: 0x2000000"));
 }
 
 /// Memory that a domain wants, drawn so that it often clashes: static, and shared.
