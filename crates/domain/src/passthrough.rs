@@ -93,7 +93,8 @@ pub fn read(
     reader.out.gic_phandle = gic.unwrap_or(GIC_PHANDLE);
     match root.child("passthrough") {
         Some(node) => match cell_counts(&root) {
-            Some(counts) => reader.walk(&node, "", counts, 0),
+            // The guest's root names its GIC.
+            Some(counts) => reader.walk(&node, "", counts, true, 0),
             None => reader.fault("/", "#address-cells", "is malformed"),
         },
         None => reader.fault("/passthrough", "compatible", "is missing: there is no such node"),
@@ -147,8 +148,16 @@ impl Reader<'_> {
         }
     }
 
-    /// `counts`: the cells that the node's parent gives its children.
-    fn walk(&mut self, node: &Node<'_>, above: &str, counts: (usize, usize), depth: usize) {
+    /// `counts`: the cells that the node's parent gives its children; `by_gic`:
+    /// interrupts of theirs are the GIC's unless they say otherwise.
+    fn walk(
+        &mut self,
+        node: &Node<'_>,
+        above: &str,
+        counts: (usize, usize),
+        by_gic: bool,
+        depth: usize,
+    ) {
         let path = format!("{above}/{}", node.name());
         if depth >= DEPTH_MAX {
             return self.fault(&path, "name", "lies too deep");
@@ -159,16 +168,22 @@ impl Reader<'_> {
             }
             self.out.phandles.push(phandle);
         }
-        self.device(node, &path, counts);
+        let by_gic = match node.property("interrupt-parent") {
+            Some(parent) => one_cell(&parent) == Some(self.out.gic_phandle),
+            None => by_gic,
+        };
+        self.device(node, &path, counts, by_gic);
         let Some(inner) = cell_counts(node) else {
             return self.fault(&path, "#address-cells", "is malformed");
         };
+        // Who is in an interrupt controller is its child in this, too.
+        let by_gic = by_gic && node.property("#interrupt-cells").is_none();
         for child in node.children() {
-            self.walk(&child, &path, inner, depth.saturating_add(1));
+            self.walk(&child, &path, inner, by_gic, depth.saturating_add(1));
         }
     }
 
-    fn device(&mut self, node: &Node<'_>, path: &str, counts: (usize, usize)) {
+    fn device(&mut self, node: &Node<'_>, path: &str, counts: (usize, usize), by_gic: bool) {
         let mapped = node.property("xen,reg");
         let host_path = node.property("xen,path");
         if mapped.is_none() && host_path.is_none() {
@@ -192,8 +207,9 @@ impl Reader<'_> {
             let parent = self.interrupt_parent(&host_path);
             self.interrupts(path, &host, "xen,path", parent == self.gic);
             name = host_path;
-        } else {
-            // The guest's numbers are the machine's.
+        } else if by_gic {
+            // The guest's numbers are the machine's. What another controller of the
+            // guest's gets is between the two.
             self.interrupts(path, node, "interrupts", true);
         }
         if may_dma && !forced && !self.direct_map {
@@ -263,6 +279,10 @@ impl Reader<'_> {
         let mut node = self.machine.root();
         let mut parent = node.property("interrupt-parent").and_then(|p| one_cell(&p));
         for name in path.split('/').filter(|name| !name.is_empty()) {
+            // Who is in an interrupt controller is its child in this, too.
+            if node.property("#interrupt-cells").is_some() {
+                parent = phandle(&node);
+            }
             node = node.child(name)?;
             if let Some(property) = node.property("interrupt-parent") {
                 parent = one_cell(&property);

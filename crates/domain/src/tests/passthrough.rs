@@ -123,6 +123,45 @@ fn malformed_fragments() {
 }
 
 #[test]
+fn only_the_gics_interrupts_are_the_machines() {
+    let uart = |w: &mut Writer, name: &str, intid: u32, parent: Option<u32>| {
+        w.node(name, |w| {
+            w.text("compatible", "arm,pl011");
+            w.wide("xen,reg", &[0x904_0000, 0x1000, 0x904_0000]);
+            w.cells("interrupts", &[0, intid, 4]);
+            parent.into_iter().for_each(|parent| w.cells("interrupt-parent", &[parent]));
+        })
+    };
+    let bytes = partial(|w| {
+        uart(w, "mine", 8, Some(GIC_PHANDLE));
+        uart(w, "silent", 9, None);
+        // Behind a pl061: its cells are the pl061's, whatever they look like.
+        uart(w, "behind", 10, Some(7));
+        w.node("gpio", |w| {
+            w.text("compatible", "arm,pl061");
+            w.wide("xen,reg", &[0x903_0000, 0x1000, 0x903_0000]);
+            w.cells("interrupts", &[0, 7, 4]);
+            w.flag("interrupt-controller");
+            w.cells("#interrupt-cells", &[2]);
+            w.cells("phandle", &[7]);
+            w.cells("#address-cells", &[2]);
+            w.cells("#size-cells", &[2]);
+            uart(w, "inside", 11, None);
+        });
+        w.node("bus", |w| {
+            w.cells("interrupt-parent", &[7]);
+            w.cells("#address-cells", &[2]);
+            w.cells("#size-cells", &[2]);
+            uart(w, "below", 12, None);
+            uart(w, "back", 13, Some(GIC_PHANDLE));
+        });
+    });
+    let p = get(&domain("domU1"), &bytes).unwrap();
+    let intids: Vec<u32> = p.interrupts.iter().map(|interrupt| interrupt.intid).collect();
+    assert_eq!(intids, [40, 41, 39, 45]);
+}
+
+#[test]
 fn the_fragments_phandles_stay() {
     let mut w = Writer::default();
     w.node("", |w| {
