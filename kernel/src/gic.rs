@@ -119,6 +119,16 @@ pub fn hand_on(intid: u32, edge: bool, target: usize) {
     let mask = 2u32 << (intid % 16).wrapping_mul(2);
     let others = distributor.read32(at) & !mask;
     distributor.write32(at, others | if edge { mask } else { 0 });
+    route(intid, target);
+    controller.set_bit(GICD_ICACTIVER, intid);
+    controller.set_bit(GICD_ISENABLER, intid);
+}
+
+/// Sends a shared interrupt to CPU `target` from now on.
+pub fn route(intid: u32, target: usize) {
+    let Some(controller) = CONTROLLER.get() else { return };
+    let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = controller;
+    let intid = intid.max(32);
     match controller {
         Controller::V3 { .. } => {
             let id = cpu::get(target).map_or(0, |cpu| cpu.hardware_id.load(Ordering::Relaxed));
@@ -131,8 +141,6 @@ pub fn hand_on(intid: u32, edge: bool, target: usize) {
             distributor.write8(at, mask as u8);
         }
     }
-    controller.set_bit(GICD_ICACTIVER, intid);
-    controller.set_bit(GICD_ISENABLER, intid);
 }
 
 /// Disables an interrupt.

@@ -71,6 +71,13 @@ pub fn assign(domains: &[Domain], cpus: u32) -> (Vec<Vec<u32>>, Vec<Problem>) {
     (assigned, problems)
 }
 
+/// The CPU that takes the host's interrupts: the first of `online` that no domain has
+/// to itself. None: they have them all. A bit for each CPU.
+pub fn for_the_host(online: u64, exclusive: u64) -> Option<usize> {
+    let left = online & !exclusive;
+    (left != 0).then(|| left.trailing_zeros() as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +119,16 @@ mod tests {
         assert!(problems[0].what.contains("not as many"));
         let (_, problems) = assign(&[shared(1, &[4])], 4);
         assert!(problems[0].what.contains("doesn't have"));
+    }
+
+    #[test]
+    fn the_host_keeps_off_exclusive_cpus() {
+        assert_eq!(for_the_host(0b1111, 0), Some(0));
+        assert_eq!(for_the_host(0b1111, 0b0001), Some(1));
+        assert_eq!(for_the_host(0b1101, 0b0001), Some(2));
+        assert_eq!(for_the_host(0b1111, 0b0111), Some(3));
+        assert_eq!(for_the_host(0b0011, 0b1111), None);
+        assert_eq!(for_the_host(1 << 63, 0), Some(63));
     }
 
     proptest! {

@@ -1,10 +1,11 @@
 //! VMs' consoles, on the machine's one.
 
 use super::plan::Plan;
-use crate::{console, log, time};
+use crate::{console, cpu, gic, log, memory, time};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{Lock, rank};
+use core::sync::atomic::Ordering;
 use domain::layout;
 use kvm::{MmioDevice, Vm};
 use regime::HostRegime;
@@ -54,8 +55,31 @@ pub fn init(plans: &[Plan]) {
     }
     UARTS.call_once(|| uarts);
     PORT.call_once(|| Lock::new(rank::INODE, Port { mux, log_lines: log::shown() }));
+    leave_exclusive_cpus(plans);
     // The others may be a VM's.
     console::enable_input(|port| console::main() == Some(port), input);
+}
+
+/// What is typed goes to a CPU that no VM has to itself, if there is one.
+fn leave_exclusive_cpus(plans: &[Plan]) {
+    let serials = memory::machine().map_or(&[][..], |machine| &machine.serials);
+    let serial = console::main().and_then(|port| serials.get(port));
+    let Some(intid) = serial.and_then(|serial| serial.intid) else { return };
+    let online = cpu::online().map(|cpu| cpu.index.load(Ordering::Relaxed));
+    let online = online.fold(0, |mask, cpu| mask | 1u64 << (cpu & 63));
+    let exclusive = plans.iter().filter(|plan| plan.is_exclusive());
+    let exclusive = exclusive.fold(0, |mask, plan| mask | plan.all_cpus());
+    match domain::cpus::for_the_host(online, exclusive) {
+        // The boot CPU has it.
+        Some(0) => {}
+        Some(cpu) => {
+            ::log::info!("Type-1: what is typed at the console interrupts CPU {cpu}");
+            gic::route(intid, cpu);
+        }
+        None => ::log::warn!(
+            "Type-1: exclusive VMs have all CPUs: what is typed at the console interrupts CPU 0"
+        ),
+    }
 }
 
 /// The console of a VM that starts (anew).
