@@ -3,14 +3,16 @@
 #![expect(unsafe_code, reason = "clears memory by blocks of the cache's own, and takes it by address")]
 
 use crate::memory::phys_to_virt;
+use crate::sched;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, PhysAddr, Result, rank, room};
+use base::{BLOCK_SIZE, Errno, Lock, PhysAddr, Result, Room, WaitQueue, rank, room};
 use domain::{Domain, Region, SharedMemory, layout};
 use frame::{Fill, Frame, Size};
 use kvm::{AddressSpace, Bank, HostFrame, MmuNotifier};
 use regime::HostRegime;
+use spin::Once;
 
 /// A VM's memory. What KVM takes for the VMM's addresses are the guest's own.
 pub struct GuestMemory {
@@ -20,29 +22,40 @@ pub struct GuestMemory {
     shared: Vec<Bank>,
 }
 
-/// What VMs share, by `xen,shm-id`: it stays when a VM starts anew.
-static SHARED: Lock<Vec<(String, Vec<Frame>)>> = Lock::new(rank::INODE, Vec::new());
+/// What VMs share: it stays when a VM starts anew.
+struct Shared {
+    /// `xen,shm-id`.
+    id: String,
+    /// There once it is cleared.
+    frames: Once<Result<Vec<Frame>>>,
+    changed: WaitQueue,
+}
+
+static SHARED: Lock<Vec<Arc<Shared>>> = Lock::new(rank::INODE, Vec::new());
 
 impl GuestMemory {
-    /// What the domain is to have. Called once: memory with an address can be taken
-    /// but once.
+    /// What the domain is to have, with interrupt windows. Called once: memory with an
+    /// address can be taken but once.
     pub fn take(domain: &Domain) -> Result<Arc<GuestMemory>> {
+        let mut between = sched::breathe;
+        let size = layout::ram_size(domain);
         let banks = if !domain.static_memory.is_empty() {
             let places = layout::static_banks(domain);
             let bank = |(guest, host): (Region, u64)| {
-                let frames = adopt(host, guest.size, size_for(guest, host))?;
+                let frames = adopt(host, guest.size, size_for(guest, host), &mut between)?;
                 Ok(Bank::new(guest.start, frames))
             };
-            let banks = places.into_iter().map(bank);
-            banks.collect::<Result<Vec<Bank>>>()?
+            places.into_iter().map(bank).collect::<Result<Vec<Bank>>>()?
         } else if domain.direct_map {
-            where_it_lies(blocks(layout::ram_size(domain) / BLOCK_SIZE)?)
+            where_it_lies(any(size, Size::Block, &mut between)?)
         } else {
-            let size = layout::ram_size(domain);
-            let bank = |guest: Region| Ok(Bank::new(guest.start, blocks(guest.size / BLOCK_SIZE)?));
+            let bank = |guest: Region| {
+                Ok(Bank::new(guest.start, any(guest.size, Size::Block, &mut between)?))
+            };
             layout::banks(size).into_iter().map(bank).collect::<Result<Vec<Bank>>>()?
         };
-        let shared = domain.shared_memory.iter().map(shared).collect::<Result<Vec<Bank>>>()?;
+        let wanted = domain.shared_memory.iter();
+        let shared = wanted.map(|wanted| shared(wanted, between)).collect::<Result<Vec<Bank>>>()?;
         Ok(Arc::new(GuestMemory { banks, shared }))
     }
 
@@ -97,7 +110,7 @@ fn size_for(guest: Region, host: u64) -> Size {
 }
 
 /// Memory that the device tree gives to this domain, by its address.
-fn adopt(host: u64, bytes: u64, size: Size) -> Result<Vec<Frame>> {
+fn adopt(host: u64, bytes: u64, size: Size, between: &mut impl FnMut()) -> Result<Vec<Frame>> {
     let count = bytes.checked_div(size.bytes()).unwrap_or(0);
     let mut frames = room::try_vec(count as usize)?;
     for nth in 0..count {
@@ -106,15 +119,18 @@ fn adopt(host: u64, bytes: u64, size: Size) -> Result<Vec<Frame>> {
         // SAFETY: reserved at boot (`Machine::reserve_domains`), and this domain's or
         // this region's alone (`domain::claims`), which is taken once.
         frames.push(unsafe { frame::adopt(at, size) }?);
+        between();
     }
     Ok(frames)
 }
 
-/// Blocks of any memory.
-fn blocks(count: u64) -> Result<Vec<Frame>> {
+/// Any memory.
+fn any(bytes: u64, size: Size, between: &mut impl FnMut()) -> Result<Vec<Frame>> {
+    let count = bytes.checked_div(size.bytes()).unwrap_or(0);
     let mut frames = room::try_vec(count as usize)?;
     for _ in 0..count {
-        frames.push(Frame::alloc(Size::Block, Fill::Stale)?);
+        frames.push(Frame::alloc(size, Fill::Stale)?);
+        between();
     }
     Ok(frames)
 }
@@ -132,26 +148,49 @@ fn where_it_lies(mut frames: Vec<Frame>) -> Vec<Bank> {
     banks
 }
 
-/// A region that several domains have: the first of them makes it.
-fn shared(wanted: &SharedMemory) -> Result<Bank> {
-    let mut known = SHARED.lock();
-    if let Some((_, frames)) = known.iter().find(|(id, ..)| *id == wanted.id) {
-        return Ok(Bank::new(wanted.guest, frames.clone()));
+/// A region that several domains have: the first of them makes it, the others wait.
+fn shared(wanted: &SharedMemory, between: impl FnMut()) -> Result<Bank> {
+    let (region, is_first) = named(&wanted.id)?;
+    if is_first {
+        region.frames.call_once(|| make(wanted, between));
+        region.changed.wake_all();
     }
+    let ready = || region.frames.get().ok_or(Errno::EAGAIN);
+    // Nobody interrupts it: there are no signals here.
+    let Ok(frames) = crate::wait::until(&region.changed, None, ready) else {
+        return Err(Errno::ENOMEM);
+    };
+    Ok(Bank::new(wanted.guest, frames.clone()?))
+}
+
+/// The region of this `xen,shm-id`, and whether it is the caller's to make.
+fn named(id: &str) -> Result<(Arc<Shared>, bool)> {
+    let mut known = SHARED.lock();
+    if let Some(region) = known.iter().find(|region| region.id == id) {
+        return Ok((region.clone(), false));
+    }
+    let region = Shared { id: id.into(), frames: Once::new(), changed: WaitQueue::new() };
+    let region = Arc::new(region);
+    known.make_room(1)?;
+    known.push(region.clone());
+    Ok((region, true))
+}
+
+/// Takes the memory that `wanted` names, or any, and clears it, with interrupt windows.
+fn make(wanted: &SharedMemory, mut between: impl FnMut()) -> Result<Vec<Frame>> {
     let frames = match wanted.host {
         // The others may have it at other addresses: `Bank` looks at its own.
-        Some(host) => adopt(host, wanted.size, size_for(Region::new(host, wanted.size), host))?,
-        None => {
-            let mut frames = room::try_vec((wanted.size / PAGE_SIZE) as usize)?;
-            for _ in 0..wanted.size / PAGE_SIZE {
-                frames.push(Frame::alloc(Size::Page, Fill::Stale)?);
-            }
-            frames
+        Some(host) => {
+            let size = size_for(Region::new(host, wanted.size), host);
+            adopt(host, wanted.size, size, &mut between)?
         }
+        None => any(wanted.size, Size::Page, &mut between)?,
     };
-    frames.iter().for_each(clear);
-    known.push((wanted.id.clone(), frames.clone()));
-    Ok(Bank::new(wanted.guest, frames))
+    for frame in &frames {
+        clear(frame);
+        between();
+    }
+    Ok(frames)
 }
 
 fn clear(frame: &Frame) {
