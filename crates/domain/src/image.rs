@@ -1,8 +1,9 @@
 //! A guest's kernel: an arm64 Image (Documentation/arch/arm64/booting.rst), and
 //! where it, the ramdisk and the device tree go in the guest's RAM.
 
-use crate::Region;
 use crate::layout::BLOCK;
+use crate::{Domain, Problem, Region};
+use alloc::format;
 
 /// The header's bytes that [`Image::parse`] wants.
 pub const HEADER: usize = 64;
@@ -41,7 +42,7 @@ impl Image {
             .ok_or("is no arm64 Image: too short")?;
         if header.get(56..60) != Some(MAGIC) {
             return Err(match header {
-                [0x1f, 0x8b, ..] => "is compressed: only plain arm64 Images are supported",
+                [0x1f, 0x8b, ..] => "is compressed: only plain arm64 Images are supported, unpack it",
                 [0x7f, b'E', b'L', b'F', ..] => "is an ELF file, not an arm64 Image",
                 _ => "is no arm64 Image",
             });
@@ -63,10 +64,36 @@ impl Image {
     }
 }
 
+/// Reads the header of a domain's kernel of `len` bytes, and finds room for it in the
+/// first bank of its RAM.
+pub fn prepare(
+    domain: &Domain,
+    header: &[u8],
+    len: u64,
+    ramdisk: Option<u64>,
+    bank: Region,
+) -> Result<Placed, Problem> {
+    let image = Image::parse(header, len).map_err(|why| {
+        let what = format!("the kernel there {why}");
+        Problem::property(domain.kernel_node.clone(), "reg", what)
+    })?;
+    place(&image, ramdisk, bank).map_err(|why| {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let what = format!(
+            "{why}: give it more for a kernel of {} MiB, a device tree of 2 and a ramdisk of {}, \
+             each from a multiple of 2 on, in one piece ({bank})",
+            mib(image.size),
+            mib(ramdisk.unwrap_or(0)),
+        );
+        let property = if domain.static_memory.is_empty() { "memory" } else { "xen,static-mem" };
+        Problem::property(format!("/chosen/{}", domain.name), property, what)
+    })
+}
+
 /// Finds room in the first bank: the kernel at its start, the device tree in the
 /// block of 2 MiB behind it, the ramdisk behind that.
 pub fn place(image: &Image, ramdisk: Option<u64>, bank: Region) -> Result<Placed, &'static str> {
-    const LARGE: &str = "does not fit in the domain's memory";
+    const LARGE: &str = "is too little";
     let up = |at: u64| at.checked_next_multiple_of(BLOCK).ok_or(LARGE);
     let kernel = up(bank.start)?.checked_add(image.text_offset).ok_or(LARGE)?;
     let tree = up(kernel.checked_add(image.size).ok_or(LARGE)?)?;
@@ -82,6 +109,7 @@ pub fn place(image: &Image, ramdisk: Option<u64>, bank: Region) -> Result<Placed
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
     use proptest::prelude::*;
 
     fn header(text_offset: u64, size: u64, flags: u64) -> [u8; HEADER] {
@@ -117,6 +145,24 @@ mod tests {
         assert_eq!(place(&image, None, bank).unwrap().ramdisk, None);
         assert!(place(&image, Some(16 << 20), bank).is_err());
         assert!(place(&image, None, Region::new(0x4000_0000, 4 << 20)).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_names_node_and_property() {
+        let domain = crate::tests::domain("domU1");
+        let bank = Region::new(0x4000_0000, 8 << 20);
+        let say = |domain: &Domain, header: &[u8], ramdisk| {
+            prepare(domain, header, 0x1000, ramdisk, bank).unwrap_err().to_string()
+        };
+        let gzip = say(&domain, &[0x1f, 0x8b, 0, 0].repeat(16), None);
+        assert!(gzip.starts_with("/chosen/domU1/module@48000000: reg: the kernel there is compr"));
+        let header = header(0, 3 << 20, 0);
+        assert!(prepare(&domain, &header, 0x1000, Some(2 << 20), bank).is_ok());
+        let large = say(&domain, &header, Some(3 << 20));
+        assert!(large.starts_with("/chosen/domU1: memory: is too little: give it more"), "{large}");
+        assert!(large.contains("kernel of 3 MiB") && large.contains("ramdisk of 3,"), "{large}");
+        let named = Domain { static_memory: std::vec![bank], ..domain };
+        assert!(say(&named, &header, Some(3 << 20)).starts_with("/chosen/domU1: xen,static-mem: "));
     }
 
     proptest! {

@@ -8,7 +8,7 @@
 //! * [`passthrough::read`] takes a partial device tree to mappings and interrupts.
 //! * [`claims::check`] finds domains that want the same memory or interrupts.
 //! * [`cpus::assign`] gives each virtual CPU its place.
-//! * [`image::place`] says where kernel, ramdisk and tree go in a guest's RAM.
+//! * [`image::prepare`] says where kernel, ramdisk and tree go in a guest's RAM.
 //! * [`tree::build`] writes the guest's device tree.
 //!
 //! docs/type1.md lists the bindings and where they differ from Xen's.
@@ -62,6 +62,8 @@ pub struct Domain {
     pub static_memory: Vec<Region>,
     /// `multiboot,kernel`, where the boot loader put it.
     pub kernel: Region,
+    /// The path of that module's node, for messages.
+    pub kernel_node: String,
     /// The kernel's `bootargs`.
     pub bootargs: String,
     /// `multiboot,ramdisk`.

@@ -63,7 +63,8 @@ struct Reader {
 /// What the modules of a domain are.
 #[derive(Default)]
 struct Modules {
-    kernel: Option<(Region, String)>,
+    /// Where it is, the path of its node, its `bootargs`.
+    kernel: Option<(Region, String, String)>,
     ramdisk: Option<Region>,
     partial_tree: Option<Region>,
 }
@@ -113,6 +114,7 @@ impl Reader {
             direct_map: false,
             static_memory: Vec::new(),
             kernel: Region::new(0, 0),
+            kernel_node: String::new(),
             bootargs: String::new(),
             ramdisk: None,
             partial_tree: None,
@@ -155,13 +157,14 @@ impl Reader {
                 self.module(&child, inner, &mut modules);
             }
         }
-        let Some((kernel, bootargs)) = modules.kernel else {
+        let Some((kernel, kernel_node, bootargs)) = modules.kernel else {
             if self.problems.is_empty() {
                 self.fault("has no module that is compatible with multiboot,kernel");
             }
             return None;
         };
         domain.kernel = kernel;
+        domain.kernel_node = kernel_node;
         domain.bootargs = bootargs;
         domain.ramdisk = modules.ramdisk;
         domain.partial_tree = modules.partial_tree;
@@ -314,7 +317,10 @@ impl Reader {
             let bootargs = child.property("bootargs").map(|property| text(&property));
             match bootargs {
                 Some(None) => self.at(child, "bootargs", "is not a string"),
-                other => modules.kernel = Some((region, other.flatten().unwrap_or_default())),
+                other => {
+                    let path = format!("{}/{}", self.path, child.name());
+                    modules.kernel = Some((region, path, other.flatten().unwrap_or_default()));
+                }
             }
         } else if ramdisk || silent && modules.ramdisk.is_none() {
             if modules.ramdisk.replace(region).is_some() {

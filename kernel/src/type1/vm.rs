@@ -15,8 +15,8 @@ use base::{Errno, Lock, WaitQueue, rank};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::Waker;
 use domain::claims::{self, Claim};
-use domain::image::{HEADER, Image, Placed, place};
-use domain::{Region, layout, tree};
+use domain::image::{self, HEADER, Placed};
+use domain::{Problem, Region, layout, tree};
 use kvm::{Done, Driver, Host, Vcpu, Vm};
 use kvm_abi::run::{self as page, offset};
 use kvm_abi::{self as abi, UserspaceMemoryRegion, VcpuInit};
@@ -64,7 +64,7 @@ impl Life {
     ) -> Result<Arc<Life>, String> {
         let machine = memory::machine().ok_or("there is no machine")?;
         let v3 = matches!(machine.gic, Some(Gic::V3 { .. }));
-        let placed = load(plan, memory, v3)?;
+        let placed = load(plan, memory, v3).map_err(|problem| problem.to_string())?;
         let made = with_host_regime(|regime| -> base::Result<_> {
             let bits = u64::from(host.facts().ipa_bits.min(40));
             let vm = Vm::new(host, memory.clone(), bits)?;
@@ -109,7 +109,9 @@ impl Life {
             vm.populate(regime)?;
             Ok((vm, vcpus))
         });
-        let (vm, vcpus) = made.map_err(|errno| format!("it could not be made: {errno}"))?;
+        let (vm, vcpus) = made.map_err(|errno| {
+            format!("/chosen/{}: it could not be made: {errno}", plan.domain.name)
+        })?;
         if let Some(first) = vcpus.first() {
             let mut state = first.core().state.lock();
             state.context.pc = placed.kernel;
@@ -332,24 +334,27 @@ fn place_vgic(vgic: &Vgic, v3: bool) -> base::Result<()> {
 }
 
 /// Clears memory and puts kernel, ramdisk and device tree in.
-fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, String> {
+fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, Problem> {
     let domain = &plan.domain;
-    let module = |region: Region| memory::module(region).ok_or("a module is not in RAM");
+    let fault = |what: String| Problem::node(format!("/chosen/{}", domain.name), what);
+    // `claims` saw that they are.
+    let module = |region: Region| {
+        memory::module(region).ok_or_else(|| fault(format!("its module {region} is not in RAM")))
+    };
     let kernel = module(domain.kernel)?;
-    let image = Image::parse(kernel.get(..HEADER).unwrap_or(kernel), kernel.len() as u64)
-        .map_err(|why| format!("its kernel {why}"))?;
     let ramdisk = domain.ramdisk.map(module).transpose()?;
     let banks = memory.ram();
-    let first = banks.first().ok_or("it has no memory")?;
+    let first = banks.first().ok_or_else(|| fault("it has no memory".into()))?;
     // With direct-map alone, where its memory is wasn't known before.
     let claim = Claim { domain, passthrough: plan.passthrough.as_ref() };
-    if let Some(problem) = claims::guest_addresses(&claim, v3, &banks).first() {
-        return Err(problem.to_string());
+    let problems = claims::guest_addresses(&claim, v3, &banks);
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(problem);
     }
-    let placed = place(&image, ramdisk.map(|r| r.len() as u64), *first)
-        .map_err(|why| format!("its kernel {why}"))?;
-    let fragment = plan.passthrough.is_some().then(|| plan::fragment(domain));
-    let fragment = fragment.transpose().map_err(|problem| problem.to_string())?;
+    let header = kernel.get(..HEADER).unwrap_or(kernel);
+    let ramdisk_len = ramdisk.map(|ramdisk| ramdisk.len() as u64);
+    let placed = image::prepare(domain, header, kernel.len() as u64, ramdisk_len, *first)?;
+    let fragment = plan.passthrough.is_some().then(|| plan::fragment(domain)).transpose()?;
     let tree = tree::build(&tree::Guest {
         domain,
         memory: &banks,
@@ -358,11 +363,11 @@ fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, String> {
         passthrough: plan.passthrough.as_ref().zip(fragment),
         rng_seed: &random::array::<64>(),
         kaslr_seed: random::word(),
-    })
-    .map_err(|problem| problem.to_string())?;
+    })?;
     memory.clear(sched::breathe);
     let write = |at, bytes| {
-        memory.write(at, bytes, sched::breathe).map_err(|errno| format!("its memory: {errno}"))
+        let written = memory.write(at, bytes, sched::breathe);
+        written.map_err(|errno| fault(format!("its memory can't be written: {errno}")))
     };
     write(placed.kernel, kernel)?;
     write(placed.tree, &tree)?;

@@ -20,6 +20,7 @@ pub fn domain(name: &str) -> Domain {
         direct_map: false,
         static_memory: Vec::new(),
         kernel: Region::new(0x4800_0000, 0x10_0000),
+        kernel_node: std::format!("/chosen/{name}/module@48000000"),
         bootargs: "console=ttyAMA0".into(),
         ramdisk: None,
         partial_tree: None,

@@ -63,6 +63,7 @@ fn the_example_of_xens_documentation() {
         cpus: 2,
         memory: 128 << 20,
         kernel: Region::new(0x4a00_0000, 0xff_ffff),
+        kernel_node: "/chosen/domU1/module@0x4a000000".into(),
         ramdisk: Some(Region::new(0x4b00_0000, 0xff_ffff)),
         bootargs: "console=ttyAMA0 init=/bin/sh".into(),
         ..domain("domU1")
@@ -73,6 +74,7 @@ fn the_example_of_xens_documentation() {
         memory: 64 << 20,
         console: false,
         kernel: Region::new(0x4c00_0000, 0xff_ffff),
+        kernel_node: "/chosen/domU2/module@0x4a000000".into(),
         ramdisk: Some(Region::new(0x4d00_0000, 0xff_ffff)),
         ..first.clone()
     };
