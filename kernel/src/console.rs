@@ -49,9 +49,9 @@ pub fn init(machine: &Machine) {
     PORTS.call_once(|| machine.serials.iter().map(Port::new).collect());
 }
 
-/// The kernel is up: as on Linux, `earlycon` goes on only where no other console is.
+/// The kernel is up: `earlycon` ends where another console is.
 pub fn end_early(machine: &Machine) {
-    if machine.consoles.console != Console::Nothing && EARLY_ON.load(Ordering::Relaxed) {
+    if machine.lasting_earlycon().is_none() && EARLY_ON.load(Ordering::Relaxed) {
         log::info!("earlycon: ends here");
         EARLY_ON.store(false, Ordering::Relaxed);
     }

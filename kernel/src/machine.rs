@@ -96,6 +96,8 @@ pub struct Machine {
     pub model: String,
     /// RAM that the kernel maps: whole pages, upwards, none twice.
     pub memory: Vec<RamRange>,
+    /// All RAM that the tree names: what `no-map` keeps and `mem=` cuts off, too.
+    pub all_memory: Vec<RamRange>,
     /// RAM that is somebody else's: the tree itself, reserved regions.
     pub reserved: Vec<RamRange>,
     /// The same without what is virtual machines' ([`Machine::reserve_domains`]).
@@ -168,6 +170,7 @@ impl Machine {
         let mut machine = Machine {
             model: text(&root, "model").unwrap_or_default(),
             memory: Vec::new(),
+            all_memory: Vec::new(),
             reserved: alloc::vec![at],
             kept: Vec::new(),
             no_map: alloc::vec![BEYOND],
@@ -200,6 +203,7 @@ impl Machine {
             }
         });
         machine.name_serials(&root);
+        machine.all_memory = runs(&machine.memory, &[]);
         machine.memory = runs(&machine.memory, &machine.no_map);
         machine.choose_consoles(stdout_port);
         machine
@@ -393,6 +397,12 @@ impl Machine {
         let used = move |port| log.contains(&port) || *console == Console::Port(port);
         let all = self.serials.iter().enumerate();
         all.filter(move |(port, _)| used(*port)).map(|(_, serial)| serial)
+    }
+
+    /// Where `earlycon` writes once the kernel is up: as on Linux, only where there is
+    /// no other console.
+    pub fn lasting_earlycon(&self) -> Option<&Serial> {
+        self.early.as_ref().filter(|_| self.consoles.console == Console::Nothing)
     }
 
     /// What can say something before the consoles are there: `earlycon`'s, or else

@@ -9,8 +9,10 @@ use alloc::vec::Vec;
 /// What the machine has.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
-    /// RAM.
+    /// RAM that can be used.
     pub ram: &'a [Region],
+    /// All RAM: what is kept from everybody or cut off is no device, either.
+    pub all_ram: &'a [Region],
     /// RAM that is firmware's, the boot loader's or the hypervisor's.
     pub reserved: &'a [Region],
     /// What is the hypervisor's: its memory and its devices' registers.
@@ -153,7 +155,7 @@ impl Judge<'_> {
         let Some(passthrough) = self.claim.passthrough else { return };
         for mapping in &passthrough.mappings {
             self.is_not_taken(mapping.host, "xen,reg", "a device's");
-            if self.machine.ram.iter().any(|ram| ram.overlaps(&mapping.host)) {
+            if self.machine.all_ram.iter().any(|ram| ram.overlaps(&mapping.host)) {
                 self.fault("xen,reg", format!("{} is RAM", mapping.host));
             }
         }

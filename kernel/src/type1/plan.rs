@@ -8,6 +8,7 @@ use domain::claims::{self, Claim};
 use domain::passthrough::{self, Passthrough};
 use domain::{Domain, Placement, Problem, Region};
 use fdt::Fdt;
+use frame::RamRange;
 
 /// A VM to build.
 pub struct Plan {
@@ -124,8 +125,12 @@ fn claims(
     domains: &[(Domain, Option<Passthrough>)],
     machine: &Machine,
 ) -> Vec<(usize, Problem)> {
-    let ram: Vec<Region> =
-        machine.memory.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect();
+    let regions = |list: &[RamRange]| -> Vec<Region> {
+        list.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect()
+    };
+    let ram = regions(&machine.memory);
+    let all_ram = regions(&machine.all_memory);
+    let reserved = regions(&machine.kept);
     let [image, _, _, end] = memory::image().map(memory::virt_to_phys);
     let mut taken = alloc::vec![(Region::new(image, end.wrapping_sub(image)), "the kernel")];
     let mut device = |registers: &Registers, name| {
@@ -143,12 +148,13 @@ fn claims(
         }
         None => {}
     }
-    let reserved: Vec<Region> =
-        machine.kept.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect();
     let mut interrupts = Vec::new();
     for serial in machine.used_serials() {
         device(&serial.registers, "the console");
         interrupts.extend(serial.intid);
+    }
+    if let Some(serial) = machine.lasting_earlycon() {
+        device(&serial.registers, "earlycon's");
     }
     let claims: Vec<_> = domains
         .iter()
@@ -157,6 +163,7 @@ fn claims(
     let v3 = matches!(machine.gic, Some(Gic::V3 { .. }));
     let machine = claims::Machine {
         ram: &ram,
+        all_ram: &all_ram,
         reserved: &reserved,
         taken: &taken,
         interrupts: &interrupts,

@@ -27,7 +27,8 @@ fn everything(bytes: &[u8], partial: &[u8]) {
         .map(|(domain, p)| Claim { domain, passthrough: p.as_ref() })
         .collect();
     let ram = [Region::new(0x4000_0000, 1 << 30)];
-    let machine = Machine { ram: &ram, reserved: &[], taken: &[], interrupts: &[], v3: true };
+    let machine =
+        Machine { ram: &ram, all_ram: &ram, reserved: &[], taken: &[], interrupts: &[], v3: true };
     check(&claims, &machine);
 }
 

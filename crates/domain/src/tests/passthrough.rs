@@ -182,6 +182,7 @@ fn claims(domains: &[Domain], passthrough: &[Option<Passthrough>]) -> Vec<(usize
         .collect();
     let machine = Machine {
         ram: &[Region::new(0x4000_0000, 1 << 30)],
+        all_ram: &[Region::new(0x4000_0000, 2 << 30)],
         reserved: &[Region::new(0x7f00_0000, 1 << 20)],
         taken: &[(Region::new(0x4020_0000, 1 << 20), "the hypervisor's")],
         interrupts: &[33],
@@ -228,6 +229,8 @@ fn devices_are_one_domains() {
     assert_eq!(both.iter().map(|p| p.0).collect::<Vec<_>>(), [1, 1]);
     let one = |p| claims(core::slice::from_ref(&a), &[p]).remove(0).1;
     assert!(one(device(0x5000_0000, 0xa00_0000, 48)).contains("is RAM"));
+    // Cut off by mem=.
+    assert!(one(device(0xa000_0000, 0xa00_0000, 48)).contains("is RAM"));
     assert!(one(device(0xa00_0000, 0x4000_0000, 48)).contains("of the guest is not free"));
     assert!(one(device(0xa00_0000, 0x300_1000, 48)).contains("of the guest is not free"));
     assert!(one(device(0xa00_0000, 0xa00_0000, 32)).contains("PL011"));
