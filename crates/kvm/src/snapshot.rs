@@ -1,7 +1,7 @@
 //! What the exit path reads of a VM: immutable, replaced as a whole.
 
 use crate::bus::Bus;
-use crate::filter::{Filter, Range, Verdict};
+use crate::filter::{Filter, Verdict};
 use crate::host::EventFd;
 use crate::slots::Slots;
 use alloc::sync::Arc;
@@ -102,15 +102,6 @@ impl VmSnapshot {
     /// What becomes of a firmware call.
     pub(crate) fn verdict(&self, function: u32) -> Verdict {
         self.filter.as_ref().map_or(Verdict::Handle, |filter| filter.verdict(function))
-    }
-
-    /// Puts more firmware calls under the filter: [`Filter::with`].
-    pub(crate) fn filter(&mut self, range: Range) -> Result<()> {
-        let none = Filter::default();
-        let new = self.filter.as_deref().unwrap_or(&none).with(range)?;
-        self.filter = Some(room::try_arc(new)?);
-        self.policy.filtered |= range.verdict != Verdict::Handle;
-        Ok(())
     }
 
     /// Whether the guest has a GICv3, and with it system registers.
