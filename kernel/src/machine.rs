@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use arch::regime::STACKS;
 use bootargs::{BootArgs, Console, Consoles, EarlyCon};
 use devices::{Device, cell, cell_counts, cells, is_enabled, reg, text};
-use domain::Region;
+use domain::{Region, SharedMemory};
 use fdt::{Fdt, Node};
 use frame::RamRange;
 
@@ -223,8 +223,7 @@ impl Machine {
             domain.ramdisk.into_iter().for_each(&mut reserve);
             domain.partial_tree.into_iter().for_each(&mut reserve);
             domain.static_memory.into_iter().for_each(&mut reserve);
-            let shared = domain.shared_memory.into_iter();
-            shared.filter_map(|s| Some(Region::new(s.host?, s.size))).for_each(&mut reserve);
+            domain.shared_memory.iter().filter_map(SharedMemory::on_host).for_each(&mut reserve);
         }
     }
 

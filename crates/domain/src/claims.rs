@@ -1,7 +1,7 @@
 //! Domains that want what isn't there, or what another has.
 
 use crate::passthrough::{Interrupt, Passthrough};
-use crate::{Domain, Problem, Region, layout};
+use crate::{Domain, Problem, Region, SharedMemory, layout};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -139,9 +139,9 @@ impl Judge<'_> {
         }
         self.modules_of(domain);
         for shared in &domain.shared_memory {
-            if let Some(start) = shared.host {
-                self.is_for_guests(Region::new(start, shared.size), "xen,shared-mem");
-                if domain.direct_map && start != shared.guest {
+            if let Some(region) = shared.on_host() {
+                self.is_for_guests(region, "xen,shared-mem");
+                if domain.direct_map && region.start != shared.guest {
                     let what = "with direct-map, the guest's address is the machine's";
                     self.fault("xen,shared-mem", what.into());
                 }
@@ -183,8 +183,7 @@ impl Judge<'_> {
                 let what = format!("{} is another node's below this domain: one is enough", shared.id);
                 self.fault("xen,shm-id", what);
             }
-            let Some(start) = shared.host else { continue };
-            let region = Region::new(start, shared.size);
+            let Some(region) = shared.on_host() else { continue };
             if let Some(other) = all.iter().find(|other| other.overlaps(&region)) {
                 let what = format!("{region} of the machine is wanted twice: {other} is this domain's");
                 self.fault("xen,shared-mem", what);
@@ -208,13 +207,11 @@ impl Judge<'_> {
     /// Modules are read again whenever their domain starts.
     fn modules_of(&mut self, other: &Domain) {
         let domain = self.claim.domain;
-        let shared = domain.shared_memory.iter();
-        let shared = shared.filter_map(|s| Some(Region::new(s.host?, s.size)));
         let mine: Vec<_> = domain
             .static_memory
             .iter()
             .map(|region| (*region, "xen,static-mem"))
-            .chain(shared.map(|region| (region, "xen,shared-mem")))
+            .chain(shared_regions(domain).map(|region| (region, "xen,shared-mem")))
             .collect();
         for (region, property) in mine {
             if let Some((module, name)) = modules(other).find(|(m, _)| m.overlaps(&region)) {
@@ -244,8 +241,7 @@ impl Judge<'_> {
             if same.is_some_and(|same| same.owner && mine.owner) {
                 self.fault("role", format!("{} has another owner: {name}", mine.id));
             }
-            let Some(start) = mine.host else { continue };
-            let region = Region::new(start, mine.size);
+            let Some(region) = mine.on_host() else { continue };
             let clash = other.domain.static_memory.iter().any(|theirs| theirs.overlaps(&region))
                 || same.is_none() && shared_regions(other.domain).any(|r| r.overlaps(&region));
             if clash {
@@ -269,5 +265,5 @@ impl Judge<'_> {
 }
 
 fn shared_regions(domain: &Domain) -> impl Iterator<Item = Region> {
-    domain.shared_memory.iter().filter_map(|shared| Some(Region::new(shared.host?, shared.size)))
+    domain.shared_memory.iter().filter_map(SharedMemory::on_host)
 }

@@ -122,3 +122,10 @@ pub struct SharedMemory {
     /// `role = "owner"`.
     pub owner: bool,
 }
+
+impl SharedMemory {
+    /// The machine's memory, where it is named.
+    pub fn on_host(&self) -> Option<Region> {
+        self.host.map(|start| Region::new(start, self.size))
+    }
+}

@@ -6,9 +6,11 @@ use frame::{Frame, Size};
 
 /// Memory in one piece, as the guest sees it: frames of one size.
 pub struct Bank {
-    start: u64,
+    /// The guest physical address of its first byte.
+    pub start: u64,
     size: Size,
-    frames: Vec<Frame>,
+    /// Its memory, upwards.
+    pub frames: Vec<Frame>,
 }
 
 impl Bank {
@@ -18,24 +20,9 @@ impl Bank {
         Bank { start, size, frames }
     }
 
-    /// The guest physical address of its first byte.
-    pub fn start(&self) -> u64 {
-        self.start
-    }
-
-    /// Its bytes.
-    pub fn len(&self) -> u64 {
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
         self.size.bytes().saturating_mul(self.frames.len() as u64)
-    }
-
-    /// Whether there is no memory in it.
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// Its memory, upwards.
-    pub fn frames(&self) -> &[Frame] {
-        &self.frames
     }
 
     /// The frame that holds a guest physical address, and where in it.

@@ -42,8 +42,8 @@ impl GuestMemory {
         let banks = if !domain.static_memory.is_empty() {
             let places = layout::static_banks(domain);
             let bank = |(guest, host): (Region, u64)| {
-                let frames = adopt(host, guest.size, size_for(guest, host), &mut between)?;
-                Ok(Bank::new(guest.start, frames))
+                let there = Region::new(host, guest.size);
+                Ok(Bank::new(guest.start, adopt(there, size_for(guest, host), &mut between)?))
             };
             places.into_iter().map(bank).collect::<Result<Vec<Bank>>>()?
         } else if domain.direct_map {
@@ -71,7 +71,7 @@ impl GuestMemory {
 
     /// Clears the RAM, with interrupt windows.
     pub fn clear(&self, mut between: impl FnMut()) {
-        for frame in self.banks.iter().flat_map(Bank::frames) {
+        for frame in self.banks.iter().flat_map(|bank| &bank.frames) {
             clear(frame);
             between();
         }
@@ -100,7 +100,7 @@ impl GuestMemory {
 }
 
 fn region(bank: &Bank) -> Region {
-    Region::new(bank.start(), bank.len())
+    Region::new(bank.start, bank.bytes())
 }
 
 /// Blocks, where both the guest and the machine have them.
@@ -110,11 +110,11 @@ fn size_for(guest: Region, host: u64) -> Size {
 }
 
 /// Memory that the device tree gives to this domain, by its address.
-fn adopt(host: u64, bytes: u64, size: Size, between: &mut impl FnMut()) -> Result<Vec<Frame>> {
-    let count = bytes.checked_div(size.bytes()).unwrap_or(0);
+fn adopt(host: Region, size: Size, between: &mut impl FnMut()) -> Result<Vec<Frame>> {
+    let count = host.size.checked_div(size.bytes()).unwrap_or(0);
     let mut frames = room::try_vec(count as usize)?;
     for nth in 0..count {
-        let at = nth.checked_mul(size.bytes()).and_then(|at| host.checked_add(at));
+        let at = nth.checked_mul(size.bytes()).and_then(|at| host.start.checked_add(at));
         let at = PhysAddr::new(at.ok_or(Errno::EINVAL)?);
         // SAFETY: reserved at boot (`Machine::reserve_domains`), and this domain's or
         // this region's alone (`domain::claims`), which is taken once.
@@ -144,7 +144,7 @@ fn where_it_lies(mut frames: Vec<Frame>) -> Vec<Bank> {
         let start = run.first().map_or(0, |frame| frame.addr().get());
         banks.push(Bank::new(start, run.to_vec()));
     }
-    banks.sort_by_key(|bank| core::cmp::Reverse(bank.len()));
+    banks.sort_by_key(|bank| core::cmp::Reverse(bank.bytes()));
     banks
 }
 
@@ -178,12 +178,9 @@ fn named(id: &str) -> Result<(Arc<Shared>, bool)> {
 
 /// Takes the memory that `wanted` names, or any, and clears it, with interrupt windows.
 fn make(wanted: &SharedMemory, mut between: impl FnMut()) -> Result<Vec<Frame>> {
-    let frames = match wanted.host {
-        // The others may have it at other addresses: `Bank` looks at its own.
-        Some(host) => {
-            let size = size_for(Region::new(host, wanted.size), host);
-            adopt(host, wanted.size, size, &mut between)?
-        }
+    let frames = match wanted.on_host() {
+        // Each VM may have it at another address: `Bank` looks at that.
+        Some(host) => adopt(host, size_for(host, host.start), &mut between)?,
         None => any(wanted.size, Size::Page, &mut between)?,
     };
     for frame in &frames {

@@ -902,7 +902,7 @@ fn a_block_is_the_same_memory_at_any_address() {
     let mut regime = HostRegime::hosted();
     for start in [0x4000_0000u64, 0x4000_3000, 0x401f_f000] {
         let bank = Bank::new(start, vec![block.clone()]);
-        assert_eq!((bank.start(), bank.len()), (start, BLOCK_SIZE));
+        assert_eq!((bank.start, bank.bytes()), (start, BLOCK_SIZE));
         assert_eq!(bank.at(start + 0x1234), Some((&block, 0x1234)));
         assert!(bank.at(start - 1).is_none() && bank.at(start + BLOCK_SIZE).is_none());
         let vm = Vm::new(&host, Arc::new(Banks(vec![bank])), 40).unwrap();
