@@ -178,14 +178,13 @@ impl Judge<'_> {
         let domain = self.claim.domain;
         let mut all = domain.static_memory.clone();
         for (i, shared) in domain.shared_memory.iter().enumerate() {
-            let before = domain.shared_memory.iter().take(i);
-            if before.into_iter().any(|other| other.id == shared.id) {
-                let what = format!("{} is another node's below this domain: one is enough", shared.id);
+            if domain.shared_memory.iter().take(i).any(|other| other.id == shared.id) {
+                let what = format!("{} is another node's of this domain: keep one", shared.id);
                 self.fault("xen,shm-id", what);
             }
             let Some(region) = shared.on_host() else { continue };
             if let Some(other) = all.iter().find(|other| other.overlaps(&region)) {
-                let what = format!("{region} of the machine is wanted twice: {other} is this domain's");
+                let what = format!("{region} is wanted twice: {other} is this domain's, too");
                 self.fault("xen,shared-mem", what);
             }
             all.push(region);

@@ -42,7 +42,7 @@ impl Image {
             .ok_or("is no arm64 Image: too short")?;
         if header.get(56..60) != Some(MAGIC) {
             return Err(match header {
-                [0x1f, 0x8b, ..] => "is compressed: only plain arm64 Images are supported, unpack it",
+                [0x1f, 0x8b, ..] => "is compressed: unpack it, only arm64 Images are supported",
                 [0x7f, b'E', b'L', b'F', ..] => "is an ELF file, not an arm64 Image",
                 _ => "is no arm64 Image",
             });

@@ -284,7 +284,8 @@ fn a_domain_wants_no_memory_twice() {
 
 #[test]
 fn ram_is_whole_blocks_and_nothing_lies_in_them() {
-    let shared = |guest| SharedMemory { id: "1".into(), host: None, guest, size: 0x1000, owner: true };
+    let shared =
+        |guest| SharedMemory { id: "1".into(), host: None, guest, size: 0x1000, owner: true };
     let mut a = Domain { memory: 17 << 20, ..domain("a") };
     assert_eq!(layout::ram_size(&a), 18 << 20);
     a.shared_memory.push(shared(0x4120_0000));
@@ -316,7 +317,9 @@ fn ram_is_whole_blocks_and_nothing_lies_in_them() {
 
 /// Memory that a domain wants, drawn so that it often clashes: static, and shared.
 fn wish() -> impl Strategy<Value = (Vec<Region>, Vec<SharedMemory>)> {
-    let region = || (0u64..24, 1u64..4).prop_map(|(at, n)| Region::new(0x6000_0000 + at * 0x1000, n * 0x1000));
+    let region = || {
+        (0u64..24, 1u64..4).prop_map(|(at, n)| Region::new(0x6000_0000 + at * 0x1000, n * 0x1000))
+    };
     let shared = (0u8..4, proptest::option::of(region()), 0u64..3, any::<bool>());
     let shared = shared.prop_map(|(id, host, nth, owner)| SharedMemory {
         id: id.to_string(),
