@@ -348,7 +348,6 @@ pub fn enter(entry: &Entry<'_>, state: &mut VcpuState) -> Exit {
                         break Exit::Done;
                     }
                     Fast::Done => break Exit::Done,
-                    Fast::NeedsHost if kvm::query(&mut state.context, entry) => {}
                     Fast::NeedsHost => break Exit::Sync,
                 },
                 exit::IRQ => break Exit::Interrupt,

@@ -31,30 +31,17 @@ pub enum Fast {
 #[inline(always)]
 pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     let esr = Esr(context.esr_el2);
-    if esr.ec() == ec::HVC64 { hypercall(context, entry) } else { other(context, entry, esr) }
-}
-
-/// Answers a hypercall that [`fast`] left, if it only asks about vCPUs. For hosts to
-/// which a guest's exit comes with all of its registers in memory: there it is worth
-/// not to leave the loop that runs the guest.
-pub fn query(context: &mut GuestContext, entry: &Entry<'_>) -> bool {
-    let policy = &entry.snapshot.policy;
-    if Esr(context.esr_el2).ec() != ec::HVC64 || policy.filtered {
-        return false;
-    }
-    let [function, arg1, arg2, arg3, ..] = context.regs;
-    match psci::decide(policy, function as u32, [arg1, arg2, arg3]) {
-        Action::AffinityInfo { target, level } => {
-            context.set_x(0, entry.vcpus.affinity_info(target, level));
-            true
-        }
-        _ => false,
+    if esr.ec() == ec::HVC64 && hypercall(context, entry) {
+        Fast::Resume
+    } else {
+        other(context, entry, esr)
     }
 }
 
 #[inline(never)]
 fn other(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
     match esr.ec() {
+        ec::HVC64 => query(context, entry),
         ec::SYSREG => system_register(context, entry, esr),
         ec::DABT_LOWER => device_read(context, entry, esr),
         _ => Fast::NeedsHost,
@@ -64,16 +51,37 @@ fn other(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
 /// The preferred return address of HVC is the instruction after it: there's
 /// nothing to skip.
 #[inline(always)]
-fn hypercall(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
+fn hypercall(context: &mut GuestContext, entry: &Entry<'_>) -> bool {
     let [function, arg1, ..] = context.regs;
-    match psci::answer(&entry.snapshot.policy, function as u32, arg1) {
-        Some(value) => {
-            let [x0, ..] = &mut context.regs;
-            *x0 = value;
-            Fast::Resume
-        }
-        None => Fast::NeedsHost,
+    let answer = psci::answer(&entry.snapshot.policy, function as u32, arg1);
+    if let Some(value) = answer {
+        let [x0, ..] = &mut context.regs;
+        *x0 = value;
     }
+    answer.is_some()
+}
+
+/// A hypercall that takes a decision, but changes nothing outside of the guest.
+#[inline(never)]
+fn query(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
+    let policy = &entry.snapshot.policy;
+    if policy.filtered {
+        return Fast::NeedsHost;
+    }
+    let [function, arg1, arg2, arg3, ..] = context.regs;
+    match psci::decide(policy, function as u32, [arg1, arg2, arg3]) {
+        Action::Return(value) => context.set_x(0, value),
+        Action::Return4(values) => {
+            for (x, value) in (0..).zip(values) {
+                context.set_x(x, value);
+            }
+        }
+        Action::AffinityInfo { target, level } => {
+            context.set_x(0, entry.vcpus.affinity_info(target, level));
+        }
+        _ => return Fast::NeedsHost,
+    }
+    Fast::Resume
 }
 
 #[inline(never)]

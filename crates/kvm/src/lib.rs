@@ -51,7 +51,7 @@ pub use bus::{Bus, MmioDevice};
 #[cfg(feature = "user-space")]
 pub use device::Device;
 pub use drive::{Driver, drive};
-pub use fast::{Fast, fast, query};
+pub use fast::{Fast, fast};
 pub use host::{AddressSpace, EventFd, Exit, Facts, Host, HostFrame, MmuNotifier};
 pub use memory::VmMemory;
 pub use run::Vcpu;
