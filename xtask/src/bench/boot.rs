@@ -426,7 +426,7 @@ impl Subject {
         if is_wanted(ops, boot.ratio) {
             let since = events.since.get(SETTLED).context("the guest did not get through /init")?;
             let bare = self.bare(kit, guest, boot.vcpus)?;
-            records.push(self.record(boot.ratio, since * 1000 / bare.max(1)));
+            records.push(self.record(boot.ratio, (since * 1000).div_ceil(bare.max(1))));
         }
         Ok(records)
     }

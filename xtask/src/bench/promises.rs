@@ -53,7 +53,29 @@ pub fn others(built: &build::Built) -> Result<()> {
         records.extend(subject.measure(&kit, &[])?);
     }
     ui::note(table::markdown(&records, "max"));
+    let alone = unmet(&records);
+    if !alone.is_empty() {
+        bail!("nobody's counts are there to compare with {}", alone.join(", "));
+    }
     held(&records, |records| table::above(records, "max"))
+}
+
+/// Hypha's modes, and whom each is compared with, of whom there are no counts.
+fn unmet(records: &[Record]) -> Vec<String> {
+    let has = |kernel, mode: Mode| {
+        records.iter().any(|record| record.kernel == kernel && record.mode == mode.name())
+    };
+    let mut unmet = Vec::new();
+    for mode in super::hypha_modes() {
+        let (other, its) = match mode {
+            Mode::Type1 => (Kernel::Xen, Mode::Type1),
+            _ => (Kernel::Linux, mode),
+        };
+        if !has(Kernel::Hypha, mode) || !has(other, its) || !has(Kernel::Xen, Mode::Type1) {
+            unmet.push(mode.name().to_string());
+        }
+    }
+    unmet
 }
 
 fn measure(built: &build::Built, cpu: &str, ops: &[String]) -> Result<Vec<Record>> {
@@ -113,7 +135,7 @@ fn dear_boots(records: &[Record]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::events::Window;
+    use super::super::events::{Event, Lane, What, Window};
     use super::*;
 
     fn record(mode: Mode, op: &str, value: u64) -> Record {
@@ -135,6 +157,33 @@ mod tests {
         assert_eq!(text[0], "vhe guest_boot_exits: 1501, at most 1500");
         assert_eq!(text[3], "nvhe guest_boot_ratio: 1031, at most 1030");
         assert_eq!(dear_boots(&[])[0], "vhe guest_boot_exits: was not measured");
+    }
+
+    #[test]
+    fn nobody_is_left_out() {
+        let mut records = Vec::new();
+        for mode in super::super::hypha_modes() {
+            records.push(record(mode, "eoi", 6));
+            let linux = Record { kernel: Kernel::Linux, ..record(mode, "eoi", 6) };
+            records.extend((mode != Mode::Type1).then_some(linux));
+        }
+        assert_eq!(unmet(&records), ["vhe", "nvhe", "type1"]);
+        records.push(Record { kernel: Kernel::Xen, ..record(Mode::Type1, "eoi", 6) });
+        assert_eq!(unmet(&records), [""; 0]);
+        records.retain(|r| r.kernel != Kernel::Linux || r.mode != "nvhe");
+        assert_eq!(unmet(&records), ["nvhe"]);
+    }
+
+    #[test]
+    fn levels_are_counted() {
+        let event = |lane, from| Event { cpu: 0, at: 0, own: 0, lane, what: What::From(from) };
+        let (up, down) = (event(Lane::El2, Lane::GuestEl1), event(Lane::GuestEl1, Lane::El2));
+        let record = |levels: &Levels| {
+            let events = [up, down].repeat(levels.changes as usize / 2);
+            let window = Window { events, ..Window::default() };
+            Record { window: Some(window), ..record(levels.mode, levels.op, 98) }
+        };
+        assert_eq!(wrong_levels(&LEVELS.each_ref().map(record)), [""; 0]);
     }
 
     #[test]
