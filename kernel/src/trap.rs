@@ -8,6 +8,11 @@ use core::sync::atomic::Ordering;
 /// Points this CPU at the vectors.
 pub fn init() {
     speculation::init_cpu();
+    if let Some(erratum) = cpuid::errata::repeat_tlbi(arch::sysreg::midr_el1())
+        && arch::tlb::repeat()
+    {
+        log::info!("erratum {} of {}: TLB invalidation is repeated", erratum.number, erratum.cpu);
+    }
     let vectors = cpu::this().host_vectors.load(Ordering::Relaxed);
     // SAFETY: the vectors of arch::trap, which call the functions below.
     unsafe { arch::host::set_vbar(vectors) };

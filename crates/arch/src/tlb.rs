@@ -5,6 +5,48 @@
 //! operations, patched in.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// A CPU has an erratum of `cpuid::errata::REPEAT_TLBI`.
+static REPEATS: AtomicBool = AtomicBool::new(false);
+
+/// This CPU has one: from now on broadcasts are repeated, whoever makes them. Whether
+/// they weren't before.
+pub fn repeat() -> bool {
+    !REPEATS.swap(true, Relaxed)
+}
+
+/// Whether one more broadcast TLBI and DSB are needed after those that were.
+#[inline]
+pub fn repeats() -> bool {
+    REPEATS.load(Relaxed)
+}
+
+/// After broadcast TLBIs: until no CPU uses, or is still using, what they took away.
+#[inline]
+fn complete() {
+    crate::barrier::dsb_ish();
+    if repeats() {
+        once_more();
+    }
+    crate::barrier::isb();
+}
+
+#[cold]
+fn once_more() {
+    // SAFETY: forgetting translations is always sound.
+    unsafe {
+        asm!(
+            "661: tlbi vale1is, xzr",
+            ".pushsection .hostpatch.e2h0, \"a\"",
+            ".long 661b - .",
+            "tlbi vale2is, xzr",
+            ".popsection",
+            "dsb ish",
+            options(nostack, preserves_flags)
+        );
+    }
+}
 
 /// Invalidates everything of the host's regime on all CPUs.
 pub fn flush_all() {
@@ -17,11 +59,10 @@ pub fn flush_all() {
             ".long 661b - .",
             "tlbi alle2is",
             ".popsection",
-            "dsb ish",
-            "isb",
             options(nostack, preserves_flags)
         );
     }
+    complete();
 }
 
 /// Invalidates `pages` pages of the kernel's own from `start` on all CPUs.
@@ -42,8 +83,7 @@ pub fn flush_kernel_pages(start: u64, pages: u64) {
             );
         }
     }
-    crate::barrier::dsb_ish();
-    crate::barrier::isb();
+    complete();
 }
 
 /// Invalidates one address space on all CPUs.
@@ -51,9 +91,10 @@ pub fn flush_asid(asid: u16) {
     let operand = u64::from(asid) << 48;
     // SAFETY: forgetting translations is always sound.
     unsafe {
-        asm!("dsb ishst", "tlbi aside1is, {}", "dsb ish", "isb", in(reg) operand,
+        asm!("dsb ishst", "tlbi aside1is, {}", in(reg) operand,
              options(nostack, preserves_flags));
     }
+    complete();
 }
 
 /// Pages beyond which forgetting the whole address space is cheaper, if each
@@ -79,8 +120,7 @@ pub fn flush_range(asid: u16, start: u64, len: u64, last_level: bool) {
             flush_page(u64::from(asid) << 48 | page, last_level);
         }
     }
-    crate::barrier::dsb_ish();
-    crate::barrier::isb();
+    complete();
 }
 
 /// TLBI RVAE1IS's operand (C5.5): (NUM + 1) * 2^(5 * SCALE + 1) pages from

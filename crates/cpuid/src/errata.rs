@@ -1,4 +1,4 @@
-//! CPUs whose errata the world switch must work around, by MIDR_EL1.
+//! CPUs whose errata must be worked around, by MIDR_EL1.
 
 /// An erratum: its number at the CPU's maker, and the CPUs that have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub struct Erratum {
 }
 
 const ARM: u8 = 0x41;
+const NVIDIA: u8 = 0x4e;
+const QUALCOMM: u8 = 0x51;
+const MICROSOFT: u8 = 0x6d;
 const ALL: (u8, u8) = (15, 15);
 
 /// A speculative AT or table walk in EL1's regime may use registers of which
@@ -31,6 +34,40 @@ pub const SPECULATIVE_AT: [Erratum; 4] = [
 pub const STAGE2_FOR_STAGE1: Erratum =
     Erratum { number: 834_220, cpu: "Cortex-A57", model: (ARM, 0xd07), last: (1, 2) };
 
+/// Accesses by a translation that a broadcast TLBI took away may still be under way on
+/// this CPU when the DSB after it has ended elsewhere (CVE-2025-10263, and like ones
+/// before it). One more broadcast TLBI, whichever, and DSB wait for them. (Arm's also
+/// have 1286807, Cortex-A76 to r3p0.)
+pub const REPEAT_TLBI: [Erratum; 27] = [
+    Erratum { number: 2_441_007, cpu: "Cortex-A55", model: (ARM, 0xd05), last: ALL },
+    Erratum { number: 4_193_800, cpu: "Cortex-A76", model: (ARM, 0xd0b), last: ALL },
+    Erratum { number: 4_193_800, cpu: "Neoverse N1", model: (ARM, 0xd0c), last: ALL },
+    Erratum { number: 4_193_798, cpu: "Cortex-A77", model: (ARM, 0xd0d), last: ALL },
+    Erratum { number: 4_193_801, cpu: "Cortex-A76AE", model: (ARM, 0xd0e), last: ALL },
+    Erratum { number: 4_193_790, cpu: "Neoverse V1", model: (ARM, 0xd40), last: ALL },
+    Erratum { number: 4_193_791, cpu: "Cortex-A78", model: (ARM, 0xd41), last: ALL },
+    Erratum { number: 4_193_793, cpu: "Cortex-A78AE", model: (ARM, 0xd42), last: ALL },
+    Erratum { number: 4_193_791, cpu: "Cortex-X1", model: (ARM, 0xd44), last: ALL },
+    Erratum { number: 2_441_009, cpu: "Cortex-A510", model: (ARM, 0xd46), last: (1, 1) },
+    Erratum { number: 4_193_788, cpu: "Cortex-A710", model: (ARM, 0xd47), last: ALL },
+    Erratum { number: 4_193_788, cpu: "Cortex-X2", model: (ARM, 0xd48), last: ALL },
+    Erratum { number: 4_193_789, cpu: "Neoverse N2", model: (ARM, 0xd49), last: ALL },
+    Erratum { number: 4_193_794, cpu: "Cortex-A78C", model: (ARM, 0xd4b), last: ALL },
+    Erratum { number: 4_193_792, cpu: "Cortex-X1C", model: (ARM, 0xd4c), last: ALL },
+    Erratum { number: 4_193_786, cpu: "Cortex-X3", model: (ARM, 0xd4e), last: ALL },
+    Erratum { number: 4_193_787, cpu: "Neoverse V2", model: (ARM, 0xd4f), last: ALL },
+    Erratum { number: 4_118_414, cpu: "Cortex-X4", model: (ARM, 0xd82), last: ALL },
+    Erratum { number: 4_193_784, cpu: "Neoverse V3AE", model: (ARM, 0xd83), last: ALL },
+    Erratum { number: 4_193_784, cpu: "Neoverse V3", model: (ARM, 0xd84), last: ALL },
+    Erratum { number: 4_193_781, cpu: "Cortex-X925", model: (ARM, 0xd85), last: ALL },
+    Erratum { number: 4_193_780, cpu: "C1-Ultra", model: (ARM, 0xd8c), last: ALL },
+    Erratum { number: 4_193_780, cpu: "C1-Premium", model: (ARM, 0xd90), last: ALL },
+    Erratum { number: 1_029, cpu: "Olympus", model: (NVIDIA, 0x010), last: ALL },
+    Erratum { number: 1_009, cpu: "Falkor", model: (QUALCOMM, 0x800), last: (0, 0) },
+    Erratum { number: 1_286_807, cpu: "Kryo 4xx Gold", model: (QUALCOMM, 0x804), last: (15, 14) },
+    Erratum { number: 4_193_789, cpu: "Cobalt 100", model: (MICROSOFT, 0xd49), last: ALL },
+];
+
 impl Erratum {
     /// Whether the CPU with this MIDR_EL1 has it.
     #[inline]
@@ -46,7 +83,12 @@ pub fn speculative_at(midr: u64) -> Option<&'static Erratum> {
     SPECULATIVE_AT.iter().find(|erratum| erratum.is_in(midr))
 }
 
-/// All errata that the CPU with this MIDR_EL1 has.
+/// The erratum of [`REPEAT_TLBI`] that the CPU with this MIDR_EL1 has.
+pub fn repeat_tlbi(midr: u64) -> Option<&'static Erratum> {
+    REPEAT_TLBI.iter().find(|erratum| erratum.is_in(midr))
+}
+
+/// All errata of the world switch's that the CPU with this MIDR_EL1 has.
 pub fn of(midr: u64) -> impl Iterator<Item = &'static Erratum> {
     speculative_at(midr).into_iter().chain(Some(&STAGE2_FOR_STAGE1).filter(move |e| e.is_in(midr)))
 }
@@ -54,6 +96,31 @@ pub fn of(midr: u64) -> impl Iterator<Item = &'static Erratum> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpus_whose_broadcasts_end_early() {
+        let number = |midr| repeat_tlbi(midr).map(|erratum| erratum.number);
+        // Cortex-A76 and Neoverse N1, of any version: QEMU's are r4p1.
+        assert_eq!(number(0x410f_d0b0), Some(4_193_800));
+        assert_eq!(number(0x414f_d0b1), Some(4_193_800));
+        assert_eq!(number(0x414f_d0c1), Some(4_193_800));
+        assert_eq!(number(0x411f_d402), Some(4_193_790));
+        assert_eq!(number(0x412f_d050), Some(2_441_007));
+        assert_eq!(number(0x410f_d82f), Some(4_118_414));
+        // Cortex-A510 until r1p1.
+        assert_eq!(number(0x411f_d461), Some(2_441_009));
+        assert_eq!(number(0x411f_d462), None);
+        // By maker, too: Neoverse N2 and the one that is made of it, and nobody else's.
+        assert_eq!(number(0x410f_d490), Some(4_193_789));
+        assert_eq!(number(0x6d0f_d490), Some(4_193_789));
+        assert_eq!(number(0x510f_d490), None);
+        assert_eq!(number(0x510f_8000), Some(1009));
+        assert_eq!(number(0x510f_8001), None);
+        // Cortex-A53, A57, A72; QEMU's max.
+        for midr in [0x410f_d034, 0x411f_d070, 0x410f_d083, 0x000f_0510] {
+            assert_eq!(number(midr), None);
+        }
+    }
 
     #[test]
     fn cpus_have_their_errata() {

@@ -73,6 +73,9 @@ pub(crate) unsafe fn forget(start: u64, len: u64, last_level: bool) {
             asm!("dsb ish", "tlbi vmalle1is", options(nostack));
         }
         arch::barrier::dsb_ish();
+        if arch::tlb::repeats() {
+            asm!("tlbi vale1is, xzr", "dsb ish", options(nostack));
+        }
     }
 }
 

@@ -220,6 +220,9 @@ impl HostState {
             switch::save(&mut el1);
             (read!("midr_el1"), read!("mpidr_el1"), read!("mdcr_el2"))
         };
+        if cpuid::errata::repeat_tlbi(midr).is_some() {
+            arch::tlb::repeat();
+        }
         let ras = has_ras();
         if ras {
             // SAFETY: VSESR_EL2, which FEAT_RAS has. A virtual SError alone reads it (Arm
