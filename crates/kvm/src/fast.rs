@@ -31,17 +31,18 @@ pub enum Fast {
 #[inline(always)]
 pub fn fast(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     let esr = Esr(context.esr_el2);
-    if esr.ec() == ec::HVC64 && hypercall(context, entry) {
+    if esr.ec() != ec::HVC64 {
+        other(context, entry, esr)
+    } else if hypercall(context, entry) {
         Fast::Resume
     } else {
-        other(context, entry, esr)
+        query(context, entry)
     }
 }
 
 #[inline(never)]
 fn other(context: &mut GuestContext, entry: &Entry<'_>, esr: Esr) -> Fast {
     match esr.ec() {
-        ec::HVC64 => query(context, entry),
         ec::SYSREG => system_register(context, entry, esr),
         ec::DABT_LOWER => device_read(context, entry, esr),
         _ => Fast::NeedsHost,
@@ -61,7 +62,7 @@ fn hypercall(context: &mut GuestContext, entry: &Entry<'_>) -> bool {
     answer.is_some()
 }
 
-/// A hypercall that takes a decision, but changes nothing outside of the guest.
+/// A hypercall that [`hypercall`] left, if it changes nothing outside of the guest.
 #[inline(never)]
 fn query(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
     let policy = &entry.snapshot.policy;
@@ -69,7 +70,7 @@ fn query(context: &mut GuestContext, entry: &Entry<'_>) -> Fast {
         return Fast::NeedsHost;
     }
     let [function, arg1, arg2, arg3, ..] = context.regs;
-    match psci::decide(policy, function as u32, [arg1, arg2, arg3]) {
+    match psci::decide_unanswered(policy, function as u32, [arg1, arg2, arg3]) {
         Action::Return(value) => context.set_x(0, value),
         Action::Return4(values) => {
             for (x, value) in (0..).zip(values) {

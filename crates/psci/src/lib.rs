@@ -235,10 +235,15 @@ const fn known(policy: &Policy, function: u32, arg1: u64) -> Option<u64> {
 
 /// Says what a call asks for that no filter denies or forwards. `function` is W0, `args` X1 to X3.
 pub const fn decide(policy: &Policy, function: u32, args: [u64; 3]) -> Action {
-    let [arg1, arg2, arg3] = args;
-    if let Some(value) = known(policy, function, arg1) {
-        return Action::Return(value);
+    match known(policy, function, args[0]) {
+        Some(value) => Action::Return(value),
+        None => decide_unanswered(policy, function, args),
     }
+}
+
+/// [`decide`] for a call that [`answer`] has left although nothing is filtered.
+pub const fn decide_unanswered(policy: &Policy, function: u32, args: [u64; 3]) -> Action {
+    let [arg1, arg2, arg3] = args;
     // A 32-bit call has 32-bit arguments, whatever the upper halves hold.
     let narrow = function & f::SMC64 == 0;
     let arg1 = if narrow { arg1 & 0xffff_ffff } else { arg1 };
