@@ -1,11 +1,10 @@
 //! VMs' consoles, on the machine's one.
 
-use super::plan::Plan;
-use crate::{console, cpu, gic, log, memory, time};
+use super::plan::{self, Plan};
+use crate::{console, gic, log, memory, time};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{Lock, rank};
-use core::sync::atomic::Ordering;
 use domain::layout;
 use kvm::{MmioDevice, Vm};
 use regime::HostRegime;
@@ -65,11 +64,7 @@ fn leave_exclusive_cpus(plans: &[Plan]) {
     let serials = memory::machine().map_or(&[][..], |machine| &machine.serials);
     let serial = console::main().and_then(|port| serials.get(port));
     let Some(intid) = serial.and_then(|serial| serial.intid) else { return };
-    let online = cpu::online().map(|cpu| cpu.index.load(Ordering::Relaxed));
-    let online = online.fold(0, |mask, cpu| mask | 1u64 << (cpu & 63));
-    let exclusive = plans.iter().filter(|plan| plan.is_exclusive());
-    let exclusive = exclusive.fold(0, |mask, plan| mask | plan.all_cpus());
-    match domain::cpus::for_the_host(online, exclusive) {
+    match domain::cpus::for_the_host(plan::online_cpus(), plan::exclusive_cpus(plans)) {
         // The boot CPU has it.
         Some(0) => {}
         Some(cpu) => {

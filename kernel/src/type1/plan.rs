@@ -42,6 +42,18 @@ impl Plan {
     }
 }
 
+/// The CPUs that run tasks, a bit each.
+pub fn online_cpus() -> u64 {
+    let index = |cpu: &cpu::Cpu| cpu.index.load(Ordering::Relaxed);
+    cpu::online().fold(0, |mask, cpu| mask | 1u64 << (index(cpu) & 63))
+}
+
+/// The CPUs that VMs have to themselves, a bit each.
+pub fn exclusive_cpus(plans: &[Plan]) -> u64 {
+    let exclusive = plans.iter().filter(|plan| plan.is_exclusive());
+    exclusive.fold(0, |mask, plan| mask | plan.all_cpus())
+}
+
 /// How much memory the plans' modules take: several VMs may have the same.
 pub fn module_bytes(plans: &[Plan]) -> u64 {
     let mut modules: Vec<Region> = plans

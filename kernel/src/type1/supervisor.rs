@@ -5,7 +5,7 @@ use super::memory::GuestMemory;
 use super::plan::{self, Plan};
 use super::report;
 use super::vm::{End, Life, schedule};
-use crate::{cpu, power, sched, task, time};
+use crate::{power, sched, task, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -40,7 +40,7 @@ pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
     ALIVE.store(plans.len(), Ordering::SeqCst);
     COMING.store(plans.len(), Ordering::SeqCst);
     GUESTS.store(plan::module_bytes(&plans), Ordering::SeqCst);
-    let free = free_cpus(&plans);
+    let free = plan::online_cpus() & !plan::exclusive_cpus(&plans);
     for plan in plans {
         let plan = Arc::new(plan);
         let elsewhere = plan.is_exclusive() && plan.domain.watchdog.is_some() && free != 0;
@@ -64,14 +64,6 @@ pub fn start(plans: Vec<Plan>, host: Arc<dyn Host>) {
             }
         }
     }
-}
-
-/// The CPUs that no VM has to itself.
-fn free_cpus(plans: &[Plan]) -> u64 {
-    let bit = |cpu: &cpu::Cpu| 1u64 << (cpu.index.load(Ordering::Relaxed) & 63);
-    let online = cpu::online().fold(0, |mask, cpu| mask | bit(cpu));
-    let exclusive = plans.iter().filter(|plan| plan.is_exclusive());
-    exclusive.fold(online, |mask, plan| mask & !plan.all_cpus())
 }
 
 /// A VM has ended for good, or never began; with the last one the machine goes off.
