@@ -80,3 +80,22 @@ pub fn write_if_changed(file: &Path, contents: &[u8]) -> Result<()> {
     }
     write_whole(file, contents)
 }
+
+/// The text with `new` where something else stands between two marks. None: they aren't there.
+pub fn between(text: &str, begin: &str, end: &str, new: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}{new}{end}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_marks() {
+        let text = "a\n<\nold\n>\nb\n";
+        assert_eq!(between(text, "<\n", ">\n", "new\n").unwrap(), "a\n<\nnew\n>\nb\n");
+        assert_eq!(between("a\n<\n", "<\n", ">\n", ""), None);
+    }
+}

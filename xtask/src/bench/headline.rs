@@ -3,7 +3,7 @@
 use super::operation::Unit;
 use super::record::{Kernel, Record};
 use super::{operation, table};
-use crate::paths;
+use crate::{paths, proc};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 
@@ -30,14 +30,9 @@ pub fn readme(records: &[Record]) -> Result<(PathBuf, String)> {
     }
     let file = paths::root().join("README.md");
     let text = std::fs::read_to_string(&file)?;
-    let text = replace(&text, &table(records)).context("README.md has no place for the table")?;
+    let text = proc::between(&text, BEGIN, END, &table(records))
+        .context("README.md has no place for the table")?;
     Ok((file, text))
-}
-
-fn replace(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
 }
 
 fn table(records: &[Record]) -> String {
@@ -94,8 +89,6 @@ mod tests {
         let table = table(&records);
         assert!(table.contains("| | Linux VHE | Xen |\n| --- | ---: | ---: |\n"), "{table}");
         assert!(table.contains("| timer, due to taken | 2,683 |  |\n"), "{table}");
-        let text = format!("a\n{BEGIN}old\n{END}b\n");
-        assert_eq!(replace(&text, "new\n").unwrap(), format!("a\n{BEGIN}new\n{END}b\n"));
         let hypha = record("timer", Kernel::Hypha, "vhe", 490);
         // Without Hypha the table would be a fragment.
         assert!(readme(&records).unwrap_err().to_string().contains("hypha"));

@@ -159,6 +159,7 @@ fn docs(
     for op in DRAWN {
         files.push(trace::drawing(op, &runs, Path::new("docs/trace"))?);
     }
+    files.extend(trace::side_by_side(&runs, Path::new("docs/trace")));
     Ok(files)
 }
 

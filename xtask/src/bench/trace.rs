@@ -54,7 +54,35 @@ pub fn run(args: &Args) -> Result<()> {
         proc::write_whole(&file, svg.as_bytes())?;
         ui::note(file.display().to_string());
     }
+    if let Some((file, svg)) = side_by_side(&runs, &args.out) {
+        proc::write_whole(&file, svg.as_bytes())?;
+        ui::note(file.display().to_string());
+    }
     Ok(())
+}
+
+/// Type-2 and Type-1 side by side, for DIR/type2-and-type1.svg: a load from a device's register
+/// that somebody must answer, with a VMM and without. None: not both were measured.
+pub fn side_by_side(runs: &[(Subject, Vec<Record>)], dir: &Path) -> Option<(PathBuf, String)> {
+    let mut all = Vec::new();
+    for (kind, mode, op) in
+        [("Type-2", Mode::Vhe, "mmio_user_read"), ("Type-1", Mode::Type1, "console_read")]
+    {
+        let of_mode = runs.iter().filter(|(subject, _)| subject.mode == mode);
+        let before = all.len();
+        for run in of_mode {
+            all.extend(
+                panels(op, std::slice::from_ref(run))
+                    .into_iter()
+                    .map(|panel| Panel { title: format!("{kind}: {}", panel.title), ..panel }),
+            );
+        }
+        if all.len() == before {
+            return None;
+        }
+    }
+    let file = paths::root().join(dir).join("type2-and-type1.svg");
+    Some((file, svg::draw("A load from a device, Type-2 and Type-1", &all)))
 }
 
 /// An operation of these runs, for DIR/OP.svg.
@@ -102,5 +130,40 @@ fn print(op: &str, panel: &Panel) {
         for words in step.words() {
             println!("      {words}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::events::{Event, Lane, What, Window};
+
+    fn run(kernel: Kernel, mode: Mode, op: &str) -> (Subject, Vec<Record>) {
+        let event = |own, lane, what| Event { cpu: 0, at: own, own, lane, what };
+        let window = Window {
+            own: [(0, 90)].into(),
+            events: vec![
+                event(10, Lane::El2, What::From(Lane::GuestEl1)),
+                event(80, Lane::GuestEl1, What::From(Lane::El2)),
+            ],
+            ..Window::default()
+        };
+        let record = Record::new(op, kernel, mode.name(), "max", 90);
+        let record = Record { window: Some(window), ..record };
+        (Subject { kernel, mode, cpu: "max".into() }, vec![record])
+    }
+
+    #[test]
+    fn both_kinds_or_no_picture() {
+        let two = run(Kernel::Linux, Mode::Vhe, "mmio_user_read");
+        let one = run(Kernel::Hypha, Mode::Type1, "console_read");
+        let other = run(Kernel::Hypha, Mode::Nvhe, "mmio_user_read");
+        let (file, svg) = side_by_side(&[one.clone(), other, two.clone()], Path::new("d")).unwrap();
+        assert!(file.ends_with("d/type2-and-type1.svg"));
+        let (left, right) = (svg.find("Type-2: linux vhe"), svg.find("Type-1: hypha type1"));
+        assert!(left.is_some() && left < right);
+        assert!(!svg.contains("nvhe"));
+        assert!(side_by_side(&[one], Path::new("d")).is_none());
+        assert!(side_by_side(&[two], Path::new("d")).is_none());
     }
 }
