@@ -13,6 +13,7 @@ mod hyp;
 mod image;
 mod initramfs;
 mod ksyms;
+mod latency;
 mod machine;
 mod modules;
 mod paths;
@@ -50,6 +51,8 @@ enum Subcommand_ {
     Bench(bench::Args),
     /// Draw the ladder of an operation: exception levels, what is saved and restored
     Trace(bench::trace::Args),
+    /// How late a real-time guest is while another guest attacks (Type-1 mode)
+    Latency(latency::Args),
     /// Say what this machine has and what it lacks
     Doctor(doctor::Args),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Subcommand_::Test(args) => test::run(args),
         Subcommand_::Bench(args) => bench::run(args),
         Subcommand_::Trace(args) => bench::trace::run(args),
+        Subcommand_::Latency(args) => latency::run(args),
         Subcommand_::Doctor(args) => doctor::run(args),
     };
     match result {

@@ -5,12 +5,14 @@
 //! as the host stands and it comes to its end.
 //!
 //! `seed=` and `rounds=` on the command line; the same seed does the same. With
-//! `storms=N` it does one kind after the other instead, for N seconds each. `hang` starts a
-//! watchdog and hangs; `pet=N` pets it for N seconds and does nothing else.
+//! `storms=N` it does one kind after the other instead, for N milliseconds each, and then
+//! asks for a reset; with `crash` it does at once what a guest can't go on after. `hang`
+//! starts a watchdog and hangs; `pet=N` pets it for N seconds and does nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use guest_rt::exception::{Frame, on_interrupt, on_sync};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::SeqCst};
+use guest_rt::exception::{Frame, on_interrupt, on_stray, on_sync};
 use guest_rt::machine::Machine;
 use guest_rt::{cpu, gic, mmio, msr, psci, say, serial};
 
@@ -52,6 +54,8 @@ impl Random {
 static EXCEPTIONS: AtomicU64 = AtomicU64::new(0);
 /// The same, each CPU's own.
 static EXCEPTIONS_BY_CPU: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+/// The last one's ESR_EL1, each CPU's own.
+static ESR_BY_CPU: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static FINISHED: AtomicU64 = AtomicU64::new(0);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -60,9 +64,15 @@ static SEED: AtomicU64 = AtomicU64::new(0);
 /// Whatever it was: the next instruction.
 fn sync(f: &mut Frame) -> bool {
     EXCEPTIONS.fetch_add(1, SeqCst);
-    EXCEPTIONS_BY_CPU[(guest_rt::mrs!("mpidr_el1") & 7) as usize].fetch_add(1, SeqCst);
-    if f.esr >> 26 != 0x15 {
-        f.elr += 4;
+    let me = (guest_rt::mrs!("mpidr_el1") & 7) as usize;
+    EXCEPTIONS_BY_CPU[me].fetch_add(1, SeqCst);
+    ESR_BY_CPU[me].store(f.esr, SeqCst);
+    match f.esr >> 26 {
+        // SVC: it comes back behind it anyway.
+        0x15 => {}
+        // A fetch that was refused: back to who called.
+        0x21 => f.elr = f.x[30],
+        _ => f.elr += 4,
     }
     true
 }
@@ -73,6 +83,19 @@ fn interrupt(intid: u32, _: &mut Frame) {
         msr!("cntv_ctl_el0", 2);
     } else if intid == gic::PHYSICAL_TIMER {
         msr!("cntp_ctl_el0", 2);
+    }
+}
+
+static MACHINE: AtomicPtr<Machine> = AtomicPtr::new(null_mut());
+
+/// We have told the controller to signal what nobody can acknowledge, or to signal it as FIQ.
+fn stray() {
+    // SAFETY: nobody, or the machine, which lives for ever and isn't written.
+    if let Some(m) = unsafe { MACHINE.load(SeqCst).as_ref() } {
+        if !gic::is_v2() {
+            msr!("S3_0_C12_C12_6", 0); // ICC_IGRPEN0_EL1
+        }
+        gic::init_cpu(m);
     }
 }
 
@@ -88,7 +111,12 @@ fn run(m: &'static Machine) {
     say!("# seed {} rounds {}", SEED.load(SeqCst), ROUNDS.load(SeqCst));
     on_sync(sync);
     on_interrupt(interrupt);
+    if m.bootargs.split_ascii_whitespace().any(|word| word == "crash") {
+        storms::crash(m);
+    }
     if m.gicd != 0 {
+        MACHINE.store((&raw const *m).cast_mut(), SeqCst);
+        on_stray(stray);
         gic::init(m);
     }
     for i in 1..m.cpu_count {
@@ -131,8 +159,8 @@ fn attack(m: &'static Machine, who: u64) {
         gic::init_cpu(m);
     }
     cpu::unmask();
-    if let Some(seconds) = m.argument("storms").and_then(|n| n.parse().ok()) {
-        storms::run(m, who, seconds);
+    if let Some(milliseconds) = m.argument("storms").and_then(|n| n.parse().ok()) {
+        storms::run(m, who, milliseconds);
     }
     for _ in 0..ROUNDS.load(SeqCst) {
         match r.below(8) {

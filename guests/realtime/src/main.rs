@@ -1,7 +1,8 @@
 //! Wants to be woken every millisecond, and says how late it was: a guest that
 //! steers something. It takes the virtual timer's interrupt at deadlines that
-//! don't move, counts those that it missed, and reports every second on its serial
-//! port, for ever or for `seconds=`.
+//! don't move, counts those that it missed, and reports every second (or `report=`
+//! milliseconds) on its serial port, for ever or for `seconds=`. Every interrupt that there
+//! can be is enabled: one that is not the timer's is strange, and is counted.
 //!
 //! How late: from the deadline to the handler's third instruction, by the virtual
 //! counter. Between ticks it waits (WFI), or with `spin` it computes.
@@ -25,6 +26,8 @@ static PERIOD: AtomicU64 = AtomicU64::new(0);
 static DUE: AtomicU64 = AtomicU64::new(0);
 static TICKS: AtomicU64 = AtomicU64::new(0);
 static MISSED: AtomicU64 = AtomicU64::new(0);
+/// Interrupts that nobody should send it.
+static STRANGE: AtomicU64 = AtomicU64::new(0);
 /// Sum and maximum of how late they were.
 static LATE: AtomicU64 = AtomicU64::new(0);
 static WORST: AtomicU64 = AtomicU64::new(0);
@@ -38,6 +41,7 @@ fn arm(deadline: u64) {
 
 fn tick(intid: u32, frame: &mut Frame) {
     if intid != gic::VIRTUAL_TIMER {
+        STRANGE.fetch_add(1, Relaxed);
         return;
     }
     let (due, period) = (DUE.load(Relaxed), PERIOD.load(Relaxed));
@@ -58,6 +62,7 @@ fn guest_main(m: &'static Machine) {
     PERIOD.store(period, Relaxed);
     let spin = m.bootargs.split_ascii_whitespace().any(|word| word == "spin");
     let seconds = m.number("seconds", u64::MAX);
+    let report = (m.number("report", 1000) * RATE / 1000).max(1);
     let (post, look) = (m.number("post", 0), m.number("look", 0));
     let alone = m.number("alone", 0);
     if alone != 0 {
@@ -72,12 +77,13 @@ fn guest_main(m: &'static Machine) {
     on_interrupt(tick);
     gic::init(m);
     gic::init_cpu(m);
+    gic::enable_all_spis(m, m.cpus[0]);
     say!("rt: started, {RATE} ticks a second of {} counts", cpu::frequency());
     arm(cpu::now() + period);
     cpu::unmask();
-    let (mut all, mut all_missed, mut all_worst) = (0, 0, 0);
-    for _ in 0..seconds {
-        while TICKS.load(Relaxed) + MISSED.load(Relaxed) < RATE {
+    let (mut all, mut all_missed, mut all_strange, mut all_worst) = (0, 0, 0, 0);
+    for _ in 0..seconds.saturating_mul(RATE) / report {
+        while TICKS.load(Relaxed) + MISSED.load(Relaxed) < report {
             if spin {
                 core::hint::spin_loop();
             } else {
@@ -87,14 +93,16 @@ fn guest_main(m: &'static Machine) {
         cpu::mask();
         let ticks = TICKS.swap(0, Relaxed);
         let missed = MISSED.swap(0, Relaxed);
+        let strange = STRANGE.swap(0, Relaxed);
         let late = LATE.swap(0, Relaxed);
         let worst = WORST.swap(0, Relaxed);
         cpu::unmask();
         all += ticks;
         all_missed += missed;
+        all_strange += strange;
         all_worst = all_worst.max(worst);
         say!(
-            "rt: {ticks} ticks, {missed} missed, late by {} ns, at most {} ns",
+            "rt: {ticks} ticks, {missed} missed, {strange} strange, late by {} ns, at most {} ns",
             nanoseconds(late / ticks.max(1)),
             nanoseconds(worst)
         );
@@ -107,7 +115,7 @@ fn guest_main(m: &'static Machine) {
     }
     cpu::mask();
     say!(
-        "rt: in all {all} ticks, {all_missed} missed, late by at most {} ns",
+        "rt: in all {all} ticks, {all_missed} missed, {all_strange} strange, late by at most {} ns",
         nanoseconds(all_worst)
     );
 }

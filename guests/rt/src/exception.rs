@@ -25,6 +25,9 @@ pub type Interrupt = fn(u32, &mut Frame);
 /// Takes a synchronous exception; true if it is dealt with.
 pub type Sync = fn(&mut Frame) -> bool;
 
+/// Told of an interrupt that can't be acknowledged, or that comes as FIQ.
+pub type Stray = fn();
+
 static INTERRUPT: AtomicUsize = AtomicUsize::new(0);
 static SYNC: AtomicUsize = AtomicUsize::new(0);
 
@@ -38,6 +41,25 @@ pub fn on_sync(f: Sync) {
     SYNC.store(f as *const () as usize, Ordering::SeqCst);
 }
 
+static STRAY: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets what mends the interrupt controller, for guests that store anything anywhere. Others
+/// take no FIQ, and have spurious interrupts now and then.
+pub fn on_stray(f: Stray) {
+    STRAY.store(f as *const () as usize, Ordering::SeqCst);
+}
+
+/// False: nobody mends it.
+fn stray() -> bool {
+    let f = STRAY.load(Ordering::SeqCst);
+    if f != 0 {
+        // SAFETY: on_stray stored a function of this type.
+        let f = unsafe { core::mem::transmute::<usize, Stray>(f) };
+        f();
+    }
+    f != 0
+}
+
 // SAFETY: only the vectors call it.
 #[unsafe(no_mangle)]
 extern "C" fn guest_rt_exception(frame: &mut Frame, kind: u64) {
@@ -46,6 +68,7 @@ extern "C" fn guest_rt_exception(frame: &mut Frame, kind: u64) {
             let iar = gic::acknowledge();
             let intid = gic::intid(iar);
             if intid >= 1020 {
+                stray();
                 return;
             }
             match INTERRUPT.load(Ordering::SeqCst) {
@@ -69,6 +92,7 @@ extern "C" fn guest_rt_exception(frame: &mut Frame, kind: u64) {
                 }
             }
         }
+        2 if stray() => return,
         _ => {}
     }
     say!(

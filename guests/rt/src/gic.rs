@@ -73,6 +73,14 @@ pub fn enable_spi(m: &Machine, intid: u32, mpidr: u64, edge: bool) {
     mmio::write32(m.gicd + 0x100 + 4 * (i / 32), 1 << (intid % 32));
 }
 
+/// Enables every SPI that there is, at this CPU: none should come.
+pub fn enable_all_spis(m: &Machine, mpidr: u64) {
+    let lines = mmio::read32(m.gicd + GICD_TYPER) & 0x1f;
+    for intid in 32..(32 * (lines + 1)).min(1020) {
+        enable_spi(m, intid, mpidr, true);
+    }
+}
+
 /// Makes an SPI pending (GICD_ISPENDR).
 pub fn pend_spi(m: &Machine, intid: u32) {
     mmio::write32(m.gicd + 0x200 + 4 * u64::from(intid / 32), 1 << (intid % 32));

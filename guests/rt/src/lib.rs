@@ -16,6 +16,7 @@ pub mod mark;
 pub mod mmio;
 pub mod psci;
 pub mod serial;
+pub mod translation;
 
 use machine::Machine;
 

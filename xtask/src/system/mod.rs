@@ -8,6 +8,7 @@ mod guest;
 mod linux;
 mod ports;
 mod programs;
+pub mod storms;
 pub mod suites;
 mod type1;
 mod vmm;
@@ -69,7 +70,7 @@ const GROUPS: &[&[SystemTest]] = &[
     linux::TESTS,
 ];
 
-fn options() -> run::Args {
+pub fn options() -> run::Args {
     run::Args { exit_after_boot: true, ..run::Args::default() }
 }
 

@@ -1,5 +1,6 @@
 //! Machines whose VMs stand in the device tree.
 
+use super::storms::count_instructions;
 use super::{Bench, Needs, SystemTest, gicv2, options, says};
 use crate::console::{Console, Keyboard, Wait};
 use crate::fdt::Node;
@@ -12,19 +13,37 @@ use std::time::Duration;
 
 pub const TESTS: &[SystemTest] = &[
     SystemTest {
-        name: "type1: two Debian guests and a real-time guest on max",
+        name: "type1: two Debian guests, reset and panic, and a real-time guest on max",
         needs: Needs::Type1,
         long: true,
         run: |bench| bench.vms(&machine()),
     },
     SystemTest {
-        name: "type1: two Debian guests and a real-time guest on cortex-a72",
+        name: "type1: two Debian guests, reset and panic, and a real-time guest on max with a GICv2",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.vms(&gicv2(machine())),
+    },
+    SystemTest {
+        name: "type1: two Debian guests, reset and panic, and a real-time guest on cortex-a72",
         needs: Needs::Type1,
         long: true,
         run: |bench| bench.vms(&run::Args { cpu: "cortex-a72".into(), ..machine() }),
     },
     SystemTest {
-        name: "type1: two Debian guests and a real-time guest on cortex-a53 with a GICv2",
+        name: "type1: two Debian guests, reset and panic, and a real-time guest on cortex-a72 with a GICv2",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.vms(&gicv2(run::Args { cpu: "cortex-a72".into(), ..machine() })),
+    },
+    SystemTest {
+        name: "type1: two Debian guests, reset and panic, and a real-time guest on cortex-a53",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.vms(&run::Args { cpu: "cortex-a53".into(), ..machine() }),
+    },
+    SystemTest {
+        name: "type1: two Debian guests, reset and panic, and a real-time guest on cortex-a53 with a GICv2",
         needs: Needs::Type1,
         long: true,
         run: |bench| bench.vms(&gicv2(run::Args { cpu: "cortex-a53".into(), ..machine() })),
@@ -36,16 +55,22 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.consoles(),
     },
     SystemTest {
-        name: "type1: one guest restarts, one crashes, the real-time guest misses nothing",
-        needs: Needs::Type1,
-        long: true,
-        run: |bench| bench.restart_and_crash(),
-    },
-    SystemTest {
         name: "type1: attacks are contained, the real-time guest misses nothing",
         needs: Needs::Type1,
         long: true,
-        run: |bench| bench.storms(),
+        run: |bench| bench.attacks(&machine()),
+    },
+    SystemTest {
+        name: "type1: attacks are contained, on cortex-a53 with a GICv2",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.attacks(&gicv2(run::Args { cpu: "cortex-a53".into(), ..machine() })),
+    },
+    SystemTest {
+        name: "type1: a crash is reported, and does what the tree says",
+        needs: Needs::Type1,
+        long: false,
+        run: |bench| bench.crashes(),
     },
     SystemTest {
         name: "type1: a malformed property keeps one VM from starting",
@@ -113,19 +138,6 @@ pub const TESTS: &[SystemTest] = &[
     },
 ];
 
-/// Time is counted in instructions, one a nanosecond, and idle time is skipped: no
-/// tick is late because this machine is busy. QEMU then runs its CPUs in turn, each
-/// until the next of its own timers; one that does nothing else (it hands on the
-/// packets of a network without members) makes these turns short.
-const VIRTUAL_TIME: [&str; 6] = [
-    "-icount",
-    "shift=0,sleep=off",
-    "-netdev",
-    "hubport,id=hub,hubid=0",
-    "-object",
-    "filter-buffer,id=turns,netdev=hub,interval=20",
-];
-
 /// Two Debian guests, 2 CPUs each, and the real-time guest, on 4 CPUs.
 fn machine() -> run::Args {
     run::Args { mode: Mode::Type1, smp: 4, guest_mem: 256, ..options() }
@@ -140,13 +152,36 @@ fn switch(console: &mut Console) -> Result<()> {
     console.send("\x01\x01\x01\x01\x01\x01")
 }
 
+/// The shell answers: it has the input.
+fn answers(console: &mut Console, vm: &str) -> Result<()> {
+    console.send("\n")?;
+    console.expect(&format!("[{vm}] {PROMPT}"), SOON)?;
+    // What is expected must not be what the terminal echoes.
+    console.send("echo $((6 * 7))-answer\n")?;
+    console.expect(&format!("[{vm}] 42-answer"), SOON)
+}
+
 impl Bench<'_> {
-    /// All of them come up, and the real-time guest misses no tick meanwhile.
+    /// All of them come up. Each Linux console answers, one guest is reset and another panics,
+    /// and starts anew, alone. The real-time guest misses no tick meanwhile.
     fn vms(&self, args: &run::Args) -> Result<()> {
         let (mut machine, goals) = type1::prepare(args, self.built)?;
-        machine.extra.extend(VIRTUAL_TIME.map(String::from));
-        let log = self.watched(&machine, Keyboard::Nobody, |console| {
-            run::watch_vms(console, args, &goals, false)?;
+        count_instructions(&mut machine);
+        let log = self.watched(&machine, Keyboard::Test, |console| {
+            let limit = Duration::from_secs(args.timeout);
+            console.expect_all(&goals, limit)?;
+            answers(console, "domU1")?;
+            console.send("reboot -f\n")?;
+            console.expect("domU1: resets", limit)?;
+            console.expect("[domU1] hypha-guest: ready", limit)?;
+            switch(console)?;
+            console.expect("Console input: domU2", SOON)?;
+            answers(console, "domU2")?;
+            // Linux panics, and with panic=-1 asks for a reset.
+            console.forgives_panics = true;
+            console.send("echo c >/proc/sysrq-trigger\n")?;
+            console.expect("domU2: resets", limit)?;
+            console.expect("[domU2] hypha-guest: ready", limit)?;
             console.expect("[rt] rt: 1000 ticks", SOON)
         })?;
         for guest in 1..=args.guests {
@@ -165,11 +200,7 @@ impl Bench<'_> {
         self.watched(&machine, Keyboard::Test, |console| {
             console.expect_all(&goals, Duration::from_secs(args.timeout))?;
             for vm in ["domU1", "domU2"] {
-                console.send("\n")?;
-                console.expect(&format!("[{vm}] {PROMPT}"), SOON)?;
-                // What is expected must not be what the terminal echoes.
-                console.send("echo $((6 * 7))-answer\n")?;
-                console.expect(&format!("[{vm}] 42-answer"), SOON)?;
+                answers(console, vm)?;
                 switch(console)?;
                 console.expect("Console input: ", SOON)?;
             }
@@ -182,55 +213,52 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// `reboot` starts one VM anew, alone; a crash is reported and does the same.
-    fn restart_and_crash(&self) -> Result<()> {
-        let args = machine();
-        let (mut machine, goals) = type1::prepare(&args, self.built)?;
-        machine.extra.extend(VIRTUAL_TIME.map(String::from));
-        let log = self.watched(&machine, Keyboard::Test, |console| {
-            let limit = Duration::from_secs(args.timeout);
-            console.expect_all(&goals, limit)?;
-            console.send("reboot -f\n")?;
-            console.expect("domU1: resets", limit)?;
-            console.expect("[domU1] hypha-guest: ready", limit)?;
-            switch(console)?;
-            console.expect("Console input: domU2", SOON)?;
-            // Linux panics, and with panic=-1 asks for a reset.
-            console.forgives_panics = true;
-            console.send("echo c >/proc/sysrq-trigger\n")?;
-            console.expect("domU2: resets", limit)?;
-            console.expect("[domU2] hypha-guest: ready", limit)?;
-            console.expect("[rt] rt: 1000 ticks", SOON)
-        })?;
-        no_tick_missed(&log)
+    /// A guest attacks in each way for half a second.
+    fn attacks(&self, args: &run::Args) -> Result<()> {
+        for latency in self.storms(args, Duration::from_millis(500))? {
+            let name = latency.name;
+            ui::note(format!("{name:<8} {} ns, at most {}", latency.mean, latency.worst));
+        }
+        Ok(())
     }
 
-    /// The attacking guest goes from one kind to the next; the other one's latency
-    /// under each is noted.
-    fn storms(&self) -> Result<()> {
+    /// A crash is reported with the registers, and what comes then is as the tree says; the
+    /// real-time guest doesn't notice.
+    fn crashes(&self) -> Result<()> {
         let args = machine();
         let kernel = self.built.image.clone().context("no kernel")?;
-        let mut attacker = Vm::bare("attack", "guest-attack", "storms=2 rounds=0")?;
-        attacker.cpus = 2;
-        let vms = [attacker, Vm::realtime()?];
+        let crashing = |name: &str, then: &str| -> Result<Vm> {
+            let mut vm = Vm::bare(name, "guest-attack", "crash")?;
+            vm.more = Node::default().text("hypha,on-crash", then);
+            Ok(vm)
+        };
+        let vms = [crashing("again", "restart")?, crashing("once", "stop")?, Vm::realtime()?];
         let mut machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
-        machine.extra.extend(VIRTUAL_TIME.map(String::from));
+        count_instructions(&mut machine);
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
-            console.expect("attack: the end", Duration::from_secs(900))
-        })?;
-        let mut storm = "";
-        for line in log.lines() {
-            if let Some(text) = line.strip_prefix("[attack] ") {
-                if text.starts_with("FAIL ") {
-                    bail!("the attack succeeded: {text}");
-                }
-                let name = text.strip_prefix("attack: ").and_then(|t| t.strip_suffix(" begins"));
-                storm = name.unwrap_or(storm);
-            } else if let Some(report) = line.strip_prefix("[rt] rt: ") {
-                ui::note(format!("{storm:<10} {report}"));
+            for _ in 0..3 {
+                console.expect("[again] attack: crashes", SOON)?;
             }
+            console.expect("[rt] rt: 1000 ticks", SOON)
+        })?;
+        says(&log, "again: CPU 0: PC 0x")?;
+        says(&log, "again: crashed: virtual CPU 0: an access that no syndrome describes")?;
+        says(&log, "once: crashed: virtual CPU 0: ")?;
+        says(&log, "once: stays off (hypha,on-crash)")?;
+        if log.matches("[once] attack: crashes").count() != 1 {
+            bail!("the VM that is to stay off started anew");
         }
-        no_tick_missed(&log)
+        no_tick_missed(&log)?;
+        // QEMU ends where the machine would start anew.
+        let vms = [crashing("all", "reset-all")?, Vm::realtime()?];
+        let machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
+        let log = self.watched(&machine, Keyboard::Nobody, |console| {
+            match console.wait_end(Some(SOON)) {
+                Wait::Ended => Ok(()),
+                _ => bail!("the machine doesn't reset"),
+            }
+        })?;
+        says(&log, "all: resets the machine (hypha,on-crash)")
     }
 
     /// The message names node and property, and the other VM starts.
@@ -419,7 +447,7 @@ impl Bench<'_> {
         })
     }
 
-    fn tree(&self) -> std::path::PathBuf {
+    pub(super) fn tree(&self) -> std::path::PathBuf {
         paths::hypha().join("tests/type1.dtb")
     }
 }
@@ -496,14 +524,46 @@ fn takes_at_most(log: &str, limit: u64) -> Result<()> {
     Ok(())
 }
 
-/// What the real-time guest reports, every second.
-fn no_tick_missed(log: &str) -> Result<()> {
+/// What the real-time guest reports, every second: no tick was missed, and no interrupt came
+/// that isn't its own. It is the one that started, and counts since then.
+pub(super) fn no_tick_missed(log: &str) -> Result<()> {
+    let starts = log.matches("] rt: starts, ").count();
+    if starts != 1 {
+        bail!("the real-time guest starts {starts} times");
+    }
+    if let Some(line) = log.lines().find(|l| l.contains("rt: crashed") || l.contains("rt: resets"))
+    {
+        bail!("the real-time guest is no longer the same: {line}");
+    }
     let reports: Vec<_> = log.lines().filter(|line| line.contains(" ticks, ")).collect();
     if reports.is_empty() {
         bail!("the real-time guest reports nothing");
     }
-    match reports.iter().find(|line| !line.contains(" 0 missed")) {
-        Some(line) => bail!("ticks were missed: {line}"),
+    match reports.iter().find(|line| !line.contains(" 0 missed, 0 strange")) {
+        Some(line) => bail!("ticks were missed, or interrupts were strange: {line}"),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks() {
+        let start = "[    0.004068] rt: starts, 1 CPUs on 0x8, 16 MiB\n";
+        let report = "[rt] rt: 1000 ticks, 0 missed, 0 strange, late by 1 ns, at most 2 ns\n";
+        let log = format!("{start}{report}{report}");
+        assert!(no_tick_missed(&log).is_ok());
+        for (old, new) in [
+            (start, String::new()),
+            (start, start.repeat(2)),
+            (start, format!("{start}[    1.0] rt: crashed: virtual CPU 0: x\n")),
+            (report, String::new()),
+            ("0 missed", "1 missed".into()),
+            ("0 strange", "1 strange".into()),
+        ] {
+            assert!(no_tick_missed(&log.replace(old, &new)).is_err(), "{old}: {new}");
+        }
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn init(m: &Machine) {
 
 /// This CPU's part: enables SGIs and PPIs, opens the CPU interface.
 pub(super) fn init_cpu(m: &Machine) {
+    mmio::write32(m.gicd + 0x80, 0); // Group 0.
     for i in 0..8 {
         mmio::write32(m.gicd + 0x400 + 4 * i, 0xa0a0_a0a0); // Priorities.
     }
