@@ -108,8 +108,8 @@ impl Bench<'_> {
             let soon = Duration::from_secs(60);
             console.expect("] attack: resets", soon)?;
             console.expect("] attack: starts, ", soon)?;
-            console.expect("[rt] rt: 100 ticks", soon)?;
-            console.expect("[attack] attack: nothing begins", soon)
+            console.expect("[attack] attack: nothing begins", soon)?;
+            console.expect("[rt] rt: 100 ticks", soon)
         })?;
         if let Some(line) = log.lines().find(|line| line.contains("FAIL attack.")) {
             bail!("the attack succeeded: {line}");
