@@ -106,6 +106,23 @@ impl Buddy {
         Some(index)
     }
 
+    /// Takes `count` free blocks of the largest order one behind another, from `start` on;
+    /// their heads become `word`. All of them, or none.
+    pub fn take_run(&mut self, start: u32, count: u32, word: u32) -> bool {
+        let blocks = || (start..).step_by(frames(MAX_ORDER) as usize).take(count as usize);
+        let free = meta::head(meta::FREE, MAX_ORDER);
+        if blocks().any(|index| self.table.get(index) != free) {
+            return false;
+        }
+        for index in blocks() {
+            self.unlink(index, MAX_ORDER);
+            self.table.set(index, word);
+        }
+        let taken = u64::from(count).wrapping_mul(frames(MAX_ORDER));
+        self.free_frames = self.free_frames.wrapping_sub(taken);
+        true
+    }
+
     /// Gives a block back.
     pub fn give(&mut self, index: u32, order: u8) {
         self.free_frames = self.free_frames.wrapping_add(frames(order));
@@ -304,6 +321,26 @@ mod tests {
         }
         buddy.drain(0);
         assert_eq!(buddy.by_order(), whole);
+    }
+
+    #[test]
+    fn a_run_is_taken_whole_or_not_at_all() {
+        let mut buddy = buddy(8 * 512);
+        buddy.give_range(0, 8 * 512);
+        let word = meta::user(MAX_ORDER, 0);
+        assert!(buddy.take_run(2 * 512, 4, word));
+        assert_eq!((buddy.free_frames(), buddy.by_order()[9]), (4 * 512, 4));
+        // One of them is taken, is in pieces, is beyond the end.
+        assert!(!buddy.take_run(0, 3, word));
+        assert_eq!(buddy.take(0, meta::user(0, 0)), Some(0));
+        assert!(!buddy.take_run(0, 2, word));
+        assert!(!buddy.take_run(6 * 512, 3, word));
+        assert_eq!(buddy.free_frames(), 4 * 512 - 1);
+        buddy.give(0, 0);
+        (2..6).for_each(|block| buddy.give(block * 512, MAX_ORDER));
+        buddy.drain(0);
+        assert!(buddy.take_run(0, 8, word));
+        assert_eq!((buddy.free_frames(), buddy.take(0, word)), (0, None));
     }
 
     /// Memory in single frames, none beside another: the pool has pieces all the

@@ -40,6 +40,19 @@ impl Size {
     }
 }
 
+/// What one level-1 entry maps: 512 blocks.
+pub const GIGABYTE: u64 = 1 << 30;
+
+/// Whether these are the 512 blocks of one GiB, upwards, from a multiple of it on.
+pub fn is_gigabyte(blocks: &[Frame]) -> bool {
+    let start = blocks.first().map_or(1, |block| block.addr().get());
+    let places = (start..).step_by(BLOCK_SIZE as usize);
+    let fits = |(block, at): (&Frame, u64)| block.size() == Size::Block && block.addr().get() == at;
+    blocks.len() as u64 == GIGABYTE / BLOCK_SIZE
+        && start.is_multiple_of(GIGABYTE)
+        && blocks.iter().zip(places).all(fits)
+}
+
 /// What fresh memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
@@ -79,6 +92,14 @@ impl Frame {
             frame.fill_zero(0..size.bytes())?;
         }
         Ok(frame)
+    }
+
+    /// Fresh anonymous memory: the blocks of a GiB, as [`is_gigabyte`] wants them. They hold
+    /// what their last owners left. `ENOMEM` if no GiB is free whole.
+    pub fn gigabyte() -> Result<Pieces> {
+        let word = meta::user(MAX_ORDER, Use::Anonymous as u8);
+        let start = ram().ok_or(Errno::ENOMEM)?.take_gigabyte(word)?;
+        Ok(Pieces { start, size: Size::Block, left: GIGABYTE / BLOCK_SIZE })
     }
 
     const fn wrap(addr: PhysAddr, size: Size) -> Frame {
@@ -150,7 +171,7 @@ impl Frame {
             });
         }
         core::mem::forget(self);
-        Pieces { start, next: 0, pages: size.pages() }
+        Pieces { start, size: Size::Page, left: size.pages() }
     }
 
     /// The range as an offset, if the memory holds it.
@@ -330,28 +351,26 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// The pages of a block that [`Frame::split`] took apart.
+/// Frames of one size, one behind another: the pages of a block that [`Frame::split`] took
+/// apart, the blocks of a GiB.
 pub struct Pieces {
     start: PhysAddr,
-    next: u64,
-    pages: u64,
+    size: Size,
+    left: u64,
 }
 
 impl Iterator for Pieces {
     type Item = Frame;
 
     fn next(&mut self) -> Option<Frame> {
-        if self.next >= self.pages {
-            return None;
-        }
-        let addr = self.start.offset(self.next.wrapping_mul(PAGE_SIZE))?;
-        self.next = self.next.wrapping_add(1);
-        Some(Frame::wrap(addr, Size::Page))
+        self.left = self.left.checked_sub(1)?;
+        let frame = Frame::wrap(self.start, self.size);
+        self.start = self.start.offset(self.size.bytes()).unwrap_or(self.start);
+        Some(frame)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.pages.saturating_sub(self.next) as usize;
-        (left, Some(left))
+        (self.left as usize, Some(self.left as usize))
     }
 }
 

@@ -26,7 +26,7 @@ mod set;
 pub mod sim;
 
 pub use buddy::MAX_ORDER;
-pub use handle::{Fill, Frame, Pieces, Size};
+pub use handle::{Fill, Frame, GIGABYTE, Pieces, Size, is_gigabyte};
 pub use kernel::{KernelPages, entries_at};
 #[cfg(any(test, feature = "sim"))]
 pub use ram::fail_allocation;

@@ -4,6 +4,7 @@ use crate::buddy::{Buddy, MAX_ORDER, POOL_ORDER, Table, frames};
 use crate::handle::{Frame, Size};
 use crate::meta;
 use crate::set;
+use crate::handle::GIGABYTE;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank, room};
 #[cfg(any(test, feature = "sim"))]
 use core::sync::atomic::AtomicU64;
@@ -483,7 +484,38 @@ impl Ram {
         self.zones.addr(index).ok_or(Errno::ENOMEM)
     }
 
-    /// Gives back what [`Ram::take`] gave, for the use that its word said.
+    /// Takes a whole GiB from a multiple of it on, in blocks whose heads become `word`, for
+    /// who may not go into the reserve.
+    pub fn take_gigabyte(&self, word: u32) -> Result<PhysAddr> {
+        room::ask()?;
+        for zone in self.zones.iter() {
+            let end = zone.start.wrapping_add(zone.size);
+            let Some(mut at) = zone.start.checked_next_multiple_of(GIGABYTE) else { continue };
+            while at.checked_add(GIGABYTE).is_some_and(|next| next <= end) {
+                if self.take_gigabyte_at(self.index(PhysAddr::new(at)), word) {
+                    return Ok(PhysAddr::new(at));
+                }
+                at = at.wrapping_add(GIGABYTE);
+            }
+        }
+        Err(Errno::ENOMEM)
+    }
+
+    fn take_gigabyte_at(&self, index: u32, word: u32) -> bool {
+        const FRAMES: u64 = GIGABYTE >> PAGE_SHIFT;
+        let mut accounts = self.accounts.lock();
+        let enough = accounts.buddy.free_frames() >= FRAMES.saturating_add(accounts.reserve);
+        if !enough || !accounts.buddy.take_run(index, (GIGABYTE / BLOCK_SIZE) as u32, word) {
+            return false;
+        }
+        if let Some(used) = accounts.uses.get_mut(usize::from(meta::usage(word))) {
+            *used = used.wrapping_add(FRAMES);
+        }
+        accounts.note();
+        true
+    }
+
+    /// Gives back what was taken, for the use that its word said.
     pub fn give(&self, index: u32, order: u8, usage: u8) {
         let mut accounts = self.accounts.lock();
         if let Some(used) = accounts.uses.get_mut(usize::from(usage)) {

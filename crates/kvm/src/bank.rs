@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use base::{BLOCK_SIZE, PAGE_SIZE};
-use frame::{Frame, Size};
+use frame::{Frame, GIGABYTE, Size, is_gigabyte};
 
 /// Memory in one piece, as the guest sees it: frames of one size.
 pub struct Bank {
@@ -30,6 +30,15 @@ impl Bank {
         let (offset, size) = (gpa.checked_sub(self.start)?, self.size.bytes());
         let frame = self.frames.get(offset.checked_div(size)? as usize)?;
         Some((frame, offset.checked_rem(size)?))
+    }
+
+    /// The blocks of the GiB at a guest physical address, if the machine, too, has one there.
+    pub fn gigabyte(&self, gpa: u64) -> Option<&[Frame]> {
+        let first = gpa.checked_sub(self.start)?.checked_div(BLOCK_SIZE)?;
+        let end = first.checked_add(GIGABYTE / BLOCK_SIZE)?;
+        let blocks = self.frames.get(first as usize..end as usize)?;
+        let whole = gpa.is_multiple_of(GIGABYTE) && self.start.is_multiple_of(BLOCK_SIZE);
+        (whole && is_gigabyte(blocks)).then_some(blocks)
     }
 
     /// What stage 2 maps at a guest physical address: the page, or all of a block

@@ -196,6 +196,12 @@ pub trait AddressSpace: Send + Sync {
     /// `EFAULT` if there is none or it doesn't allow the access.
     fn get_frame(&self, regime: &HostRegime, addr: u64, write: bool) -> Result<HostFrame>;
 
+    /// The blocks of the GiB at `addr`, a multiple of that, if they are one
+    /// ([`frame::is_gigabyte`]), and stay where they are and writable while the VM lives.
+    fn gigabyte(&self, _addr: u64) -> Option<&[Frame]> {
+        None
+    }
+
     /// From now on `notifier` hears of every range before its frames are freed
     /// or write-protected, as long as it lives.
     fn register(&self, notifier: Weak<dyn MmuNotifier>) -> Result<()>;

@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use base::census::{Counted, Kind};
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SIZE, Result, Room, rank};
-use frame::Size;
+use frame::{GIGABYTE, Size};
 use paging::{Gather, GuestDevice, Id, Memory, PageTable, Stage2, Stage2Attrs, Tlb, VmId};
 use regime::HostRegime;
 
@@ -171,6 +171,27 @@ impl VmMemory {
         }
         inner.table.map(at, frame, attrs)?;
         Ok(end)
+    }
+
+    /// Maps the GiB at `gpa` by one entry, with pauses. `EINVAL` unless `slot` has it all, and
+    /// the host has it in one piece.
+    pub(crate) fn map_gigabyte(
+        &self,
+        space: &dyn AddressSpace,
+        slot: &Slot,
+        gpa: u64,
+        mut pause: impl FnMut(),
+    ) -> Result<()> {
+        let end = gpa.checked_add(GIGABYTE).ok_or(Errno::EINVAL)?;
+        let whole = gpa.is_multiple_of(GIGABYTE) && end <= slot.end() && !slot.readonly;
+        let blocks = whole.then(|| space.gigabyte(slot.hva_of(gpa))).flatten();
+        let blocks = blocks.ok_or(Errno::EINVAL)?;
+        for block in blocks {
+            self.host.make_coherent(block);
+            pause();
+        }
+        let attrs = Stage2Attrs { read: true, write: true, exec: true, memory: Memory::Normal };
+        self.inner.lock().table.map_gigabyte(gpa, blocks, attrs)
     }
 
     /// Unmaps a slot that was announced and is in no snapshot any more.

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use base::census::{Counted, Kind};
 use base::{Errno, Lock, PAGE_SIZE, Result, Room, rank};
 use core::sync::atomic::{AtomicBool, Ordering};
-use frame::{Fill, Frame, Size, Use};
+use frame::{Fill, Frame, GIGABYTE, Size, Use};
 use kvm_abi as abi;
 use paging::GuestDevice;
 use psci::Policy;
@@ -211,18 +211,26 @@ impl Vm {
         })
     }
 
-    /// Maps all of its memory, so that the guest never faults on it.
-    pub fn populate(&self, regime: &mut HostRegime) -> Result<()> {
+    /// Maps all of its memory, so that the guest never faults on it. Returns how many GiB are
+    /// mapped by one entry each.
+    pub fn populate(&self, regime: &mut HostRegime) -> Result<u64> {
         let snapshot = self.memory.snapshot();
+        let mut gigabytes = 0u64;
         for slot in snapshot.slots.iter() {
             let mut at = slot.gpa;
             while at < slot.end() {
+                let pause = || self.host.window(regime);
+                if self.memory.map_gigabyte(self.space(), slot, at, pause).is_ok() {
+                    at = at.saturating_add(GIGABYTE);
+                    gigabytes = gigabytes.saturating_add(1);
+                    continue;
+                }
                 let write = !slot.readonly;
                 at = self.memory.fault(regime, self.space(), &snapshot, slot, at, write)?;
                 self.host.window(regime);
             }
         }
-        Ok(())
+        Ok(gigabytes)
     }
 
     /// Sends all its vCPUs out of the guest and switches them off: their threads

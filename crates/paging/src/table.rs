@@ -8,7 +8,7 @@ use crate::regime::{Regime, Stage2};
 use base::{BLOCK_SIZE, Errno, PAGE_SIZE, PhysAddr, Result};
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
-use frame::{Fill, Frame, KernelPages, Size, Use, entries_at};
+use frame::{Fill, Frame, GIGABYTE, KernelPages, Size, Use, entries_at, is_gigabyte};
 
 /// A page table. Its owner keeps it under a lock; the hardware walks it on any
 /// CPU meanwhile.
@@ -122,19 +122,25 @@ fn grow<'a>(slot: &AtomicU64, usage: Use) -> Result<Entries<'a>> {
     Ok(child(desc))
 }
 
-/// The frame that an owning leaf gave up.
+/// The frames that an owning leaf gave up, upwards: take them all.
 ///
 /// # Safety
 ///
 /// `desc` was in an entry that is now cleared.
-unsafe fn take_frame(desc: u64, level: u8) -> Option<Frame> {
+unsafe fn take_frames(desc: u64, level: u8) -> Option<impl Iterator<Item = Frame>> {
     if desc & OWNED == 0 {
         return None;
     }
-    let size = if level == 3 { Size::Page } else { Size::Block };
-    // SAFETY: owning leaves are made by `PageTable::map` and `split` only, from
-    // `into_raw`, with this size; the cleared entry was the only one to know.
-    Some(unsafe { Frame::from_raw(address(desc), size) })
+    let (size, count) = match level {
+        3 => (Size::Page, 1),
+        2 => (Size::Block, 1),
+        _ => (Size::Block, GIGABYTE / BLOCK_SIZE),
+    };
+    let places = (address(desc).get()..).step_by(size.bytes() as usize).take(count as usize);
+    // SAFETY: owning leaves are made by `PageTable::map`, `map_gigabyte` and `split` only,
+    // from `into_raw`, with this size, of these places; the cleared entry was the only one
+    // to know.
+    Some(places.map(move |at| unsafe { Frame::from_raw(PhysAddr::new(at), size) }))
 }
 
 fn index(at: u64, level: u8) -> usize {
@@ -263,6 +269,28 @@ impl<R: Regime> PageTable<R> {
         Ok(())
     }
 
+    /// Maps 1 GiB where nothing is mapped (`EEXIST`) by one entry, which holds a count of each
+    /// of `blocks`. `EINVAL` unless they are a GiB ([`is_gigabyte`]), and `at` is a multiple of
+    /// that in a table that has such entries.
+    pub fn map_gigabyte(&mut self, at: u64, blocks: &[Frame], attrs: R::Attrs) -> Result<()> {
+        let (offset, _) = self.range(at, at.wrapping_add(GIGABYTE), GIGABYTE)?;
+        let bits = R::encode(attrs).ok_or(Errno::EINVAL)?;
+        let (Some(first), true, 0..=1) = (blocks.first(), is_gigabyte(blocks), self.level) else {
+            return Err(Errno::EINVAL);
+        };
+        let slot = self.slot(offset, 1)?;
+        if slot.load(Ordering::Relaxed) != 0 {
+            return Err(Errno::EEXIST);
+        }
+        for block in blocks {
+            block.clone().into_raw();
+        }
+        slot.store(first.addr().get() | bits | leaf(1) | OWNED, Ordering::Release);
+        self.pages = self.pages.wrapping_add(GIGABYTE / PAGE_SIZE);
+        publish();
+        Ok(())
+    }
+
     /// Maps physical memory that isn't counted, devices or the kernel's own, in
     /// the largest leaves that alignment allows.
     ///
@@ -315,7 +343,8 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// A handle to the frame that `leaf` holds: to all of it. None for what
-    /// [`PageTable::map_raw`] mapped, or if the leaf has changed.
+    /// [`PageTable::map_raw`] or [`PageTable::map_gigabyte`] mapped, or if the leaf has
+    /// changed.
     pub fn frame(&self, leaf: &Leaf<R>) -> Option<Frame> {
         let size = leaf.size()?;
         let now = self.lookup(leaf.start)?;
@@ -422,9 +451,9 @@ impl<R: Regime> PageTable<R> {
         publish();
         // SAFETY: the entry that held `desc` was cleared, and this is the only
         // copy. No TLB knows of it any more.
-        let old = unsafe { take_frame(desc, 3) };
-        if old.is_none() {
-            self.pages = self.pages.wrapping_add(1);
+        match unsafe { take_frames(desc, 3) } {
+            Some(old) => old.for_each(drop),
+            None => self.pages = self.pages.wrapping_add(1),
         }
         Ok(())
     }
@@ -555,9 +584,14 @@ fn split(
     }
     // SAFETY: nobody reads the entry until it is written again: this is under
     // `&mut PageTable`, and its frame moves into the table.
-    match unsafe { take_frame(desc, level) } {
+    match unsafe { take_frames(desc, level) } {
+        Some(blocks) if level == 1 => {
+            for (entry, block) in entries.entries().iter().zip(blocks) {
+                entry.store(block.into_raw().get() | bits, Ordering::Relaxed);
+            }
+        }
         Some(block) => {
-            for (entry, page) in entries.entries().iter().zip(block.split()) {
+            for (entry, page) in entries.entries().iter().zip(block.flat_map(Frame::split)) {
                 entry.store(page.into_raw().get() | bits, Ordering::Relaxed);
             }
         }
@@ -647,15 +681,27 @@ impl<'a, 't> Walk<'a, 't> {
             }
             slot.store(0, Ordering::Release);
             // SAFETY: the entry is cleared.
-            match unsafe { take_frame(desc, level) } {
-                Some(frame) => {
-                    self.pages = self.pages.wrapping_add(frame.size().pages());
-                    self.gather.frame(start, frame, desc & VALID != 0);
-                }
+            match unsafe { take_frames(desc, level) } {
+                Some(frames) => self.gather_all(start, frames, desc & VALID != 0),
                 None => self.gather.stale(start, span(level)),
             }
         }
         Ok(self.to.min(table_start.saturating_add((entries.len() as u64) << shift(level))))
+    }
+
+    /// What a leaf at `start` held.
+    fn gather_all(&mut self, start: u64, frames: impl Iterator<Item = Frame>, cached: bool) {
+        let mut at = start;
+        for (nth, frame) in frames.enumerate() {
+            if nth > 0 {
+                // A GiB is as much work as its blocks.
+                self.gather.spend();
+            }
+            let size = frame.size();
+            self.pages = self.pages.wrapping_add(size.pages());
+            self.gather.frame(at, frame, cached);
+            at = at.wrapping_add(size.bytes());
+        }
     }
 
     fn protect<R: Regime>(

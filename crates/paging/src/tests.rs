@@ -144,14 +144,15 @@ fn maps_and_refuses() {
 fn a_frame_lives_until_the_tlb_forgot_it() {
     let _ram = sim::ram(16);
     let mut table = PageTable::<User>::new(48).unwrap();
+    let start = in_use();
     table.map(0x40_0000, page(), RW).unwrap();
     let tlb = MockTlb::default();
     let mut gather = Gather::new(&tlb);
     assert_eq!(table.unmap(0x40_0000, 0x40_1000, &mut gather), Ok(0x40_1000));
-    assert_eq!(stats().user, PAGE_SIZE);
+    assert_eq!(stats().user - start.0, PAGE_SIZE);
     assert!(tlb.1.borrow().is_empty());
     drop(gather);
-    assert_eq!(stats().user, 0);
+    assert_eq!(stats().user, start.0);
     // The tables went too: cached pointers to them as well.
     assert_eq!(*tlb.1.borrow(), [(0, 1 << 39, false)]);
 }
@@ -169,7 +170,7 @@ fn blocks_split_where_a_range_ends() {
     table.unmap(BLOCK_SIZE + PAGE_SIZE, BLOCK_SIZE + 2 * PAGE_SIZE, &mut gather).unwrap();
     drop(gather);
     // Its only handle was in the table: the page is free.
-    assert_eq!(stats().user, BLOCK_SIZE - PAGE_SIZE);
+    assert_eq!(stats().user - start.0, BLOCK_SIZE - PAGE_SIZE);
     let leaf = table.lookup(2 * BLOCK_SIZE - 1).unwrap();
     assert_eq!((leaf.len(), leaf.attrs()), (PAGE_SIZE, RW));
     let mut byte = [0];
@@ -191,6 +192,83 @@ fn blocks_split_where_a_range_ends() {
     clear(&mut table, 0, 1 << 48);
     assert_eq!(whole.ref_count(), 1);
     drop((whole, table));
+    assert_eq!(in_use(), start);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "takes a GiB")]
+fn a_gigabyte_is_one_entry_until_a_range_ends_in_it() {
+    let _ram = sim::ram(16);
+    let blocks = sim::gigabyte();
+    let start = in_use();
+    let counts = || blocks.iter().map(Frame::ref_count).collect::<Vec<_>>();
+    let attrs = Stage2Attrs { read: true, write: true, exec: true, memory: Memory::Normal };
+    let mut table = PageTable::<Stage2>::new(40).unwrap();
+    let at = 0x4000_0000;
+    let mut swapped = blocks.to_vec();
+    swapped.swap(3, 4);
+    for wrong in [&blocks[1..], &blocks[..511], &swapped, &[]] {
+        assert_eq!(table.map_gigabyte(at, wrong, attrs), Err(Errno::EINVAL));
+    }
+    drop(swapped);
+    assert_eq!(table.map_gigabyte(at + BLOCK_SIZE, blocks, attrs), Err(Errno::EINVAL));
+    assert_eq!(table.map_gigabyte(1 << 40, blocks, attrs), Err(Errno::EINVAL));
+    // A walk that begins at level 2 has no such entries.
+    let mut small = PageTable::<Stage2>::new(34).unwrap();
+    assert_eq!(small.map_gigabyte(at, blocks, attrs), Err(Errno::EINVAL));
+    assert_eq!(counts(), [1; 512]);
+
+    table.map_gigabyte(at, blocks, attrs).unwrap();
+    assert_eq!(table.map_gigabyte(at, blocks, attrs), Err(Errno::EEXIST));
+    assert_eq!(table.map(at + BLOCK_SIZE, block(), attrs), Err(Errno::EEXIST));
+    assert_eq!((table.pages(), counts()), (1 << 18, [2; 512].to_vec()));
+    let leaf = table.lookup(at + 12345).unwrap();
+    let found = (leaf.start, leaf.len(), leaf.addr(), leaf.attrs());
+    assert_eq!(found, (at, 1 << 30, blocks[0].addr(), attrs));
+    assert_eq!(table.frame(&leaf), None);
+
+    // A page out of the middle: two splits, and the rest is as it was.
+    let tlb = MockTlb::default();
+    let hole = at + 7 * BLOCK_SIZE + 5 * PAGE_SIZE;
+    let mut gather = Gather::new(&tlb);
+    assert_eq!(table.unmap(hole, hole + PAGE_SIZE, &mut gather), Ok(hole + PAGE_SIZE));
+    drop(gather);
+    let broken = (at, 1 << 30, true);
+    assert_eq!(tlb.1.borrow()[0], broken, "break before make");
+    assert!(table.lookup(hole).is_none());
+    for (nth, block) in (0..).zip(blocks) {
+        let gpa = at + nth * BLOCK_SIZE;
+        let leaf = table.lookup(gpa).unwrap();
+        let (len, count) = if nth == 7 { (PAGE_SIZE, 512) } else { (BLOCK_SIZE, 2) };
+        assert_eq!((leaf.start, leaf.len(), leaf.addr()), (gpa, len, block.addr()));
+        assert_eq!((leaf.attrs(), block.ref_count()), (attrs, count), "{nth}");
+    }
+    assert_eq!(table.pages(), (1 << 18) - 1);
+    clear(&mut table, 0, 1 << 40);
+    assert_eq!((table.pages(), counts()), (0, [1; 512].to_vec()));
+
+    // Whole, each block is let go after the TLB forgot it.
+    table.map_gigabyte(at, blocks, attrs).unwrap();
+    struct Watch(RefCell<Vec<(u64, u64)>>);
+    impl Tlb for Watch {
+        fn invalidate_range(&self, start: u64, len: u64, _: bool) {
+            let known = |gpa: &u64| (start..start + len).contains(gpa);
+            let held = |nth: u64| sim::gigabyte()[nth as usize].ref_count() == 2;
+            let gpas = (0..512).map(|nth| (nth, 0x4000_0000 + nth * BLOCK_SIZE));
+            for (nth, gpa) in gpas.filter(|(_, gpa)| known(gpa)) {
+                assert!(held(nth), "{gpa:#x} was let go before");
+            }
+            self.0.borrow_mut().push((start, len));
+        }
+    }
+    let tlb = Watch(RefCell::default());
+    let mut gather = Gather::new(&tlb);
+    assert_eq!(table.unmap(at, at + (1 << 30), &mut gather), Ok(at + (1 << 30)));
+    drop(gather);
+    let forgotten: u64 = tlb.0.borrow().iter().map(|(_, len)| len).sum();
+    assert!(forgotten >= 1 << 30);
+    assert_eq!((table.pages(), counts()), (0, [1; 512].to_vec()));
+    drop((table, small));
     assert_eq!(in_use(), start);
 }
 
@@ -359,7 +437,7 @@ proptest! {
             prop_assert_eq!(table.pages(), model.len() as u64);
             let first = table.next(0, 1 << 48).map(|leaf| leaf.start);
             prop_assert_eq!(first, model.keys().next().map(|page| at(*page)));
-            prop_assert_eq!(stats().user, model.len() as u64 * PAGE_SIZE);
+            prop_assert_eq!(stats().user - before.0, model.len() as u64 * PAGE_SIZE);
             prop_assert_eq!(stats().kernel - before.1, table.tables() * PAGE_SIZE);
         }
         clear(&mut table, 0, 1 << 48);

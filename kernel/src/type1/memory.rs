@@ -9,7 +9,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use base::{BLOCK_SIZE, Errno, Lock, PhysAddr, Result, Room, WaitQueue, rank, room};
 use domain::{Domain, Region, SharedMemory, layout};
-use frame::{Fill, Frame, Size};
+use frame::{Fill, Frame, GIGABYTE, Size};
 use kvm::{AddressSpace, Bank, HostFrame, MmuNotifier};
 use regime::HostRegime;
 use spin::Once;
@@ -124,11 +124,18 @@ fn adopt(host: Region, size: Size, between: &mut impl FnMut()) -> Result<Vec<Fra
     Ok(frames)
 }
 
-/// Any memory.
+/// Any memory, in whole GiB first as far as there are any.
 fn any(bytes: u64, size: Size, between: &mut impl FnMut()) -> Result<Vec<Frame>> {
     let count = bytes.checked_div(size.bytes()).unwrap_or(0);
     let mut frames = room::try_vec(count as usize)?;
-    for _ in 0..count {
+    if size == Size::Block {
+        for _ in 0..bytes / GIGABYTE {
+            let Ok(blocks) = Frame::gigabyte() else { break };
+            frames.extend(blocks);
+            between();
+        }
+    }
+    for _ in frames.len() as u64..count {
         frames.push(Frame::alloc(size, Fill::Stale)?);
         between();
     }
@@ -215,6 +222,10 @@ impl AddressSpace for GuestMemory {
         let mut banks = self.banks.iter().chain(&self.shared);
         let frame = banks.find_map(|bank| bank.mapped(addr)).ok_or(Errno::EFAULT)?;
         Ok(HostFrame { frame, writable: true })
+    }
+
+    fn gigabyte(&self, addr: u64) -> Option<&[Frame]> {
+        self.banks.iter().chain(&self.shared).find_map(|bank| bank.gigabyte(addr))
     }
 
     fn register(&self, _: Weak<dyn MmuNotifier>) -> Result<()> {

@@ -106,10 +106,11 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, watch: u64, coming: &mut Co
             Err(why) => return log::error!("{name}: {why}"),
         };
         log::info!(
-            "{name}: starts, {} CPUs on {:#x}, {} MiB",
+            "{name}: starts, {} CPUs on {:#x}, {} MiB, {} GiB of that in one piece",
             plan.domain.cpus,
             plan.all_cpus(),
-            plan.domain.memory >> 20
+            plan.domain.memory >> 20,
+            life.gigabytes
         );
         coming.is_up();
         let started = time::now();

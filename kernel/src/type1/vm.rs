@@ -46,6 +46,8 @@ pub struct Life {
     plan: Arc<Plan>,
     vm: Arc<Vm>,
     vcpus: Vec<Arc<Vcpu>>,
+    /// How many of its memory's are mapped by one entry each.
+    pub gigabytes: u64,
     end: Once<End>,
     /// Threads that haven't ended.
     threads: AtomicUsize,
@@ -106,10 +108,10 @@ impl Life {
                     vcpu.core().state.lock().let_wait();
                 }
             }
-            vm.populate(regime)?;
-            Ok((vm, vcpus))
+            let gigabytes = vm.populate(regime)?;
+            Ok((vm, vcpus, gigabytes))
         });
-        let (vm, vcpus) = made.map_err(|errno| {
+        let (vm, vcpus, gigabytes) = made.map_err(|errno| {
             format!("/chosen/{}: it could not be made: {errno}", plan.domain.name)
         })?;
         if let Some(first) = vcpus.first() {
@@ -120,6 +122,7 @@ impl Life {
         Ok(Arc::new(Life {
             plan: plan.clone(),
             vm,
+            gigabytes,
             threads: AtomicUsize::new(vcpus.len()),
             vcpus,
             end: Once::new(),

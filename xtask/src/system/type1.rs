@@ -103,6 +103,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.shared_memory(),
     },
     SystemTest {
+        name: "type1: a VM has a GiB of memory in one piece, and again after a reset",
+        needs: Needs::Type1,
+        long: false,
+        run: |bench| bench.gigabyte(),
+    },
+    SystemTest {
         name: "type1: a kernel without user space runs the same guests",
         needs: Needs::Type1,
         long: true,
@@ -394,6 +400,33 @@ impl Bench<'_> {
         if !seen.is_sorted() || seen.last().is_none_or(|last| *last < 5) {
             bail!("the one that looks saw {seen:?}");
         }
+        Ok(())
+    }
+
+    /// The guest fills most of the memory that one entry maps.
+    fn gigabyte(&self) -> Result<()> {
+        let args = run::Args { mem: 3072, ..machine() };
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let mut vm = Vm::debian("large", &args, self.built);
+        vm.memory = 1152;
+        let machine = type1::machine(&args, &kernel, &[vm], &self.tree())?;
+        self.watched(&machine, Keyboard::Test, |console| {
+            let limit = Duration::from_secs(args.timeout);
+            for life in 1..=2 {
+                console.expect("large: starts, ", limit)?;
+                console.expect(", 1152 MiB, 1 GiB of that in one piece", SOON)?;
+                console.expect("[large] hypha-guest: ready", limit)?;
+                console.send("\n")?;
+                console.expect(&format!("[large] {PROMPT}"), SOON)?;
+                console.send("head -c 800000000 /dev/zero >/large; wc -c </large\n")?;
+                console.expect("[large] 800000000", limit)?;
+                if life == 1 {
+                    console.send("reboot -f\n")?;
+                    console.expect("large: resets", limit)?;
+                }
+            }
+            Ok(())
+        })?;
         Ok(())
     }
 

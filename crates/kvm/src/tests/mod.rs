@@ -887,9 +887,47 @@ impl AddressSpace for Banks {
         let frame = self.0.iter().find_map(|bank| bank.mapped(addr)).ok_or(Errno::EFAULT)?;
         Ok(HostFrame { frame, writable: true })
     }
+    fn gigabyte(&self, addr: u64) -> Option<&[frame::Frame]> {
+        self.0.iter().find_map(|bank| bank.gigabyte(addr))
+    }
     fn register(&self, _: std::sync::Weak<dyn MmuNotifier>) -> Result<()> {
         Ok(())
     }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "takes a GiB")]
+fn a_gigabyte_is_mapped_whole_where_guest_and_machine_have_one() {
+    let _ram = sim::ram(16);
+    let mut frames = sim::gigabyte().to_vec();
+    frames.push(frame::Frame::alloc(Size::Block, frame::Fill::Stale).unwrap());
+    let first = frames[0].addr().get();
+    let host: Arc<dyn Host> = MockHost::new();
+    let mut regime = HostRegime::hosted();
+    // The guest's address, and whether its slot is read-only.
+    let cases = [(0x4000_0000u64, 0, 1), (0x4020_0000, 0, 0), (0x4000_0000, abi::MEM_READONLY, 0)];
+    for (start, flags, expected) in cases {
+        let bank = Bank::new(start, frames.clone());
+        assert_eq!(bank.gigabyte(start).is_some(), start == 0x4000_0000);
+        assert!(bank.gigabyte(start + BLOCK_SIZE).is_none());
+        assert!(bank.gigabyte(start - 1).is_none() && bank.gigabyte(start + (1 << 30)).is_none());
+        let vm = Vm::new(&host, Arc::new(Banks(vec![bank])), 40).unwrap();
+        let slot = abi::UserspaceMemoryRegion {
+            flags,
+            guest_phys_addr: start,
+            memory_size: 513 * BLOCK_SIZE,
+            userspace_addr: start,
+            ..Default::default()
+        };
+        vm.set_memory(&mut regime, &slot).unwrap();
+        assert_eq!(vm.populate(&mut regime), Ok(expected));
+        let leaf = if expected == 1 { 1 << 30 } else { BLOCK_SIZE };
+        assert_eq!(vm.memory.lookup(start), Some((first, leaf, flags == 0)));
+        let last = vm.memory.lookup(start + (1 << 30)).unwrap();
+        assert_eq!((last.0, last.1), (frames[512].addr().get(), BLOCK_SIZE));
+        vm.release(&regime);
+    }
+    assert!(frames.iter().all(|frame| frame.ref_count() <= 2));
 }
 
 #[test]
