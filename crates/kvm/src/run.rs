@@ -360,10 +360,13 @@ impl Vcpu {
                 *snapshot = self.vm.memory.snapshot();
             }
             let more = requests & request::IRQFD != 0 && !self.vm.drain_irqfds();
-            if requests & request::POWER != 0
-                && let Some(start) = core.take_start()
-            {
-                self.start(regime, start);
+            if requests & request::POWER != 0 {
+                if core.is_over() {
+                    return Ready::Wait;
+                }
+                if let Some(start) = core.take_start() {
+                    self.start(regime, start);
+                }
             }
             if requests & (request::TIMER | request::VGIC) != 0 {
                 let mut state = core.state.lock();

@@ -71,6 +71,8 @@ pub struct VcpuCore {
     cpu: AtomicU32,
     /// KVM_MP_STATE_*.
     power: AtomicU32,
+    /// Its VM's life is over: nobody turns it on any more.
+    over: AtomicBool,
     /// The virtual timer's physical interrupt fired while it was live.
     fired: AtomicBool,
     wait: WaitQueue,
@@ -320,6 +322,7 @@ impl VcpuCore {
             mode: AtomicU32::new(OUTSIDE),
             cpu: AtomicU32::new(0),
             power: AtomicU32::new(RUNNABLE),
+            over: AtomicBool::new(false),
             fired: AtomicBool::new(false),
             wait: WaitQueue::new(),
             owned: AtomicBool::new(false),
@@ -487,7 +490,11 @@ impl VcpuCore {
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.power_raw() == STOPPED
+        self.power_raw() == STOPPED || self.is_over()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_power(&self, host: &dyn Host, power: u32) {
@@ -497,6 +504,13 @@ impl VcpuCore {
 
     pub(crate) fn stop(&self, host: &dyn Host) {
         self.set_power(host, STOPPED);
+    }
+
+    /// Stops it for good, even if another vCPU is turning it on just now.
+    pub(crate) fn end(&self, host: &dyn Host) {
+        // Before the request, which makes it look at this.
+        self.over.store(true, Ordering::SeqCst);
+        self.stop(host);
     }
 
     pub(crate) fn resume(&self) {
@@ -510,6 +524,8 @@ impl VcpuCore {
             let answer = psci::cpu_on(Some(self.power()));
             if answer == psci::SUCCESS {
                 *slot = Some(start);
+                // Before the power, so that it can't go on where it was switched off.
+                self.request(request::POWER);
                 self.power.store(RUNNABLE, Ordering::SeqCst);
             }
             answer

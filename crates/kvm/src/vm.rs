@@ -233,11 +233,11 @@ impl Vm {
         Ok(gigabytes)
     }
 
-    /// Sends all its vCPUs out of the guest and switches them off: their threads
+    /// Sends all its vCPUs out of the guest and switches them off for good: their threads
     /// get [`Done::Wait`] from [`Vcpu::run`].
     pub fn stop(&self) {
         for core in self.vcpus.iter() {
-            core.stop(&*self.host);
+            core.end(&*self.host);
         }
     }
 

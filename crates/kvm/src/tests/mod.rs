@@ -1635,6 +1635,24 @@ fn a_reset_forgets_who_was_turned_on() {
 }
 
 #[test]
+fn nobody_is_turned_on_when_the_vms_life_is_over() {
+    let _ram = sim::ram(8);
+    let mut vmm = Vmm::new();
+    let vm = vmm.vm();
+    let first = vmm.ready(&vm, 0);
+    let second = vmm.ready(&vm, 1);
+    // The life ends while the first one's CPU_ON of the second is under way.
+    let ended = vm.clone();
+    vmm.host.push(move |state, _| {
+        ended.stop();
+        hvc(state, [0xc400_0003, 1, 0xdead_0000, 7])
+    });
+    assert!(matches!(vmm.run(&first), Ok(Done::Wait)));
+    assert!(matches!(vmm.run(&second), Ok(Done::Wait)));
+    assert!(matches!(vmm.run(&first), Ok(Done::Wait)));
+}
+
+#[test]
 fn who_is_asked_all_the_time_still_sees_signals() {
     // Other vCPUs send interrupts faster than they are put in list registers:
     // the CPU must not stay in there with interrupts masked.
