@@ -4,9 +4,10 @@
 //! the input may show a line before it is whole, so that its prompt and its echo
 //! are seen; a line of another VM's interrupts that line, which is shown again.
 //!
-//! Each VM has a budget of bytes that refills with time. What goes beyond is
-//! dropped and counted: a guest never waits for the console, and one that floods
-//! it leaves time for the others.
+//! Each VM has a budget of bytes that refills with time: of what it prints, and of what
+//! that brings to the port beyond it: names, line ends, lines that are shown again. What goes
+//! beyond is dropped and counted: a guest never waits for the console, and one that floods it
+//! leaves time for the others.
 
 use crate::queue::Queue;
 use alloc::format;
@@ -24,8 +25,8 @@ pub struct Rate {
 
 impl Rate {
     /// A budget that nothing was taken of.
-    fn full(self) -> u64 {
-        u64::from(self.burst).saturating_mul(SECOND)
+    fn full(self) -> i64 {
+        i64::from(self.burst).saturating_mul(SECOND)
     }
 }
 
@@ -66,7 +67,7 @@ const RESUME: usize = 512;
 /// The most of a VM's name that is shown.
 const NAME: usize = 32;
 /// Nanoseconds of a second.
-const SECOND: u64 = 1_000_000_000;
+const SECOND: i64 = 1_000_000_000;
 
 /// The console.
 #[derive(Debug)]
@@ -101,8 +102,9 @@ struct Source {
     line: Vec<u8>,
     /// A carriage return came behind that.
     returned: bool,
-    /// What it may print: bytes times [`SECOND`], so that no part of one is lost.
-    budget: u64,
+    /// What it may print: bytes times [`SECOND`], so that no part of one is lost. Below zero it
+    /// has put more on the port than it was to.
+    budget: i64,
     /// Up to when that was counted.
     refilled: u64,
     dropped: u64,
@@ -252,12 +254,18 @@ impl Mux {
             self.break_line();
         }
         let raw = self.input == Some(vm);
+        let before = self.out.len();
         let Some(source) = self.vms.get_mut(vm) else { return };
+        let waited = source.waiting.len();
         if self.open != Some(vm) {
             self.out.extend_from_slice(source.prefix.as_bytes());
             self.out.extend_from_slice(&source.line);
         }
         let whole = source.print(raw, &mut self.out);
+        let came = self.out.len().saturating_sub(before);
+        // Those are paid for.
+        let went = waited.saturating_sub(source.waiting.len());
+        source.spend(came.saturating_sub(went));
         self.open = if whole { None } else { Some(vm) };
         self.turn = vm.saturating_add(1);
     }
@@ -278,35 +286,36 @@ impl Source {
     fn put(&mut self, byte: u8, now: u64, rate: Rate) {
         self.refill(now, rate);
         let room = WAITING.saturating_sub(self.waiting.len());
-        let resumes = (RESUME as u64).saturating_mul(SECOND);
+        let resumes = (RESUME as i64).saturating_mul(SECOND);
         if self.dropped > 0 && room >= RESUME && self.budget >= resumes {
             self.resume();
         }
-        let left = self.budget.checked_sub(SECOND);
-        match left {
-            Some(left) if self.dropped == 0 && room > 0 => {
-                self.budget = left;
-                self.push(byte);
-            }
-            _ => self.dropped = self.dropped.saturating_add(1),
+        if self.budget >= SECOND && self.dropped == 0 && room > 0 {
+            self.spend(1);
+            self.push(byte);
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
         }
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.budget = self.budget.saturating_sub((bytes as i64).saturating_mul(SECOND));
     }
 
     fn refill(&mut self, now: u64, rate: Rate) {
         let elapsed = now.saturating_sub(self.refilled);
         // If this saturates, it is full anyway.
-        let gain = elapsed.saturating_mul(u64::from(rate.per_second));
+        let gain = elapsed.saturating_mul(u64::from(rate.per_second)).min(i64::MAX as u64) as i64;
         self.budget = self.budget.saturating_add(gain).min(rate.full());
         self.refilled = self.refilled.max(now);
     }
 
     /// Says how much is missing.
     fn resume(&mut self) {
-        if self.midline {
-            self.push(b'\n');
-        }
+        let end = if self.midline { "\n" } else { "" };
         let dropped = core::mem::take(&mut self.dropped);
-        for byte in format!("({dropped} bytes dropped)\n").bytes() {
+        for byte in format!("{end}({dropped} bytes dropped)\n").bytes() {
+            self.spend(1);
             self.push(byte);
         }
     }
@@ -365,6 +374,8 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: u64 = super::SECOND as u64;
     use proptest::prelude::*;
     use std::string::String;
 
@@ -452,15 +463,44 @@ mod tests {
         let shown = drain(&mut mux);
         assert_eq!(shown.matches("[flood]").count(), 40);
         assert!(shown.find("here").unwrap() < 200);
-        // A second later there is room for a second's worth.
+        // A second later there is room for a second's worth, less what names and line ends cost.
+        let told = "(98000 bytes dropped)\n".len();
+        let left = 1000 - 40 * ("[flood] \r\n".len() - 1) - told;
         for _ in 0..10_000 {
             mux.put(1, b'!', SECOND + 1);
         }
         mux.put(1, b'\n', 2 * SECOND + 1);
         let shown = drain(&mut mux);
         assert!(shown.contains("(98000 bytes dropped)\r\n"), "{shown}");
-        assert_eq!(shown.matches('!').count(), 1000);
-        assert!(shown.contains("(9000 bytes dropped)\r\n"), "{shown}");
+        assert_eq!(shown.matches('!').count(), left);
+        assert!(shown.contains(&format!("({} bytes dropped)\r\n", 10_000 - left)), "{shown}");
+    }
+
+    /// Short lines, returns to the line's start and lines that others interrupt put more on the
+    /// port than was printed.
+    #[test]
+    fn what_comes_with_bytes_is_paid_for() {
+        let rate = Rate { per_second: 10_000, burst: 5000 };
+        for (first, second) in [("\n", ""), ("\rX", ""), ("x", "\n"), ("", "\n")] {
+            let mut mux = Mux::new(rate);
+            mux.add("a");
+            mux.add("a-long-name-of-a-vm");
+            puts(&mut mux, 0, &"y".repeat(200));
+            let mut port = 0;
+            for millisecond in 1..=20_000 {
+                for _ in 0..50 {
+                    for (vm, text) in [(0, first), (1, second)] {
+                        text.bytes().for_each(|byte| mux.put(vm, byte, millisecond * 1_000_000));
+                    }
+                    port += core::iter::from_fn(|| mux.next()).count();
+                }
+            }
+            // Of each that prints; the last line may go beyond that.
+            let each = 5000 + 20 * 10_000 + 300;
+            let all = if first.is_empty() || second.is_empty() { 1 } else { 2 } * each;
+            assert!(port <= all + 300, "{first:?}, {second:?}: {port} of {all}");
+            assert!(port >= each * 9 / 10, "{first:?}, {second:?}: {port} of {all}");
+        }
     }
 
     #[test]
