@@ -10,6 +10,7 @@ use crate::machine::{Gic, Machine, Registers};
 use crate::memory;
 use arch::gic as icc;
 use arch::mmio::Mmio;
+use base::{Lock, rank};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 
@@ -111,14 +112,23 @@ pub fn enable(intid: u32) {
 
 /// Enables a shared interrupt towards CPU `target`, edge-triggered or not.
 pub fn hand_on(intid: u32, edge: bool, target: usize) {
+    /// Sixteen interrupts share a GICD_ICFGR.
+    static TRIGGERS: Lock<()> = Lock::new(rank::INODE, ());
     let Some(controller) = CONTROLLER.get() else { return };
     let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = controller;
     let intid = intid.max(32);
     controller.set_bit(GICD_ICENABLER, intid);
-    let at = GICD_ICFGR.wrapping_add(u64::from(intid / 16).wrapping_mul(4));
-    let mask = 2u32 << (intid % 16).wrapping_mul(2);
-    let others = distributor.read32(at) & !mask;
-    distributor.write32(at, others | if edge { mask } else { 0 });
+    if is_v3() {
+        // What is enabled must not change (GICv3 12.9.9).
+        wait_for_writes(distributor, GICD_CTLR, 1 << 31);
+    }
+    {
+        let _alone = TRIGGERS.lock();
+        let at = GICD_ICFGR.wrapping_add(u64::from(intid / 16).wrapping_mul(4));
+        let mask = 2u32 << (intid % 16).wrapping_mul(2);
+        let others = distributor.read32(at) & !mask;
+        distributor.write32(at, others | if edge { mask } else { 0 });
+    }
     route(intid, target);
     controller.set_bit(GICD_ICACTIVER, intid);
     controller.set_bit(GICD_ISENABLER, intid);
@@ -150,8 +160,8 @@ pub fn disable(intid: u32) {
     }
 }
 
-/// Marks a private interrupt of this CPU active or not: an active one does not
-/// fire again. It is active when this returns: a guest's end of interrupt, which
+/// Marks an interrupt, a private one of this CPU's or a shared one, active or not: an active
+/// one does not fire again. It is active when this returns: a guest's end of interrupt, which
 /// deactivates it, comes after.
 pub fn set_active(intid: u32, active: bool) {
     let Some(controller) = CONTROLLER.get() else { return };
