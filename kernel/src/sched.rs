@@ -54,6 +54,8 @@ static QUEUES: [Lock<RunQueue>; MAX_CPUS] = [const {
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 /// CPUs that have nothing to do.
 static IDLE: AtomicU64 = AtomicU64::new(0);
+/// CPUs that do their own tasks' work alone: an exclusive VM's.
+static RESERVED: AtomicU64 = AtomicU64::new(0);
 /// CPUs that tasks wait for. Changed under the queue's lock.
 static WANTED: AtomicU64 = AtomicU64::new(0);
 
@@ -155,6 +157,16 @@ pub fn try_current_of(cpu: usize) -> Option<Arc<Task>> {
     queue.tasks.current().or(queue.idle.as_ref()).cloned()
 }
 
+/// From now on these CPUs, a bit each, are neither told that tasks wait elsewhere nor tidy up
+/// after others.
+pub fn reserve(cpus: u64) {
+    RESERVED.fetch_or(cpus, SeqCst);
+}
+
+fn is_reserved(cpu: usize) -> bool {
+    RESERVED.load(Relaxed) & bit(cpu) != 0
+}
+
 /// Room in all queues for all tasks, the one that is being made and counted
 /// already among them: to wake one can't fail.
 pub fn make_room() -> base::Result<()> {
@@ -235,7 +247,8 @@ fn enqueue(task: Arc<Task>, why: Enqueue) {
 /// is idle and then looks who is wanted; whoever made a CPU wanted, or what
 /// waits there free to be taken, looks here after that: one sees the other.
 fn nudge(busy: usize) {
-    let idle = IDLE.load(SeqCst) & ONLINE.load(Relaxed) & !bit(busy);
+    let others = ONLINE.load(Relaxed) & !RESERVED.load(Relaxed) & !bit(busy);
+    let idle = IDLE.load(SeqCst) & others;
     if idle == 0 || WANTED.load(SeqCst) & bit(busy) == 0 {
         return;
     }
@@ -307,14 +320,16 @@ fn rest(start: Nanos, end: impl Fn() -> Option<bool>) -> bool {
     let index = cpu::index();
     this.idle_since.store(start, Relaxed);
     let result = loop {
-        // Before the sleep: no switch may come for long.
-        stack::reap();
+        if !is_reserved(index) {
+            // Before the sleep: no switch may come for long.
+            stack::reap();
+        }
         IDLE.fetch_or(bit(index), SeqCst);
         if let Some(result) = end() {
             break result;
         }
         let wanted = WANTED.load(SeqCst);
-        if wanted & bit(index) != 0 || wanted != 0 && steal() {
+        if wanted & bit(index) != 0 || wanted != 0 && !is_reserved(index) && steal() {
             break false;
         }
         arch::irq::wait();
@@ -473,7 +488,9 @@ pub fn finish() {
         previous.on_cpu.store(false, SeqCst);
         nudge(cpu::index());
     }
-    stack::reap();
+    if !is_reserved(cpu::index()) {
+        stack::reap();
+    }
     send_on(strays);
 }
 

@@ -30,6 +30,11 @@ pub fn start(boot: &BootPlan) {
     for plan in plans.iter().filter(|plan| plan.is_exclusive()) {
         watchdog::leave_alone(plan.all_cpus());
     }
+    let exclusive = plan::exclusive_cpus(&plans);
+    // Somebody has to tidy up.
+    if domain::cpus::for_the_host(plan::online_cpus(), exclusive).is_some() {
+        sched::reserve(exclusive);
+    }
     console::init(&plans);
     devices::init(&plans);
     supervisor::start(plans, host);
