@@ -1,10 +1,10 @@
 //! The machine's RAM: where it lies, its metadata, the allocator's lock.
 
 use crate::buddy::{Buddy, MAX_ORDER, POOL_ORDER, Table, frames};
+use crate::handle::GIGABYTE;
 use crate::handle::{Frame, Size};
 use crate::meta;
 use crate::set;
-use crate::handle::GIGABYTE;
 use base::{BLOCK_SIZE, Errno, Lock, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Result, rank, room};
 #[cfg(any(test, feature = "sim"))]
 use core::sync::atomic::AtomicU64;

@@ -233,6 +233,12 @@ impl Vm {
         Ok(gigabytes)
     }
 
+    /// Unmaps all of its memory, with interrupt windows: little is left to do when it is dropped,
+    /// which may be anywhere.
+    pub fn empty(&self, regime: &mut HostRegime) {
+        self.memory.unmap_all(regime);
+    }
+
     /// Sends all its vCPUs out of the guest and switches them off for good: their threads
     /// get [`Done::Wait`] from [`Vcpu::run`].
     pub fn stop(&self) {

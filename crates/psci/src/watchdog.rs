@@ -30,17 +30,20 @@ pub struct Watchdog {
     timeout: u32,
     /// Nobody pets it until then: the guest hangs. None: it is stopped.
     deadline: Option<u64>,
+    /// When its owner looks next. None: when told to.
+    look: Option<u64>,
 }
 
 impl Watchdog {
     /// One whose timeout is at first, and at most, so many seconds.
     pub const fn new(most: u32) -> Watchdog {
         let most = if most < LEAST { LEAST } else { most };
-        Watchdog { most, timeout: most, deadline: None }
+        Watchdog { most, timeout: most, deadline: None, look: None }
     }
 
-    /// When it runs out, if it runs.
-    pub const fn deadline(&self) -> Option<u64> {
+    /// When it runs out, if it runs: its owner looks then.
+    pub fn wait(&mut self) -> Option<u64> {
+        self.look = self.deadline;
         self.deadline
     }
 
@@ -49,11 +52,11 @@ impl Watchdog {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// Whether it runs out before `then` (None: never): who waits for that has to look
-    /// earlier.
-    pub fn is_before(&self, then: Option<u64>) -> bool {
-        match (self.deadline, then) {
-            (Some(deadline), Some(then)) => deadline < then,
+    /// Whether it runs out before its owner looks, who has to be told. Otherwise a guest
+    /// wakes nobody, whatever it calls.
+    pub fn is_early(&self) -> bool {
+        match (self.deadline, self.look) {
+            (Some(deadline), Some(look)) => deadline < look,
             (deadline, None) => deadline.is_some(),
             (None, _) => false,
         }
@@ -107,29 +110,46 @@ mod tests {
         assert_eq!(dog.call(SET_TIMEOUT, 2, 0), DONE);
         // Set, and even petted, it doesn't run yet.
         assert_eq!(dog.call(PET, 0, 5), DONE);
-        assert_eq!((dog.deadline(), dog.is_over(u64::MAX)), (None, false));
+        assert_eq!((dog.deadline, dog.is_over(u64::MAX)), (None, false));
         assert_eq!(dog.call(ENABLE, 1, 100), DONE);
-        assert_eq!(dog.deadline(), Some(100 + 2 * SECOND));
+        assert_eq!(dog.deadline, Some(100 + 2 * SECOND));
         assert_eq!(dog.call(GET_TIMELEFT, 0, SECOND), [SUCCESS, 2, 0, 0]);
         assert_eq!(dog.call(PET, 0, 2 * SECOND), DONE);
         assert!(!dog.is_over(4 * SECOND - 1));
         assert!(dog.is_over(4 * SECOND));
         assert_eq!(dog.call(GET_TIMELEFT, 0, 5 * SECOND), [SUCCESS, 0, 0, 0]);
         assert_eq!(dog.call(ENABLE, 0, 5 * SECOND), DONE);
-        assert_eq!(dog.deadline(), None);
+        assert_eq!(dog.deadline, None);
     }
 
     #[test]
     fn a_new_timeout_counts_from_now() {
         let mut dog = Watchdog::new(30);
         dog.call(ENABLE, 1, 0);
-        assert_eq!(dog.deadline(), Some(30 * SECOND));
+        assert_eq!(dog.deadline, Some(30 * SECOND));
         assert_eq!(dog.call(SET_TIMEOUT, 5, SECOND), DONE);
-        assert_eq!(dog.deadline(), Some(6 * SECOND));
-        assert!(dog.is_before(Some(30 * SECOND)) && dog.is_before(None));
-        assert!(!dog.is_before(Some(6 * SECOND)) && !Watchdog::new(1).is_before(None));
+        assert_eq!(dog.deadline, Some(6 * SECOND));
         dog.stop();
-        assert!(!dog.is_over(u64::MAX) && !dog.is_before(None));
+        assert!(!dog.is_over(u64::MAX) && !dog.is_early());
+    }
+
+    /// Only what comes before its owner looks wakes that: a guest can't wake it at will.
+    #[test]
+    fn its_owner_is_woken_once_for_each_time_that_it_looks() {
+        let mut dog = Watchdog::new(30);
+        assert_eq!((dog.wait(), dog.is_early()), (None, false));
+        dog.call(ENABLE, 1, 0);
+        assert!(dog.is_early());
+        assert_eq!((dog.wait(), dog.is_early()), (Some(30 * SECOND), false));
+        dog.call(SET_TIMEOUT, 2, 0);
+        assert!(dog.is_early());
+        assert_eq!(dog.wait(), Some(2 * SECOND));
+        for now in 1..1000 {
+            for (call, value) in [(SET_TIMEOUT, 30), (SET_TIMEOUT, 2), (ENABLE, 0), (ENABLE, 1)] {
+                dog.call(call, value, now);
+                assert!(!dog.is_early());
+            }
+        }
     }
 
     #[test]
@@ -147,6 +167,6 @@ mod tests {
         assert_eq!(dog, before);
         // The end of time is no overflow.
         assert_eq!(dog.call(PET, 0, u64::MAX), DONE);
-        assert_eq!(dog.deadline(), Some(u64::MAX));
+        assert_eq!(dog.deadline, Some(u64::MAX));
     }
 }

@@ -188,7 +188,7 @@ fn make(wanted: &SharedMemory, mut between: impl FnMut()) -> Result<Vec<Frame>> 
     let frames = match wanted.on_host() {
         // Each VM may have it at another address: `Bank` looks at that.
         Some(host) => adopt(host, size_for(host, host.start), &mut between)?,
-        None => any(wanted.size, Size::Page, &mut between)?,
+        None => any(wanted.size, size_for(Region::new(0, wanted.size), 0), &mut between)?,
     };
     for frame in &frames {
         clear(frame);

@@ -1,6 +1,8 @@
 //! What Type-1 mode has to say: the last words of a guest that crashed or hung, and what is not its
 //! guests'.
 
+use crate::sched;
+use core::fmt::Arguments;
 use frame::Use;
 use vcpu_context::{El1, GuestContext};
 
@@ -25,28 +27,22 @@ pub fn memory(guests: u64) {
     );
 }
 
-/// The registers of a virtual CPU, to the log.
+/// The registers of a virtual CPU, to the log. Where the line is slow that takes long: others
+/// get their turn between.
 pub fn registers(name: &str, index: usize, context: &GuestContext) {
-    log::error!(
-        "{name}: CPU {index}: PC {:#018x} PSTATE {:#010x} ESR_EL2 {:#010x} FAR_EL2 {:#018x} \
-         HPFAR_EL2 {:#x}",
-        context.pc,
-        context.pstate,
-        context.esr_el2,
-        context.far_el2,
-        context.hpfar_el2
-    );
+    let line = |text: Arguments<'_>| {
+        log::error!("{name}: {text}");
+        sched::breathe();
+    };
+    line(format_args!(
+        "CPU {index}: PC {:#018x} PSTATE {:#010x} ESR_EL2 {:#010x} FAR_EL2 {:#018x} HPFAR_EL2 {:#x}",
+        context.pc, context.pstate, context.esr_el2, context.far_el2, context.hpfar_el2
+    ));
     for (n, group) in (0..31u32).step_by(4).zip(context.regs.chunks(4)) {
-        let word = |at: usize| group.get(at).copied().unwrap_or(0);
-        match group.len() {
-            4 => log::error!(
-                "{name}: x{n:<2} {:016x} {:016x} {:016x} {:016x}",
-                word(0),
-                word(1),
-                word(2),
-                word(3)
-            ),
-            _ => log::error!("{name}: x{n:<2} {:016x} {:016x} {:016x}", word(0), word(1), word(2)),
+        match *group {
+            [a, b, c, d] => line(format_args!("x{n:<2} {a:016x} {b:016x} {c:016x} {d:016x}")),
+            [a, b, c] => line(format_args!("x{n:<2} {a:016x} {b:016x} {c:016x}")),
+            _ => {}
         }
     }
     for register in [
@@ -61,6 +57,6 @@ pub fn registers(name: &str, index: usize, context: &GuestContext) {
         El1::TCR_EL1,
         El1::SCTLR_EL1,
     ] {
-        log::error!("{name}: {:<10} {:#018x}", register.name(), context.el1(register));
+        line(format_args!("{:<10} {:#018x}", register.name(), context.el1(register)));
     }
 }

@@ -19,7 +19,8 @@ const PAUSE: u64 = 1_000_000_000;
 /// A life shorter than this that ends in a reset is followed by a pause, too.
 const SHORT: u64 = 100_000_000;
 
-/// A VM that hangs again within this time is only named: its registers would fill the log.
+/// A VM that crashes or hangs again within this time is only named: its registers would fill
+/// the log.
 const QUIET: u64 = 10_000_000_000;
 
 /// VMs that haven't ended for good.
@@ -99,54 +100,106 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, watch: u64, coming: &mut Co
     };
     let ram = memory.ram().iter().fold(0u64, |sum, bank| sum.saturating_add(bank.size));
     GUESTS.fetch_add(ram, Ordering::SeqCst);
-    let mut reported = None;
-    loop {
-        let life = match Life::build(plan, &memory, host) {
-            Ok(life) => life,
-            Err(why) => return log::error!("{name}: {why}"),
-        };
-        log::info!(
-            "{name}: starts, {} CPUs on {:#x}, {} MiB, {} GiB of that in one piece",
-            plan.domain.cpus,
-            plan.all_cpus(),
-            plan.domain.memory >> 20,
-            life.gigabytes
-        );
-        coming.is_up();
-        let started = time::now();
-        let end = life.run(watch);
-        if let End::Hang = end {
-            let now = time::now();
-            if reported.is_none_or(|then| now.saturating_sub(then) >= QUIET) {
-                life.report();
-                reported = Some(now);
-            }
+    let mut said = None;
+    while let Some(end) = live(plan, &memory, host, watch, coming) {
+        end.tell(name, &mut said);
+        if !end.goes_on(plan) {
+            break;
         }
-        drop(life);
-        match end {
+    }
+    if plan.passthrough.as_ref().is_some_and(|devices| devices.may_dma) {
+        log::warn!("{name}: nobody gets its memory, which its devices may still write");
+        core::mem::forget(memory);
+    }
+}
+
+/// One life of it. None: it can't be begun, and never could.
+fn live(
+    plan: &Arc<Plan>,
+    memory: &Arc<GuestMemory>,
+    host: &Arc<dyn Host>,
+    watch: u64,
+    coming: &mut Coming,
+) -> Option<Ended> {
+    let name = &plan.domain.name;
+    let life = match Life::build(plan, memory, host) {
+        Ok(life) => life,
+        Err(why) if coming.0 => {
+            log::error!("{name}: {why}");
+            return None;
+        }
+        Err(why) => return Some(Ended { end: End::Crash(None, why), life: None, short: false }),
+    };
+    log::info!(
+        "{name}: starts, {} CPUs on {:#x}, {} MiB, {} GiB of that in one piece",
+        plan.domain.cpus,
+        plan.all_cpus(),
+        plan.domain.memory >> 20,
+        life.gigabytes
+    );
+    coming.is_up();
+    let started = time::now();
+    let end = life.run(watch);
+    let short = time::now().saturating_sub(started) < SHORT;
+    Some(Ended { end, life: Some(life), short })
+}
+
+/// A life that has ended.
+struct Ended {
+    end: End,
+    /// None: it was over before it began.
+    life: Option<Arc<Life>>,
+    short: bool,
+}
+
+impl Ended {
+    /// Says how it ended; with registers, unless some were told of at `said`, not long ago.
+    fn tell(&self, name: &str, said: &mut Option<u64>) {
+        let at_fault = match &self.end {
             End::Off => return log::info!("{name}: is off"),
+            End::Reset => return log::info!("{name}: resets"),
+            End::Crash(cpu, _) => *cpu,
+            End::Hang => None,
+        };
+        let now = time::now();
+        if let Some(life) = &self.life
+            && said.is_none_or(|then| now.saturating_sub(then) >= QUIET)
+        {
+            life.report(at_fault);
+            *said = Some(now);
+        }
+        match &self.end {
+            End::Crash(_, why) => log::error!("{name}: crashed: {why}"),
+            _ => log::error!("{name}: hung: it did not pet its watchdog in time"),
+        }
+    }
+
+    /// Whether another one follows: now.
+    fn goes_on(self, plan: &Plan) -> bool {
+        let name = &plan.domain.name;
+        // Before a pause: others may want its memory.
+        drop(self.life);
+        match self.end {
+            End::Off => return false,
             End::Reset => {
-                log::info!("{name}: resets");
-                if time::now().saturating_sub(started) < SHORT {
+                if self.short {
                     sched::park_until(Some(time::now().saturating_add(PAUSE)));
                 }
             }
-            End::Crash(_) | End::Hang => {
-                match end {
-                    End::Crash(why) => log::error!("{name}: crashed: {why}"),
-                    _ => log::error!("{name}: hung: it did not pet its watchdog in time"),
+            End::Crash(..) | End::Hang => match plan.domain.on_crash {
+                OnCrash::Restart => {
+                    sched::park_until(Some(time::now().saturating_add(PAUSE)));
                 }
-                match plan.domain.on_crash {
-                    OnCrash::Restart => {
-                        sched::park_until(Some(time::now().saturating_add(PAUSE)));
-                    }
-                    OnCrash::Stop => return log::error!("{name}: stays off (hypha,on-crash)"),
-                    OnCrash::ResetAll => {
-                        log::error!("{name}: resets the machine (hypha,on-crash)");
-                        power::reset();
-                    }
+                OnCrash::Stop => {
+                    log::error!("{name}: stays off (hypha,on-crash)");
+                    return false;
                 }
-            }
+                OnCrash::ResetAll => {
+                    log::error!("{name}: resets the machine (hypha,on-crash)");
+                    power::reset();
+                }
+            },
         }
+        true
     }
 }

@@ -32,8 +32,8 @@ pub enum End {
     Off,
     /// PSCI SYSTEM_RESET.
     Reset,
-    /// The guest did what it can't go on after.
-    Crash(String),
+    /// The guest did what it can't go on after, on this virtual CPU if on any.
+    Crash(Option<usize>, String),
     /// It didn't pet its watchdog in time.
     Hang,
 }
@@ -136,14 +136,17 @@ impl Life {
         for index in 0..self.vcpus.len() {
             if let Err(errno) = self.start(index) {
                 self.threads.fetch_sub(1, Ordering::SeqCst);
-                self.finish(End::Crash(format!("no thread for a virtual CPU: {errno}")));
+                self.finish(End::Crash(None, format!("no thread for a virtual CPU: {errno}")));
             }
         }
         go_to(watch);
         self.watch();
         go_to(self.plan.all_cpus());
         super::devices::detach(&self.plan);
-        with_host_regime(|regime| self.vm.release(regime));
+        with_host_regime(|regime| {
+            self.vm.release(regime);
+            self.vm.empty(regime);
+        });
         self.end.get().cloned().unwrap_or(End::Off)
     }
 
@@ -152,10 +155,10 @@ impl Life {
     /// That it is petted doesn't wake anybody: the timer is set anew when it comes.
     fn watch(&self) {
         loop {
-            let deadline = self.watchdog.lock().deadline();
+            let deadline = self.watchdog.lock().wait();
             let changed = || match self.threads.load(Ordering::SeqCst) {
                 0 => Ok(true),
-                _ if self.watchdog.lock().is_before(deadline) => Ok(false),
+                _ if self.watchdog.lock().is_early() => Ok(false),
                 _ => Err(Errno::EAGAIN),
             };
             match wait::until(&self.changed, deadline, changed) {
@@ -185,22 +188,22 @@ impl Life {
         }
     }
 
-    /// The registers of all its virtual CPUs, to the log. When it has ended.
-    pub fn report(&self) {
+    /// The registers of one of its virtual CPUs, or of all, to the log. When it has ended.
+    pub fn report(&self, only: Option<usize>) {
         for (index, vcpu) in self.vcpus.iter().enumerate() {
-            report::registers(&self.plan.domain.name, index, &vcpu.core().state.lock().context);
-            sched::breathe();
+            if only.is_none_or(|only| only == index) {
+                let context = vcpu.core().state.lock().context.clone();
+                report::registers(&self.plan.domain.name, index, &context);
+            }
         }
     }
 
     /// The guest calls its watchdog.
     fn call_watchdog(&self, vcpu: &Vcpu) {
         let [_, call, value, ..] = vcpu.core().state.lock().context.regs;
-        let (results, earlier) = {
+        let (results, early) = {
             let mut watchdog = self.watchdog.lock();
-            let before = watchdog.deadline();
-            let results = watchdog.call(call as u32, value as u32, time::now());
-            (results, watchdog.is_before(before))
+            (watchdog.call(call as u32, value as u32, time::now()), watchdog.is_early())
         };
         {
             let mut state = vcpu.core().state.lock();
@@ -208,7 +211,7 @@ impl Life {
                 state.context.set_x(n, value);
             }
         }
-        if earlier {
+        if early {
             self.changed.wake_all();
         }
     }
@@ -237,7 +240,7 @@ impl Life {
         let Some(vcpu) = self.vcpus.get(index) else { return };
         let waker = Waker::from(sched::current());
         if let Err(errno) = vcpu.wait_queue().register(&waker) {
-            return self.finish(End::Crash(errno.to_string()));
+            return self.finish(End::Crash(None, errno.to_string()));
         }
         kvm::drive(&mut Thread { life: self, vcpu, index });
         vcpu.wait_queue().unregister(&waker);
@@ -259,15 +262,13 @@ impl Life {
             },
             page::EXIT_HYPERCALL => self.call_watchdog(vcpu),
             page::EXIT_UNKNOWN | page::EXIT_INTR => {}
-            page::EXIT_FAIL_ENTRY => self.crash(vcpu, index, "its state can't be entered"),
-            _ => self.crash(vcpu, index, "an exit that nothing should cause"),
+            page::EXIT_FAIL_ENTRY => self.crash(index, "its state can't be entered"),
+            _ => self.crash(index, "an exit that nothing should cause"),
         }
     }
 
-    fn crash(&self, vcpu: &Vcpu, index: usize, why: &str) {
-        with_host_regime(|regime| crate::vcpu::pull(regime, vcpu.core()));
-        report::registers(&self.plan.domain.name, index, &vcpu.core().state.lock().context);
-        self.finish(End::Crash(format!("virtual CPU {index}: {why}")));
+    fn crash(&self, index: usize, why: &str) {
+        self.finish(End::Crash(Some(index), format!("virtual CPU {index}: {why}")));
     }
 }
 
@@ -300,7 +301,7 @@ impl Driver for Thread<'_> {
             Err(Errno::EFAULT) => "an abort that nothing can mend",
             Err(_) => "the hypervisor could not go on",
         };
-        self.life.crash(self.vcpu, self.index, why);
+        self.life.crash(self.index, why);
     }
 }
 
