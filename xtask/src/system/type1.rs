@@ -418,8 +418,9 @@ impl Bench<'_> {
                 console.expect("[large] hypha-guest: ready", limit)?;
                 console.send("\n")?;
                 console.expect(&format!("[large] {PROMPT}"), SOON)?;
-                console.send("head -c 800000000 /dev/zero >/large; wc -c </large\n")?;
-                console.expect("[large] 800000000", limit)?;
+                console.send("dd if=/dev/zero of=/large bs=1M count=500; ls -l /large\n")?;
+                console.expect("[large] -rw-r--r--", SOON)?;
+                console.expect(" 524288000 ", SOON)?;
                 if life == 1 {
                     console.send("reboot -f\n")?;
                     console.expect("large: resets", limit)?;
