@@ -334,6 +334,8 @@ fn registers_of_others(m: &'static Machine, r: &mut Random) {
         let banks = [0x100, 0x180, 0x200, 0x280, 0x300, 0x380];
         let at = m.gicd + banks[r.below(6) as usize] + 4 * r.below(32);
         mmio::write32(at, r.next() as u32);
+        // One that we have and whose namesake below is another's, who takes it for strange.
+        gic::pend_spi(m, 32 + r.below(32) as u32);
         missing_interrupt(m, r);
         if m.gicr != 0 {
             let frame = r.below(128);

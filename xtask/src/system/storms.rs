@@ -1,7 +1,8 @@
 //! A guest that attacks beside one that must be woken every millisecond: what the attacks
 //! reach, and how late they make the other one.
 
-use super::{Bench, says, type1::no_tick_missed};
+use super::type1::{clock, no_tick_missed, partial_tree};
+use super::{Bench, says};
 use crate::console::Keyboard;
 use crate::machine::Machine;
 use crate::run;
@@ -99,8 +100,12 @@ impl Bench<'_> {
         // the machine.
         let seconds = 20 + 2 * ATTACKS.len() as u64 * (1 + length.as_secs());
         let words = format!("report=100 seconds={seconds}");
-        let realtime = Vm::bare("rt", type1::REALTIME, &words)?.alone();
+        let mut realtime = Vm::bare("rt", type1::REALTIME, &words)?.alone();
+        // An interrupt that the attacker's controller has, too.
+        let (module, loader) = partial_tree(vec![clock()])?;
+        realtime.more = realtime.more.child(module);
         let mut machine = type1::machine(args, &kernel, &[attacker, realtime], &self.tree())?;
+        machine.extra.extend(["-device".into(), loader]);
         count_instructions(&mut machine);
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("attack: the end, ", Duration::from_secs(1800))?;

@@ -293,23 +293,17 @@ impl Bench<'_> {
     fn passthrough(&self, args: &run::Args) -> Result<()> {
         let kernel = self.built.image.clone().context("no kernel")?;
         let dir = paths::hypha().join("tests");
-        let (disk, partial) = (dir.join("type1.disk"), dir.join("type1.partial.dtb"));
+        let disk = dir.join("type1.disk");
         std::fs::create_dir_all(&dir)?;
         let mut contents = b"hypha-disk: here\n".to_vec();
         contents.resize(1 << 20, 0);
         std::fs::write(&disk, contents)?;
-        let tree = transports().write()?;
-        std::fs::write(&partial, &tree)?;
         let mut vm = Vm::debian("domU1", args, self.built);
-        vm.more = Node::default().flag("direct-map").child(
-            Node::new(format!("module@{PARTIAL_AT:x}"))
-                .texts("compatible", &["multiboot,device-tree", "multiboot,module"])
-                .cells("reg", &[0, PARTIAL_AT, u32::try_from(tree.len())?]),
-        );
+        let (module, loader) = partial_tree(transports())?;
+        vm.more = Node::default().flag("direct-map").child(module);
         let mut machine = type1::machine(args, &kernel, &[vm, Vm::realtime()?], &self.tree())?;
         let mut add = |option: &str, value: String| machine.extra.extend([option.into(), value]);
-        let partial = partial.display();
-        add("-device", format!("loader,file={partial},addr={PARTIAL_AT:#x},force-raw=on"));
+        add("-device", loader);
         add("-drive", format!("file={},if=none,id=disk,format=raw", disk.display()));
         add("-device", "virtio-blk-device,drive=disk,bus=virtio-mmio-bus.0".into());
         add("-netdev", "user,id=net,restrict=on".into());
@@ -489,17 +483,12 @@ impl Bench<'_> {
 /// Where QEMU's loader puts the partial device tree: below the other modules.
 const PARTIAL_AT: u32 = 0xb000_0000;
 
-/// A partial device tree: the first page of QEMU's virtio-mmio transports, which is
+/// The first page of QEMU's virtio-mmio transports, which is
 /// eight of them.
-fn transports() -> Node {
-    let mut devices = Node::new("passthrough")
-        .text("compatible", "simple-bus")
-        .flag("ranges")
-        .cells("#address-cells", &[2])
-        .cells("#size-cells", &[2]);
-    for nth in 0..8u32 {
+fn transports() -> Vec<Node> {
+    let transport = |nth: u32| {
         let at = 0x0a00_0000 + 0x200 * nth;
-        let mut node = Node::new(format!("virtio_mmio@{at:x}"))
+        let node = Node::new(format!("virtio_mmio@{at:x}"))
             .text("compatible", "virtio,mmio")
             .wide("reg", &[at.into(), 0x200])
             .cells("interrupt-parent", &[65000])
@@ -507,12 +496,42 @@ fn transports() -> Node {
             .flag("dma-coherent")
             .text("xen,path", &format!("/virtio_mmio@{at:x}"))
             .flag("xen,force-assign-without-iommu");
-        if nth == 0 {
-            node = node.wide("xen,reg", &[at.into(), 0x1000, at.into()]);
-        }
-        devices = devices.child(node);
-    }
-    Node::new("").cells("#address-cells", &[2]).cells("#size-cells", &[2]).child(devices)
+        if nth == 0 { node.wide("xen,reg", &[at.into(), 0x1000, at.into()]) } else { node }
+    };
+    (0..8).map(transport).collect()
+}
+
+/// QEMU's real-time clock.
+pub(super) fn clock() -> Node {
+    const AT: u64 = 0x0901_0000;
+    Node::new(format!("pl031@{AT:x}"))
+        .texts("compatible", &["arm,pl031", "arm,primecell"])
+        .wide("reg", &[AT, 0x1000])
+        .cells("interrupt-parent", &[65000])
+        .cells("interrupts", &[0, 2, 4])
+        .text("xen,path", &format!("/pl031@{AT:x}"))
+        .wide("xen,reg", &[AT, 0x1000, AT])
+}
+
+/// A partial device tree in the machine's memory: its module's node, and what `-device` wants.
+pub(super) fn partial_tree(devices: Vec<Node>) -> Result<(Node, String)> {
+    let bus = Node::new("passthrough")
+        .text("compatible", "simple-bus")
+        .flag("ranges")
+        .cells("#address-cells", &[2])
+        .cells("#size-cells", &[2]);
+    let bus = devices.into_iter().fold(bus, Node::child);
+    let root = Node::new("").cells("#address-cells", &[2]).cells("#size-cells", &[2]);
+    let tree = root.child(bus).write()?;
+    let dir = paths::hypha().join("tests");
+    std::fs::create_dir_all(&dir)?;
+    let file = dir.join("type1.partial.dtb");
+    std::fs::write(&file, &tree)?;
+    let module = Node::new(format!("module@{PARTIAL_AT:x}"))
+        .texts("compatible", &["multiboot,device-tree", "multiboot,module"])
+        .cells("reg", &[0, PARTIAL_AT, u32::try_from(tree.len())?]);
+    let loader = format!("loader,file={},addr={PARTIAL_AT:#x},force-raw=on", file.display());
+    Ok((module, loader))
 }
 
 /// How many exceptions QEMU's log (`-d int`) says that took CPU `cpu` from a guest to EL2.
