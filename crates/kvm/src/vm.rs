@@ -35,7 +35,7 @@ pub struct Vm {
     /// A vCPU has been in the guest: ID registers, timers and the SMCCC filter are
     /// fixed.
     pub(crate) ran: AtomicBool,
-    /// KVM_CAP_ARM_SYSTEM_SUSPEND was enabled, and the like, are in the snapshot.
+    /// The size of the guest's physical addresses, as log2.
     ipa_bits: u8,
 }
 

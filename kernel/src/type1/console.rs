@@ -124,7 +124,6 @@ fn input(_: usize, bytes: &[u8]) {
     }
 }
 
-
 impl Port {
     /// Writes what is to be written.
     fn drain(&mut self) {

@@ -6,7 +6,7 @@ use crate::console::{Console, Keyboard, Wait};
 use crate::fdt::Node;
 use crate::run::{self, Mode};
 use crate::type1::{self, Vm};
-use crate::{build, crates, debian, paths, ui};
+use crate::{build, crates, debian, initramfs, modules, paths, ui};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -135,6 +135,12 @@ pub const TESTS: &[SystemTest] = &[
         needs: Needs::Type1,
         long: false,
         run: |bench| bench.hangs(),
+    },
+    SystemTest {
+        name: "type1: Linux's driver for the watchdog pets it, and is missed",
+        needs: Needs::Type1,
+        long: true,
+        run: |bench| bench.linux_watchdog(),
     },
     SystemTest {
         name: "xen: the same device tree on Debian's Xen 4.17",
@@ -421,6 +427,32 @@ impl Bench<'_> {
                 }
             }
             Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// The program that pets it is killed without a word to the driver.
+    fn linux_watchdog(&self) -> Result<()> {
+        let args = machine();
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let modules = modules::load_order(&debian::kernel()?, &["arm_smc_wdt"])?;
+        let ramdisk = paths::hypha().join("tests/watchdog.cpio.gz");
+        initramfs::write(&ramdisk, initramfs::guest(&modules)?)?;
+        let mut vm = Vm::debian("domU1", &args, self.built);
+        vm.ramdisk = Some(ramdisk);
+        vm.more = Node::default().cells("hypha,watchdog", &[5]);
+        let machine = type1::machine(&args, &kernel, &[vm], &self.tree())?;
+        self.watched(&machine, Keyboard::Test, |console| {
+            let limit = Duration::from_secs(args.timeout);
+            console.expect("[domU1] hypha-guest: ready", limit)?;
+            console.send("\n")?;
+            console.expect(&format!("[domU1] {PROMPT}"), SOON)?;
+            console.send("watchdog -T 3 -t 1 /dev/watchdog; sleep 8; echo $((6 * 7))-petted\n")?;
+            console.expect("[domU1] 42-petted", SOON)?;
+            console.send("killall -9 watchdog\n")?;
+            console.expect("domU1: CPU 0: PC 0x", SOON)?;
+            console.expect("domU1: hung: it did not pet its watchdog in time", SOON)?;
+            console.expect("[domU1] hypha-guest: ready", limit)
         })?;
         Ok(())
     }
