@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use arch::regime::STACKS;
 use bootargs::{BootArgs, Console, Consoles, EarlyCon};
 use devices::{Device, cell, cell_counts, cells, is_enabled, reg, text};
-use domain::{Region, SharedMemory};
+use domain::{Region, claims};
 use fdt::{Fdt, Node};
 use frame::RamRange;
 
@@ -210,21 +210,20 @@ impl Machine {
     }
 
     /// The memory of the VMs that the tree names: their modules, and what they have
-    /// by its physical address. It stays theirs.
-    pub fn reserve_domains(&mut self, tree: &Fdt<'_>) {
+    /// by its physical address. It stays theirs. `image` is the kernel's.
+    pub fn reserve_domains(&mut self, tree: &Fdt<'_>, image: RamRange) {
         self.kept = self.reserved.clone();
-        let mut reserve = |region: Region| {
-            let start = region.start & !0xfff;
-            let end = region.end().saturating_add(0xfff) & !0xfff;
-            self.reserved.push(RamRange::new(start, end.saturating_sub(start)));
+        let machine = claims::Machine {
+            ram: &regions(&self.memory),
+            all_ram: &[],
+            reserved: &regions(&self.kept),
+            set_aside: &[],
+            taken: &[(region(&image), "the kernel")],
+            interrupts: &[],
+            v3: matches!(self.gic, Some(Gic::V3 { .. })),
         };
-        for domain in domain::read(tree).domains {
-            reserve(domain.kernel);
-            domain.ramdisk.into_iter().for_each(&mut reserve);
-            domain.partial_tree.into_iter().for_each(&mut reserve);
-            domain.static_memory.into_iter().for_each(&mut reserve);
-            domain.shared_memory.iter().filter_map(SharedMemory::on_host).for_each(&mut reserve);
-        }
+        let set_aside = claims::set_aside(&domain::read(tree).domains, &machine);
+        self.reserved.extend(set_aside.iter().map(|it| RamRange::new(it.start, it.size)));
     }
 
     /// Takes the initrd for what it is said to be only if it lies in RAM, and
@@ -410,6 +409,15 @@ impl Machine {
         let first = self.consoles.log.first().and_then(|port| self.serials.get(*port));
         self.early.as_ref().or(first)
     }
+}
+
+fn region(ram: &RamRange) -> Region {
+    Region::new(ram.start.get(), ram.size)
+}
+
+/// As the crate `domain` has them.
+pub fn regions(list: &[RamRange]) -> Vec<Region> {
+    list.iter().map(region).collect()
 }
 
 /// The CPUs' MPIDR affinities.

@@ -110,7 +110,7 @@ pub fn init(plan: &mut BootPlan, device_tree: u64, tree: &Option<Fdt<'_>>) -> &'
     machine.settle(image);
     machine.reserved.push(image);
     if plan.choice.hypervisor == Hypervisor::Type1 {
-        machine.reserve_domains(tree);
+        machine.reserve_domains(tree, image);
     }
 
     let Some(root) = take_table() else { panic::fatal(format_args!("no room for the kernel's map")) };

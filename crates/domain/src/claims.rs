@@ -1,4 +1,7 @@
 //! Domains that want what isn't there, or what another has.
+//!
+//! This is asked twice. Before any memory is given out, [`set_aside`] says what of it is
+//! domains', and must not be. Then [`check`] judges all that they want.
 
 use crate::passthrough::{Interrupt, Passthrough};
 use crate::{Domain, Problem, Region, SharedMemory, layout};
@@ -15,6 +18,8 @@ pub struct Machine<'a> {
     pub all_ram: &'a [Region],
     /// RAM that is firmware's, the boot loader's or the hypervisor's.
     pub reserved: &'a [Region],
+    /// RAM that isn't given out: `reserved`, and what [`set_aside`] said.
+    pub set_aside: &'a [Region],
     /// What is the hypervisor's: its memory and its devices' registers.
     pub taken: &'a [(Region, &'static str)],
     /// INTIDs of its own.
@@ -32,14 +37,66 @@ pub struct Claim<'a> {
     pub passthrough: Option<&'a Passthrough>,
 }
 
+/// The modules, and the memory that domains name by its address: whole pages. What a domain
+/// can't have isn't in the list, or one typing error would take the others' memory; nor is
+/// what would leave less than [`least_left`]. `machine.set_aside` doesn't matter yet.
+pub fn set_aside(domains: &[Domain], machine: &Machine<'_>) -> Vec<Region> {
+    let mut taken = machine.reserved.to_vec();
+    for domain in domains {
+        let claim = Claim { domain, passthrough: None };
+        let mut judge = Judge::new(machine, &claim);
+        judge.alone();
+        if !judge.problems.is_empty() {
+            continue;
+        }
+        let before = taken.len();
+        taken.extend(named(domain).map(|region| region.pages()));
+        if largest_piece(machine.ram, &taken) < least_left(machine.ram) {
+            taken.truncate(before);
+        }
+    }
+    taken.split_off(machine.reserved.len().min(taken.len()))
+}
+
+/// How much RAM must stay in one piece: some for the hypervisor's own, and room for its
+/// table of all pages, which takes 4 to 8 bytes for each.
+fn least_left(ram: &[Region]) -> u64 {
+    let all = ram.iter().fold(0u64, |sum, ram| sum.saturating_add(ram.size));
+    (16u64 << 20).saturating_add(all / 512)
+}
+
+/// The largest piece of `ram` that nothing of `taken` lies in.
+fn largest_piece(ram: &[Region], taken: &[Region]) -> u64 {
+    let mut largest = 0;
+    for ram in ram {
+        let mut at = ram.start;
+        while at < ram.end() {
+            let rest = Region::new(at, ram.end().saturating_sub(at));
+            let next = taken.iter().filter(|taken| taken.overlaps(&rest));
+            let next = next.min_by_key(|taken| taken.start);
+            let stop = next.map_or(ram.end(), |taken| taken.start.max(at));
+            largest = largest.max(stop.saturating_sub(at));
+            at = next.map_or(ram.end(), Region::end);
+        }
+    }
+    largest
+}
+
+/// All that a domain names by the machine's address, but for its devices.
+fn named(domain: &Domain) -> impl Iterator<Item = Region> {
+    let memory = domain.static_memory.iter().copied().chain(shared_regions(domain));
+    modules(domain).map(|(region, _)| region).chain(memory)
+}
+
 /// Says of each domain what it can't have; the index is the domain's. Of two that
 /// want the same, the first gets it, unless it doesn't start either.
 pub fn check(claims: &[Claim<'_>], machine: &Machine<'_>) -> Vec<(usize, Problem)> {
     let mut problems = Vec::new();
     let mut accepted: Vec<Claim<'_>> = Vec::new();
     for (index, claim) in claims.iter().enumerate() {
-        let mut judge = Judge { machine, claim, path: path(claim.domain), problems: Vec::new() };
+        let mut judge = Judge::new(machine, claim);
         judge.alone();
+        judge.is_set_aside();
         for other in claims.iter().filter(|other| !core::ptr::eq(*other, claim)) {
             judge.modules_of(other.domain);
         }
@@ -97,7 +154,11 @@ struct Judge<'a> {
     problems: Vec<Problem>,
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    fn new(machine: &'a Machine<'a>, claim: &'a Claim<'a>) -> Judge<'a> {
+        Judge { machine, claim, path: path(claim.domain), problems: Vec::new() }
+    }
+
     fn fault(&mut self, property: &str, what: String) {
         self.problems.push(Problem::property(self.path.clone(), property, what));
     }
@@ -169,6 +230,20 @@ impl Judge<'_> {
             if domain.nr_spis.is_some_and(|n| *intid >= n.saturating_add(32)) {
                 self.fault("nr_spis", format!("INTID {intid} is not among them"));
             }
+        }
+    }
+
+    /// What it names by address is still there. It is, if there is nothing else to say.
+    fn is_set_aside(&mut self) {
+        let kept = self.machine.set_aside;
+        let is_there = |region: Region| kept.iter().any(|kept| kept.contains(&region));
+        if self.problems.is_empty() && !named(self.claim.domain).all(is_there) {
+            let least = least_left(self.machine.ram).div_ceil(1 << 20);
+            let what = format!(
+                "its modules and the memory that it names would leave the hypervisor less than \
+                 {least} MiB in one piece"
+            );
+            self.problems.push(Problem::node(self.path.clone(), what));
         }
     }
 

@@ -32,6 +32,13 @@ impl Region {
         self.start <= other.start && other.end() <= self.end()
     }
 
+    /// The pages that it lies in.
+    pub const fn pages(&self) -> Region {
+        let start = self.start & !0xfff;
+        let end = self.end().saturating_add(0xfff) & !0xfff;
+        Region::new(start, end.saturating_sub(start))
+    }
+
     /// Whole pages, not empty, and with an end below 48 bits?
     pub(crate) const fn is_pages(&self) -> bool {
         self.start & 0xfff == 0 && self.size & 0xfff == 0 && self.is_possible()

@@ -1,6 +1,6 @@
 //! From the device tree to what is built: which VMs, on which CPUs.
 
-use crate::machine::{Gic, Machine, Registers};
+use crate::machine::{Gic, Machine, Registers, regions};
 use crate::{cpu, memory};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -8,7 +8,6 @@ use domain::claims::{self, Claim};
 use domain::passthrough::{self, Passthrough};
 use domain::{Domain, Placement, Problem, Region};
 use fdt::Fdt;
-use frame::RamRange;
 
 /// A VM to build.
 pub struct Plan {
@@ -137,12 +136,10 @@ fn claims(
     domains: &[(Domain, Option<Passthrough>)],
     machine: &Machine,
 ) -> Vec<(usize, Problem)> {
-    let regions = |list: &[RamRange]| -> Vec<Region> {
-        list.iter().map(|ram| Region::new(ram.start.get(), ram.size)).collect()
-    };
     let ram = regions(&machine.memory);
     let all_ram = regions(&machine.all_memory);
     let reserved = regions(&machine.kept);
+    let set_aside = regions(&machine.reserved);
     let [image, _, _, end] = memory::image().map(memory::virt_to_phys);
     let mut taken = alloc::vec![(Region::new(image, end.wrapping_sub(image)), "the kernel")];
     let mut device = |registers: &Registers, name| {
@@ -177,6 +174,7 @@ fn claims(
         ram: &ram,
         all_ram: &all_ram,
         reserved: &reserved,
+        set_aside: &set_aside,
         taken: &taken,
         interrupts: &interrupts,
         v3,

@@ -281,15 +281,21 @@ impl Bench<'_> {
         bad.more = Node::default().text("hypha,placement", "elsewhere");
         let mut unsupported = Vm::debian("enhanced", &args, self.built);
         unsupported.more = Node::default().text("xen,enhanced", "enabled");
-        let vms = [bad, unsupported, Vm::debian("good", &args, self.built)];
+        // The kernel is in it, and so are all modules.
+        let mut covers = Vm::debian("covers", &args, self.built);
+        covers.memory = args.mem;
+        covers.more =
+            Node::default().wide("xen,static-mem", &[0x4000_0000, u64::from(args.mem) << 20]);
+        let vms = [bad, unsupported, covers, Vm::debian("good", &args, self.built)];
         let machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("[good] hypha-guest: ready", Duration::from_secs(args.timeout))
         })?;
         says(&log, "/chosen/bad: hypha,placement: must be")?;
         says(&log, "/chosen/enhanced: xen,enhanced: ")?;
-        if log.contains("[bad]") || log.contains("[enhanced]") {
-            bail!("a VM started whose node is malformed");
+        says(&log, "/chosen/covers: xen,static-mem: memory 0x40000000..")?;
+        if ["[bad]", "[enhanced]", "[covers]"].iter().any(|vm| log.contains(vm)) {
+            bail!("a VM started that can't have what its node says");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Trees that nobody meant to write.
 
 use super::{domain, domain_node, machine};
-use crate::claims::{Claim, Machine, check};
+use crate::claims::{Claim, Machine, check, set_aside};
 use crate::{Region, Writer, cpus, layout, passthrough, present, read};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,9 +27,17 @@ fn everything(bytes: &[u8], partial: &[u8]) {
         .map(|(domain, p)| Claim { domain, passthrough: p.as_ref() })
         .collect();
     let ram = [Region::new(0x4000_0000, 1 << 30)];
-    let machine =
-        Machine { ram: &ram, all_ram: &ram, reserved: &[], taken: &[], interrupts: &[], v3: true };
-    check(&claims, &machine);
+    let machine = Machine {
+        ram: &ram,
+        all_ram: &ram,
+        reserved: &[],
+        set_aside: &[],
+        taken: &[],
+        interrupts: &[],
+        v3: true,
+    };
+    let set_aside = set_aside(&found.domains, &machine);
+    check(&claims, &Machine { set_aside: &set_aside, ..machine });
 }
 
 fn sample() -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Partial device trees, and who may have what.
 
 use super::{domain, machine};
-use crate::claims::{Claim, Machine, check, guest_addresses};
+use crate::claims::{Claim, Machine, check, guest_addresses, set_aside};
 use crate::passthrough::{GIC_PHANDLE, Interrupt, Mapping, Passthrough, fragment, read};
 use crate::tree::{Guest, build};
 use crate::{Domain, Region, SharedMemory, Writer, layout};
@@ -180,15 +180,74 @@ fn claims(domains: &[Domain], passthrough: &[Option<Passthrough>]) -> Vec<(usize
         .zip(passthrough.iter().chain(core::iter::repeat(&None)))
         .map(|(domain, p)| Claim { domain, passthrough: p.as_ref() })
         .collect();
-    let machine = Machine {
-        ram: &[Region::new(0x4000_0000, 1 << 30)],
-        all_ram: &[Region::new(0x4000_0000, 2 << 30)],
-        reserved: &[Region::new(0x7f00_0000, 1 << 20)],
-        taken: &[(Region::new(0x4020_0000, 1 << 20), "the hypervisor's")],
-        interrupts: &[33],
-        v3: false,
-    };
+    let set_aside = set_aside(domains, &MACHINE);
+    let machine = Machine { set_aside: &set_aside, ..MACHINE };
     check(&claims, &machine).into_iter().map(|(i, p)| (i, p.to_string())).collect()
+}
+
+const MACHINE: Machine<'_> = Machine {
+    ram: &[Region::new(0x4000_0000, 1 << 30)],
+    all_ram: &[Region::new(0x4000_0000, 2 << 30)],
+    reserved: &[Region::new(0x7f00_0000, 1 << 20)],
+    set_aside: &[],
+    taken: &[(Region::new(0x4020_0000, 1 << 20), "the hypervisor's")],
+    interrupts: &[33],
+    v3: false,
+};
+
+#[test]
+fn only_what_a_domain_can_have_is_set_aside() {
+    let at = |name, start, size| Domain {
+        memory: size,
+        static_memory: vec![Region::new(start, size)],
+        ..domain(name)
+    };
+    let good = at("good", 0x6000_0000, 64 << 20);
+    let kernel = good.kernel;
+    let list = |bad: Domain| set_aside(&[bad, good.clone()], &MACHINE);
+    let good_alone = [kernel, good.static_memory[0]];
+    // All RAM, and the hypervisor in it; beyond RAM; firmware's; modules that lie so.
+    assert_eq!(list(at("bad", 0x4000_0000, 1 << 30)), good_alone);
+    assert_eq!(list(at("bad", 0x5000_0000, 0x22_0000_0000)), good_alone);
+    assert_eq!(list(at("bad", 0x7e00_0000, 32 << 20)), good_alone);
+    let module = |start, size| Domain { kernel: Region::new(start, size), ..domain("bad") };
+    assert_eq!(list(module(0x5000_0000, 0x22_0000_0000)), good_alone);
+    assert_eq!(list(module(0x4000_0000, 1 << 30)), good_alone);
+    let mut shares = domain("bad");
+    let (id, host) = ("1".into(), Some(0x4100_0000));
+    let size = 0x22_0000_0000;
+    shares.shared_memory.push(SharedMemory { id, host, guest: 1 << 36, size, owner: true });
+    assert_eq!(list(shares), good_alone);
+    // Modules needn't be whole pages.
+    let odd = Domain { kernel: Region::new(0x5000_0800, 0x1000), ..domain("odd") };
+    assert_eq!(set_aside(&[odd], &MACHINE), [Region::new(0x5000_0000, 0x2000)]);
+}
+
+#[test]
+fn the_hypervisor_keeps_some_memory() {
+    // The kernel is at 0x4800_0000. 18 MiB must stay, and did: below, or behind.
+    let at = |start, end| Domain {
+        memory: end - start,
+        static_memory: vec![Region::new(start, end - start)],
+        ..domain("large")
+    };
+    let all = |below: u64, behind: u64| {
+        let ram = Region::new(0x4800_0000 - (below << 20), (64 + below) << 20);
+        let end = ram.end() - (behind << 20);
+        let large = at(0x4810_0000, end);
+        let machine = Machine { ram: &[ram], reserved: &[], taken: &[], ..MACHINE };
+        let set_aside = set_aside(core::slice::from_ref(&large), &machine);
+        let claim = Claim { domain: &large, passthrough: None };
+        let problems = check(&[claim], &Machine { set_aside: &set_aside, ..machine });
+        assert_eq!(problems.is_empty(), !set_aside.is_empty());
+        problems.first().map(|(_, problem)| problem.to_string())
+    };
+    assert_eq!(all(0, 17), None);
+    assert_eq!(all(17, 0), None);
+    let little = all(8, 8).unwrap();
+    assert!(little.starts_with("/chosen/large: its modules and the memory"), "{little}");
+    assert!(little.contains("less than 17 MiB in one piece"), "{little}");
+    assert!(all(15, 15).is_some());
 }
 
 #[test]
