@@ -184,27 +184,25 @@ fn claims(
 
 /// Gives each its CPUs.
 fn place(domains: Vec<(Domain, Option<Passthrough>)>, machine: &Machine) -> Vec<Plan> {
+    let online: Vec<Option<usize>> = machine.cpus.iter().map(|id| online(*id)).collect();
+    let runs: Vec<bool> = online.iter().map(Option::is_some).collect();
     let only: Vec<Domain> = domains.iter().map(|(domain, _)| domain.clone()).collect();
-    let (places, problems) = domain::cpus::assign(&only, machine.cpus.len() as u32);
+    let (places, problems) = domain::cpus::assign(&only, &runs);
     problems.iter().for_each(refuse);
     let mut plans = Vec::new();
     for ((domain, passthrough), numbers) in domains.into_iter().zip(places) {
-        if numbers.is_empty() {
-            continue;
-        }
-        let cpus: Option<Vec<usize>> = numbers.iter().map(|n| online(machine, *n)).collect();
-        match cpus {
-            Some(cpus) => plans.push(Plan { domain, cpus, passthrough }),
-            None => log::error!("Type-1: /chosen/{}: a CPU of its didn't start", domain.name),
+        let index = |number: &u32| online.get(*number as usize).copied().flatten();
+        let cpus: Vec<usize> = numbers.iter().filter_map(index).collect();
+        if !cpus.is_empty() {
+            plans.push(Plan { domain, cpus, passthrough });
         }
     }
     plans
 }
 
-/// The running CPU that `/cpus` has at place `number`.
-fn online(machine: &Machine, number: u32) -> Option<usize> {
-    let id = machine.cpus.get(number as usize)?;
+/// The running CPU that has this MPIDR.
+fn online(id: u64) -> Option<usize> {
     cpu::online()
-        .find(|cpu| cpu.hardware_id.load(Ordering::Relaxed) == *id)
+        .find(|cpu| cpu.hardware_id.load(Ordering::Relaxed) == id)
         .map(|cpu| cpu.index.load(Ordering::Relaxed) as usize)
 }

@@ -273,9 +273,10 @@ impl Bench<'_> {
         says(&log, "all: resets the machine (hypha,on-crash)")
     }
 
-    /// The message names node and property, and the other VM starts.
+    /// The message names node and property, and the other VM starts: on the two CPUs of
+    /// four that run.
     fn malformed(&self) -> Result<()> {
-        let args = machine();
+        let args = run::Args { append: "maxcpus=2".into(), ..machine() };
         let kernel = self.built.image.clone().context("no kernel")?;
         let mut bad = Vm::debian("bad", &args, self.built);
         bad.more = Node::default().text("hypha,placement", "elsewhere");
@@ -286,7 +287,9 @@ impl Bench<'_> {
         covers.memory = args.mem;
         covers.more =
             Node::default().wide("xen,static-mem", &[0x4000_0000, u64::from(args.mem) << 20]);
-        let vms = [bad, unsupported, covers, Vm::debian("good", &args, self.built)];
+        let mut names = Vm::debian("names", &args, self.built);
+        names.more = Node::default().cells("hypha,cpus", &[3]);
+        let vms = [bad, unsupported, covers, names, Vm::debian("good", &args, self.built)];
         let machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
         let log = self.watched(&machine, Keyboard::Nobody, |console| {
             console.expect("[good] hypha-guest: ready", Duration::from_secs(args.timeout))
@@ -294,7 +297,9 @@ impl Bench<'_> {
         says(&log, "/chosen/bad: hypha,placement: must be")?;
         says(&log, "/chosen/enhanced: xen,enhanced: ")?;
         says(&log, "/chosen/covers: xen,static-mem: memory 0x40000000..")?;
-        if ["[bad]", "[enhanced]", "[covers]"].iter().any(|vm| log.contains(vm)) {
+        says(&log, "/chosen/names: hypha,cpus: names CPU 3, which doesn't run")?;
+        says(&log, "good: starts, 2 CPUs on 0x3")?;
+        if ["[bad]", "[enhanced]", "[covers]", "[names]"].iter().any(|vm| log.contains(vm)) {
             bail!("a VM started that can't have what its node says");
         }
         Ok(())
