@@ -109,14 +109,17 @@ fn phandle(node: &Node<'_>) -> Option<u32> {
     one_cell(&node.property("phandle").or_else(|| node.property("linux,phandle"))?)
 }
 
-/// The machine's interrupt controller: its phandle.
+/// The machine's interrupt controller: its phandle. On whatever bus it is, and of several the
+/// last, as the kernel takes it.
 fn machine_gic(machine: &Fdt<'_>) -> Option<u32> {
     const GICS: [&str; 3] = ["arm,gic-v3", "arm,cortex-a15-gic", "arm,gic-400"];
-    machine
-        .root()
-        .children()
-        .find(|node| GICS.iter().any(|name| compatible(node, name)))
-        .and_then(|node| phandle(&node))
+    let mut gic = None;
+    devices::walk(machine, &mut |device| {
+        if GICS.iter().any(|name| device.is_compatible(name)) {
+            gic = phandle(device.node);
+        }
+    });
+    gic
 }
 
 /// Devices that don't write memory.

@@ -162,6 +162,44 @@ fn only_the_gics_interrupts_are_the_machines() {
 }
 
 #[test]
+fn the_gic_may_be_on_a_bus() {
+    let mut w = Writer::default();
+    w.node("", |w| {
+        w.cells("#address-cells", &[2]);
+        w.cells("#size-cells", &[2]);
+        w.cells("interrupt-parent", &[1]);
+        w.node("soc", |w| {
+            w.text("compatible", "simple-bus");
+            w.cells("#address-cells", &[1]);
+            w.cells("#size-cells", &[1]);
+            w.cells("ranges", &[0x100_0000, 0, 0x900_0000, 0x100_0000]);
+            w.node("intc@1800000", |w| {
+                w.text("compatible", "arm,gic-400");
+                w.cells("phandle", &[1]);
+            });
+            w.node("rtc@1010000", |w| {
+                w.texts("compatible", &["arm,pl031", "arm,primecell"]);
+                w.cells("reg", &[0x101_0000, 0x1000]);
+                w.cells("interrupts", &[0, 2, 4]);
+            });
+        });
+    });
+    let machine = w.finish().unwrap();
+    let bytes = partial(|w| {
+        w.node("rtc@9010000", |w| {
+            w.text("compatible", "arm,pl031");
+            w.wide("xen,reg", &[0x901_0000, 0x1000, 0x901_0000]);
+            w.text("xen,path", "/soc/rtc@1010000");
+        })
+    });
+    let domain = domain("domU1");
+    let machine = Fdt::new(&machine).unwrap();
+    let p = read(&domain, &fragment(&domain, &bytes).unwrap(), &machine).unwrap();
+    assert_eq!(p.interrupts, [Interrupt { intid: 34, edge: false }]);
+    assert!(!p.may_dma);
+}
+
+#[test]
 fn the_fragments_phandles_stay() {
     let mut w = Writer::default();
     w.node("", |w| {
