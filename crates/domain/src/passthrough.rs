@@ -1,12 +1,13 @@
 //! Partial device trees: the machine's devices that a domain gets
 //! (Xen's docs/misc/arm/passthrough.txt).
 
-use crate::nodes::{cell_counts, cells, compatible, one_cell, text};
+use crate::nodes::{cell_counts, cells, one_cell, text};
 use crate::{Domain, Problem, Region, Writer};
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use devices::Registers;
 use fdt::{Fdt, Node};
 
 /// The phandle of a guest's interrupt controller, where the partial tree has no
@@ -77,7 +78,7 @@ pub fn read(
         prefix: format!("{}'s multiboot,device-tree: ", path(domain)),
         direct_map: domain.direct_map,
         machine: *machine,
-        gic: machine_gic(machine),
+        host: Host::new(machine),
         out: Passthrough {
             mappings: Vec::new(),
             interrupts: Vec::new(),
@@ -109,17 +110,42 @@ fn phandle(node: &Node<'_>) -> Option<u32> {
     one_cell(&node.property("phandle").or_else(|| node.property("linux,phandle"))?)
 }
 
-/// The machine's interrupt controller: its phandle. On whatever bus it is, and of several the
-/// last, as the kernel takes it.
-fn machine_gic(machine: &Fdt<'_>) -> Option<u32> {
-    const GICS: [&str; 3] = ["arm,gic-v3", "arm,cortex-a15-gic", "arm,gic-400"];
-    let mut gic = None;
-    devices::walk(machine, &mut |device| {
-        if GICS.iter().any(|name| device.is_compatible(name)) {
-            gic = phandle(device.node);
+/// What the machine's own tree says, whatever bus it is on.
+struct Host {
+    /// The interrupt controller's phandle: of several the last's, as the kernel takes it.
+    gic: Option<u32>,
+    /// The pages that devices have, and whether that one leaves memory alone.
+    devices: Vec<(Region, bool)>,
+}
+
+impl Host {
+    fn new(machine: &Fdt<'_>) -> Host {
+        const GICS: [&str; 3] = ["arm,gic-v3", "arm,cortex-a15-gic", "arm,gic-400"];
+        let mut host = Host { gic: None, devices: Vec::new() };
+        devices::walk(machine, &mut |device| {
+            if GICS.iter().any(|name| device.is_compatible(name)) {
+                host.gic = phandle(device.node);
+            }
+            let harmless = leaves_memory_alone(device.node);
+            let pages = |at: &Registers| (Region::new(at.base, at.len).pages(), harmless);
+            host.devices.extend(device.registers().iter().map(pages));
+        });
+        host
+    }
+
+    /// Whether each of these pages is a device's, and all their devices leave memory alone.
+    fn is_harmless(&self, pages: &Region) -> bool {
+        let here = || self.devices.iter().filter(|(device, _)| device.overlaps(pages));
+        let mut at = pages.start;
+        while at < pages.end() {
+            let byte = Region::new(at, 1);
+            match here().find(|(device, _)| device.overlaps(&byte)) {
+                Some((device, _)) => at = device.end(),
+                None => return false,
+            }
         }
-    });
-    gic
+        here().all(|(_, harmless)| *harmless)
+    }
 }
 
 /// Devices that don't write memory.
@@ -134,11 +160,19 @@ const NO_DMA: &[&str] = &[
     "fixed-clock",
 ];
 
+/// Whether the node is such a device: what it is compatible with first is what it is.
+fn leaves_memory_alone(node: &Node<'_>) -> bool {
+    node.property("compatible").is_some_and(|property| {
+        let first = property.value().split(|byte| *byte == 0).next();
+        NO_DMA.iter().any(|name| first == Some(name.as_bytes()))
+    })
+}
+
 struct Reader<'a> {
     prefix: String,
     direct_map: bool,
     machine: Fdt<'a>,
-    gic: Option<u32>,
+    host: Host,
     out: Passthrough,
     problems: Vec<Problem>,
 }
@@ -192,11 +226,17 @@ impl Reader<'_> {
         if mapped.is_none() && host_path.is_none() {
             return;
         }
+        let mut may_dma = false;
         if let Some(property) = &mapped {
+            let before = self.out.mappings.len();
             self.mappings(path, property.value(), counts);
+            // What is behind the registers is what the machine's tree has there, whatever
+            // the node calls itself.
+            let mut new = self.out.mappings.iter().skip(before);
+            may_dma =
+                !leaves_memory_alone(node) || new.any(|new| !self.host.is_harmless(&new.host));
         }
         let forced = node.property("xen,force-assign-without-iommu").is_some();
-        let mut may_dma = mapped.is_some() && !NO_DMA.iter().any(|name| compatible(node, name));
         let mut name = path.to_string();
         if let Some(property) = host_path {
             let machine = self.machine;
@@ -206,9 +246,9 @@ impl Reader<'_> {
             else {
                 return self.fault(path, "xen,path", "names no node of the machine");
             };
-            may_dma = !NO_DMA.iter().any(|name| compatible(&host, name));
+            may_dma |= !leaves_memory_alone(&host);
             let parent = self.interrupt_parent(&host_path);
-            self.interrupts(path, &host, "xen,path", parent == self.gic);
+            self.interrupts(path, &host, "xen,path", parent == self.host.gic);
             name = host_path;
         } else if by_gic {
             // The guest's numbers are the machine's. What another controller of the

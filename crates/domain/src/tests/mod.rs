@@ -71,6 +71,16 @@ pub fn machine(chosen: impl FnOnce(&mut Writer)) -> Vec<u8> {
             w.wide("reg", &[0xa00_0000, 0x200]);
             w.cells("interrupts", &[0, 16, 1]);
         });
+        for (name, compatible, at) in [
+            ("pl061@9030000", &["arm,pl061", "arm,primecell"], 0x903_0000),
+            ("pl011@9040000", &["arm,pl011", "arm,primecell"], 0x904_0000),
+            ("serial@9050000", &["vendor,dma-uart", "arm,pl011"], 0x905_0000),
+        ] {
+            w.node(name, |w| {
+                w.texts("compatible", compatible);
+                w.wide("reg", &[at, 0x1000]);
+            });
+        }
         w.node("pl031@9010000", |w| {
             w.texts("compatible", &["arm,pl031", "arm,primecell"]);
             w.wide("reg", &[0x901_0000, 0x1000]);

@@ -98,6 +98,36 @@ fn who_may_write_memory_must_say_so() {
 }
 
 #[test]
+fn what_is_behind_the_registers_decides() {
+    let asks = |compatible: &'static str, path: Option<&'static str>, at: u64, size: u64| {
+        let bytes = partial(|w| {
+            w.node("x", |w| {
+                w.text("compatible", compatible);
+                w.wide("xen,reg", &[at, size, at]);
+                path.into_iter().for_each(|path| w.text("xen,path", path));
+            })
+        });
+        let problems = get(&domain("domU1"), &bytes).err().unwrap_or_default();
+        let forced = problems.iter().any(|what| what.contains("xen,force-assign-without-iommu"));
+        assert!(forced || problems.is_empty(), "{problems:?}");
+        forced
+    };
+    let rtc = Some("/pl031@9010000");
+    assert!(!asks("arm,pl031", rtc, 0x901_0000, 0x1000));
+    assert!(!asks("arm,pl031", None, 0x901_0000, 0x1000));
+    // It says that it is a clock, and has a virtio transport's page.
+    assert!(asks("arm,pl031", rtc, 0xa00_0000, 0x1000));
+    assert!(asks("arm,pl031", None, 0xa00_0000, 0x1000));
+    // The clock's, and what nobody knows.
+    assert!(asks("arm,pl031", rtc, 0x901_0000, 0x2000));
+    assert!(asks("arm,pl031", None, 0x902_0000, 0x1000));
+    assert!(asks("arm,pl031", Some("/virtio_mmio@a000000"), 0x901_0000, 0x1000));
+    assert!(asks("virtio,mmio", rtc, 0x901_0000, 0x1000));
+    // Compatible with a UART without DMA, and more than that.
+    assert!(asks("arm,pl011", Some("/serial@9050000"), 0x905_0000, 0x1000));
+}
+
+#[test]
 fn malformed_fragments() {
     let domain = domain("domU1");
     assert!(fragment(&domain, b"junk").is_err());
