@@ -257,14 +257,24 @@ pub fn is_v3() -> bool {
     matches!(CONTROLLER.get(), Some(Controller::V3 { .. }))
 }
 
+/// How many INTIDs the controller has.
+pub fn lines() -> u32 {
+    CONTROLLER.get().map_or(0, Controller::lines)
+}
+
 impl Controller {
+    fn lines(&self) -> u32 {
+        let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
+        (distributor.read32(GICD_TYPER) & 31).saturating_add(1).saturating_mul(32).min(1020)
+    }
+
     fn init_distributor(&self) {
         let (Controller::V3 { distributor, .. } | Controller::V2 { distributor, .. }) = self;
         distributor.write32(GICD_CTLR, 0);
         if matches!(self, Controller::V3 { .. }) {
             wait_for_writes(distributor, GICD_CTLR, 1 << 31);
         }
-        let lines = (distributor.read32(GICD_TYPER) & 31).saturating_add(1).saturating_mul(32).min(1020);
+        let lines = self.lines();
         for first in (32..lines).step_by(32) {
             let at = u64::from(first / 8);
             distributor.write32(GICD_ICENABLER.wrapping_add(at), u32::MAX);

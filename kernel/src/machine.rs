@@ -220,6 +220,7 @@ impl Machine {
             set_aside: &[],
             taken: &[(region(&image), "the kernel")],
             interrupts: &[],
+            lines: 0,
             v3: matches!(self.gic, Some(Gic::V3 { .. })),
         };
         let set_aside = claims::set_aside(&domain::read(tree).domains, &machine);

@@ -24,6 +24,8 @@ pub struct Machine<'a> {
     pub taken: &'a [(Region, &'static str)],
     /// INTIDs of its own.
     pub interrupts: &'a [u32],
+    /// INTIDs end here: so many its GIC has (GICD_TYPER.ITLinesNumber).
+    pub lines: u32,
     /// Its GIC is a GICv3, and so is the guests'.
     pub v3: bool,
 }
@@ -221,6 +223,10 @@ impl<'a> Judge<'a> {
             }
         }
         for Interrupt { intid, .. } in &passthrough.interrupts {
+            if *intid >= self.machine.lines {
+                let what = format!("INTID {intid} is none of the GIC's: {}", self.machine.lines);
+                self.fault("interrupts", what);
+            }
             if self.machine.interrupts.contains(intid) {
                 self.fault("interrupts", format!("INTID {intid} is the hypervisor's"));
             }

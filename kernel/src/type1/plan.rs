@@ -1,7 +1,7 @@
 //! From the device tree to what is built: which VMs, on which CPUs.
 
 use crate::machine::{Gic, Machine, Registers, regions};
-use crate::{cpu, memory};
+use crate::{cpu, gic, memory};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use domain::claims::{self, Claim};
@@ -177,6 +177,7 @@ fn claims(
         set_aside: &set_aside,
         taken: &taken,
         interrupts: &interrupts,
+        lines: gic::lines(),
         v3,
     };
     claims::check(&claims, &machine)

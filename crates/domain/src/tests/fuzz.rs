@@ -34,6 +34,7 @@ fn everything(bytes: &[u8], partial: &[u8]) {
         set_aside: &[],
         taken: &[],
         interrupts: &[],
+        lines: 64,
         v3: true,
     };
     let set_aside = set_aside(&found.domains, &machine);

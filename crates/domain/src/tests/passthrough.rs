@@ -260,6 +260,7 @@ const MACHINE: Machine<'_> = Machine {
     set_aside: &[],
     taken: &[(Region::new(0x4020_0000, 1 << 20), "the hypervisor's")],
     interrupts: &[33],
+    lines: 288,
     v3: false,
 };
 
@@ -362,6 +363,8 @@ fn devices_are_one_domains() {
     assert!(one(device(0xa00_0000, 0x300_1000, 48)).contains("of the guest is not free"));
     assert!(one(device(0xa00_0000, 0xa00_0000, 32)).contains("PL011"));
     assert!(one(device(0xa00_0000, 0xa00_0000, 33)).contains("hypervisor"));
+    assert!(claims(core::slice::from_ref(&a), &[device(0xa00_0000, 0xa00_0000, 287)]).is_empty());
+    assert!(one(device(0xa00_0000, 0xa00_0000, 288)).contains("none of the GIC's: 288"));
     let few = Domain { nr_spis: Some(16), ..a.clone() };
     assert!(claims(&[few], &[device(0xa00_0000, 0xa00_0000, 48)])[0].1.contains("nr_spis"));
 }
