@@ -1,6 +1,7 @@
 //! Partial device trees: the machine's devices that a domain gets
 //! (Xen's docs/misc/arm/passthrough.txt).
 
+use crate::image::TREE_MAX;
 use crate::nodes::{cell_counts, cells, one_cell, text};
 use crate::{Domain, Problem, Region, Writer};
 use alloc::borrow::Cow;
@@ -54,13 +55,18 @@ pub struct Interrupt {
     pub edge: bool,
 }
 
-/// The tree in a module: the boot loader may have left more room than it needs.
+/// The tree in a module: the boot loader may have left more room than it needs. A guest's
+/// tree has no more than [`TREE_MAX`] bytes, and this is a part of it.
 pub fn fragment<'a>(domain: &Domain, module: &'a [u8]) -> Result<Fdt<'a>, Problem> {
-    let total = cells(module, 1, 1).and_then(|total| usize::try_from(total).ok());
+    let fault = |what| Problem::node(path(domain), what);
+    let total = fdt::total_size(module);
+    if total.is_some_and(|total| total as u64 > TREE_MAX) {
+        return Err(fault("its multiboot,device-tree is larger than 2 MiB"));
+    }
     total
         .and_then(|total| module.get(..total))
         .and_then(|bytes| Fdt::new(bytes).ok())
-        .ok_or_else(|| Problem::node(path(domain), "its multiboot,device-tree is no device tree"))
+        .ok_or_else(|| fault("its multiboot,device-tree is no device tree"))
 }
 
 fn path(domain: &Domain) -> String {
@@ -200,8 +206,11 @@ impl Reader<'_> {
             return self.fault(&path, "name", "lies too deep");
         }
         if let Some(phandle) = phandle(node) {
-            if self.out.phandles.contains(&phandle) || self.out.phandles.len() >= LIST_MAX {
+            if self.out.phandles.contains(&phandle) {
                 return self.fault(&path, "phandle", "is another node's, too");
+            }
+            if self.out.phandles.len() >= LIST_MAX {
+                return self.fault(&path, "phandle", "is one of too many: there may be 256");
             }
             self.out.phandles.push(phandle);
         }

@@ -3,6 +3,7 @@
 //! vm-fdt would do, but without `std` it brings a hash table along that is ten
 //! times as large. The tests compare the two.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 const BEGIN_NODE: u32 = 1;
@@ -21,6 +22,8 @@ const STRUCTURE_AT: usize = 40 + 16;
 pub struct Writer {
     structure: Vec<u8>,
     strings: Vec<u8>,
+    /// Where each name is in `strings`.
+    names: BTreeMap<Vec<u8>, u32>,
 }
 
 impl Writer {
@@ -112,16 +115,14 @@ impl Writer {
 
     /// Where a property's name is in the block of strings.
     fn string(&mut self, name: &str) -> u32 {
-        let mut at = 0usize;
-        for known in self.strings.split_inclusive(|byte| *byte == 0) {
-            if known.split_last().is_some_and(|(_, text)| text == name.as_bytes()) {
-                return u32::try_from(at).unwrap_or(u32::MAX);
-            }
-            at = at.saturating_add(known.len());
+        if let Some(at) = self.names.get(name.as_bytes()) {
+            return *at;
         }
+        let at = u32::try_from(self.strings.len()).unwrap_or(u32::MAX);
         self.strings.extend_from_slice(name.as_bytes());
         self.strings.push(0);
-        u32::try_from(at).unwrap_or(u32::MAX)
+        self.names.insert(name.as_bytes().to_vec(), at);
+        at
     }
 
     fn word(&mut self, word: u32) {

@@ -3,7 +3,7 @@
 use super::domain;
 use crate::nodes::cells;
 use crate::tree::{Guest, build};
-use crate::{Domain, Region, SharedMemory, layout};
+use crate::{Domain, Region, SharedMemory, Writer, layout};
 use alloc::vec::Vec;
 use fdt::{Fdt, Node};
 use proptest::prelude::*;
@@ -120,6 +120,17 @@ fn what_cannot_be_written() {
     assert!(build(&guest(&long)).unwrap_err().what.contains("2 MiB"));
     let nul = Domain { bootargs: "a\0b".into(), ..domain("domU1") };
     assert_eq!(build(&guest(&nul)).unwrap_err().property.as_deref(), Some("bootargs"));
+}
+
+/// As many as there is room for in a partial tree. To look at all earlier ones for each took
+/// minutes.
+#[test]
+fn many_names_take_no_time() {
+    let mut w = Writer::default();
+    w.node("", |w| (0..80_000).for_each(|n| w.flag(&std::format!("name-{n}"))));
+    let bytes = w.finish().unwrap();
+    let tree = Fdt::new(&bytes).unwrap();
+    assert_eq!(tree.root().properties().last().unwrap().name(), "name-79999");
 }
 
 proptest! {

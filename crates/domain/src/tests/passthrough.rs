@@ -132,6 +132,13 @@ fn malformed_fragments() {
     let domain = domain("domU1");
     assert!(fragment(&domain, b"junk").is_err());
     assert!(fragment(&domain, &[]).is_err());
+    let large = partial(|w| w.property("blob", &vec![0; 2 << 20]));
+    assert!(fragment(&domain, &large).unwrap_err().what.contains("larger than 2 MiB"));
+    let many = partial(|w| {
+        (0..257).for_each(|n| w.node(&std::format!("n{n}"), |w| w.cells("phandle", &[n + 1])));
+    });
+    let many = get(&domain, &many).unwrap_err().remove(0);
+    assert!(many.contains("/passthrough/n256: phandle: is one of too many"), "{many}");
     let bad = |inside: fn(&mut Writer)| {
         get(&domain, &partial(|w| w.node("x", inside))).unwrap_err().remove(0)
     };
