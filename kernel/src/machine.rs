@@ -213,7 +213,9 @@ impl Machine {
     /// by its physical address. It stays theirs. `image` is the kernel's.
     pub fn reserve_domains(&mut self, tree: &Fdt<'_>, image: RamRange) {
         self.kept = self.reserved.clone();
+        // How many bits addresses have isn't known yet: `claims::check` asks then.
         let machine = claims::Machine {
+            address_bits: 48,
             ram: &regions(&self.memory),
             all_ram: &[],
             reserved: &regions(&self.kept),

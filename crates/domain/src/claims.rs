@@ -28,6 +28,8 @@ pub struct Machine<'a> {
     pub lines: u32,
     /// Its GIC is a GICv3, and so is the guests'.
     pub v3: bool,
+    /// As many bits an address has, the guests', too (ID_AA64MMFR0_EL1.PARange).
+    pub address_bits: u8,
 }
 
 /// What a domain wants.
@@ -126,27 +128,50 @@ fn modules(domain: &Domain) -> impl Iterator<Item = (Region, &'static str)> {
 
 /// What of a guest lies where something else of its is. Where its RAM is the memory
 /// that was free (`direct-map` alone), this is asked again when it has its RAM.
-pub fn guest_addresses(claim: &Claim<'_>, v3: bool, ram: &[Region]) -> Vec<Problem> {
+/// No address has more than `bits`.
+pub fn guest_addresses(claim: &Claim<'_>, v3: bool, bits: u8, ram: &[Region]) -> Vec<Problem> {
     let domain = claim.domain;
     let mut all: Vec<(Region, &str)> = layout::devices(v3, domain.console).collect();
-    let shared = domain.shared_memory.iter().map(|shared| Region::new(shared.guest, shared.size));
-    let mappings = claim.passthrough.iter().flat_map(|devices| &devices.mappings);
-    let devices = mappings.map(|mapping| Region::new(mapping.guest, mapping.host.size));
+    let limit = 1u64.checked_shl(bits.into()).unwrap_or(u64::MAX);
     let memory = if domain.direct_map { "direct-map" } else { "memory" };
     let wanted = ram
         .iter()
         .map(|region| (*region, memory, "its memory"))
-        .chain(shared.map(|region| (region, "xen,shared-mem", "its shared memory")))
-        .chain(devices.map(|region| (region, "xen,reg", "a device")));
+        .chain(guest_shared(claim).map(|region| (region, "xen,shared-mem", "its shared memory")))
+        .chain(guest_devices(claim).map(|region| (region, "xen,reg", "a device")));
     let mut problems = Vec::new();
     for (region, property, name) in wanted {
         if let Some((other, what)) = all.iter().find(|(other, _)| other.overlaps(&region)) {
             let what = format!("{region} of the guest is not free: {what} is at {other}");
             problems.push(Problem::property(path(domain), property, what));
         }
+        if region.end() > limit {
+            let what =
+                format!("{region} of the guest is beyond the {bits} bits that addresses have");
+            problems.push(Problem::property(path(domain), property, what));
+        }
         all.push((region, name));
     }
     problems
+}
+
+fn guest_shared(claim: &Claim<'_>) -> impl Iterator<Item = Region> {
+    let shared = claim.domain.shared_memory.iter();
+    shared.map(|shared| Region::new(shared.guest, shared.size))
+}
+
+fn guest_devices(claim: &Claim<'_>) -> impl Iterator<Item = Region> {
+    let mappings = claim.passthrough.into_iter().flat_map(|devices| &devices.mappings);
+    mappings.map(|mapping| Region::new(mapping.guest, mapping.host.size))
+}
+
+/// How many bits a guest's addresses have: enough for the highest, 40 at least, and no more
+/// than the machine's, `most`.
+pub fn address_bits(claim: &Claim<'_>, most: u8, ram: &[Region]) -> u8 {
+    let all = ram.iter().copied().chain(guest_shared(claim)).chain(guest_devices(claim));
+    let last = all.map(|region| region.end().saturating_sub(1)).max().unwrap_or(0);
+    let needed = u64::BITS.saturating_sub(last.leading_zeros());
+    u8::try_from(needed).unwrap_or(most).max(40).min(most)
 }
 
 struct Judge<'a> {
@@ -281,7 +306,12 @@ impl<'a> Judge<'a> {
         } else {
             layout::static_banks(domain).iter().map(|bank| bank.0).collect()
         };
-        self.problems.extend(guest_addresses(self.claim, self.machine.v3, &ram));
+        self.problems.extend(guest_addresses(
+            self.claim,
+            self.machine.v3,
+            self.machine.address_bits,
+            &ram,
+        ));
     }
 
     /// Modules are read again whenever their domain starts.

@@ -1,7 +1,7 @@
 //! From the device tree to what is built: which VMs, on which CPUs.
 
 use crate::machine::{Gic, Machine, Registers, regions};
-use crate::{cpu, gic, memory};
+use crate::{cpu, features, gic, memory};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use domain::claims::{self, Claim};
@@ -179,6 +179,8 @@ fn claims(
         interrupts: &interrupts,
         lines: gic::lines(),
         v3,
+        // As the facts that VMs are made by have it.
+        address_bits: features::common().id.pa_bits().clamp(32, 48) as u8,
     };
     claims::check(&claims, &machine)
 }

@@ -66,10 +66,12 @@ impl Life {
     ) -> Result<Arc<Life>, String> {
         let machine = memory::machine().ok_or("there is no machine")?;
         let v3 = matches!(machine.gic, Some(Gic::V3 { .. }));
-        let placed = load(plan, memory, v3).map_err(|problem| problem.to_string())?;
+        let most = host.facts().ipa_bits;
+        let placed = load(plan, memory, v3, most).map_err(|problem| problem.to_string())?;
         let made = with_host_regime(|regime| -> base::Result<_> {
-            let bits = u64::from(host.facts().ipa_bits.min(40));
-            let vm = Vm::new(host, memory.clone(), bits)?;
+            let claim = Claim { domain: &plan.domain, passthrough: plan.passthrough.as_ref() };
+            let bits = claims::address_bits(&claim, most, &memory.ram());
+            let vm = Vm::new(host, memory.clone(), bits.into())?;
             let vgic = vm.create_vgic(if v3 { Version::V3 } else { Version::V2 })?;
             place_vgic(&vgic, v3)?;
             let last = super::devices::last_interrupt(plan).unwrap_or(0);
@@ -338,7 +340,7 @@ fn place_vgic(vgic: &Vgic, v3: bool) -> base::Result<()> {
 }
 
 /// Clears memory and puts kernel, ramdisk and device tree in.
-fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, Problem> {
+fn load(plan: &Plan, memory: &GuestMemory, v3: bool, most: u8) -> Result<Placed, Problem> {
     let domain = &plan.domain;
     let fault = |what: String| Problem::node(format!("/chosen/{}", domain.name), what);
     // `claims` saw that they are.
@@ -351,7 +353,7 @@ fn load(plan: &Plan, memory: &GuestMemory, v3: bool) -> Result<Placed, Problem> 
     let first = banks.first().ok_or_else(|| fault("it has no memory".into()))?;
     // With direct-map alone, where its memory is wasn't known before.
     let claim = Claim { domain, passthrough: plan.passthrough.as_ref() };
-    let problems = claims::guest_addresses(&claim, v3, &banks);
+    let problems = claims::guest_addresses(&claim, v3, most, &banks);
     if let Some(problem) = problems.into_iter().next() {
         return Err(problem);
     }

@@ -36,6 +36,7 @@ fn everything(bytes: &[u8], partial: &[u8]) {
         interrupts: &[],
         lines: 64,
         v3: true,
+        address_bits: 40,
     };
     let set_aside = set_aside(&found.domains, &machine);
     check(&claims, &Machine { set_aside: &set_aside, ..machine });

@@ -1,7 +1,7 @@
 //! Partial device trees, and who may have what.
 
 use super::{domain, machine};
-use crate::claims::{Claim, Machine, check, guest_addresses, set_aside};
+use crate::claims::{Claim, Machine, address_bits, check, guest_addresses, set_aside};
 use crate::passthrough::{GIC_PHANDLE, Interrupt, Mapping, Passthrough, fragment, read};
 use crate::tree::{Guest, build};
 use crate::{Domain, Region, SharedMemory, Writer, layout};
@@ -269,6 +269,7 @@ const MACHINE: Machine<'_> = Machine {
     interrupts: &[33],
     lines: 288,
     v3: false,
+    address_bits: 40,
 };
 
 #[test]
@@ -444,12 +445,39 @@ fn ram_is_whole_blocks_and_nothing_lies_in_them() {
     assert!(claims(core::slice::from_ref(&a), &[Some(device.clone())]).is_empty());
     let claim = Claim { domain: &a, passthrough: Some(&device) };
     let at = |start| {
-        let problems = guest_addresses(&claim, true, &[Region::new(start, 18 << 20)]);
+        let problems = guest_addresses(&claim, true, 40, &[Region::new(start, 18 << 20)]);
         problems.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert!(at(0x5000_0000).is_empty());
     assert!(at(0x4100_0000)[0].contains("/chosen/a: xen,reg: 0x41100000"));
     assert!(at(0x200_0000)[0].contains("/chosen/a: direct-map: 0x2000000"));
+}
+
+#[test]
+fn addresses_have_as_many_bits_as_are_needed() {
+    let domain = Domain { direct_map: true, ..domain("a") };
+    let host = Region::new(0xa00_0000, 0x1000);
+    let device = |guest| Passthrough {
+        mappings: vec![Mapping { host, guest }],
+        ..get(&domain, &partial(|_| {})).unwrap()
+    };
+    let (low, high) = (device(0xa00_0000), device((1 << 44) - 0x1000));
+    let claim = |device| Claim { domain: &domain, passthrough: Some(device) };
+    let ram = |start| [Region::new(start, 64 << 20)];
+    assert_eq!(address_bits(&claim(&low), 48, &ram(0x4000_0000)), 40);
+    assert_eq!(address_bits(&claim(&low), 36, &ram(0x4000_0000)), 36);
+    assert_eq!(address_bits(&claim(&low), 48, &ram((1 << 40) - (64 << 20))), 40);
+    assert_eq!(address_bits(&claim(&low), 48, &ram(1 << 40)), 41);
+    assert_eq!(address_bits(&claim(&high), 48, &ram(1 << 40)), 44);
+    let say = |device, bits, start| {
+        let problems = guest_addresses(&claim(device), true, bits, &ram(start));
+        problems.first().map(ToString::to_string).unwrap_or_default()
+    };
+    assert_eq!(say(&high, 44, 1 << 40), "");
+    assert!(say(&high, 43, 1 << 40).starts_with("/chosen/a: xen,reg: 0xffffffff000..0x1000000"));
+    assert!(say(&low, 40, 1 << 40).contains("direct-map: 0x10000000000..0x10004000000 of the"));
+    let problems = claims(core::slice::from_ref(&domain), &[Some(high)]);
+    assert!(problems[0].1.contains("beyond the 40 bits"));
 }
 
 /// Memory that a domain wants, drawn so that it often clashes: static, and shared.
