@@ -26,11 +26,9 @@ pub struct Passthrough {
     pub mappings: Vec<Mapping>,
     /// Interrupts; the guest has them by the same number.
     pub interrupts: Vec<Interrupt>,
-    /// The devices' paths, for the log.
-    pub devices: Vec<String>,
-    /// A device may write memory of its own accord: without an IOMMU the guest
-    /// is trusted.
-    pub may_dma: bool,
+    /// The paths of devices that may write memory of their own accord: without an IOMMU
+    /// the guest is trusted.
+    pub may_dma: Vec<String>,
     /// The guest's interrupt controller has this phandle.
     pub gic_phandle: u32,
     /// All phandles of the partial tree.
@@ -88,8 +86,7 @@ pub fn read(
         out: Passthrough {
             mappings: Vec::new(),
             interrupts: Vec::new(),
-            devices: Vec::new(),
-            may_dma: false,
+            may_dma: Vec::new(),
             gic_phandle: GIC_PHANDLE,
             phandles: Vec::new(),
         },
@@ -269,8 +266,9 @@ impl Reader<'_> {
                         domain has no direct-map";
             self.fault(path, "xen,force-assign-without-iommu", what);
         }
-        self.out.may_dma |= may_dma;
-        self.out.devices.push(name);
+        if may_dma && self.out.may_dma.len() < LIST_MAX {
+            self.out.may_dma.push(name);
+        }
     }
 
     /// `xen,reg`: machine's address, size, guest's address.

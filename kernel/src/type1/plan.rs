@@ -111,12 +111,11 @@ fn passthrough(
     }
     let fragment = fragment(domain).map_err(|problem| alloc::vec![problem])?;
     let devices = passthrough::read(domain, &fragment, tree)?;
-    if devices.may_dma {
-        log::warn!(
-            "Type-1: {}: a device of its may write memory of its own accord, and no IOMMU is \
-             driven: this VM is trusted",
-            domain.name
-        );
+    for device in &devices.may_dma {
+        log::warn!("Type-1: {}: {device} may write memory of its own accord", domain.name);
+    }
+    if !devices.may_dma.is_empty() {
+        log::warn!("Type-1: {}: no IOMMU is driven: this VM is trusted", domain.name);
     }
     Ok(Some(devices))
 }

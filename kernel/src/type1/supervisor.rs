@@ -107,7 +107,7 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, watch: u64, coming: &mut Co
             break;
         }
     }
-    if plan.passthrough.as_ref().is_some_and(|devices| devices.may_dma) {
+    if plan.passthrough.as_ref().is_some_and(|devices| !devices.may_dma.is_empty()) {
         log::warn!("{name}: nobody gets its memory, which its devices may still write");
         core::mem::forget(memory);
     }

@@ -342,7 +342,8 @@ impl Bench<'_> {
             }
             Ok(())
         })?;
-        says(&log, "Type-1: domU1: a device of its may write memory of its own accord")
+        says(&log, "Type-1: domU1: /virtio_mmio@a000e00 may write memory of its own accord")?;
+        says(&log, "Type-1: domU1: no IOMMU is driven: this VM is trusted")
     }
 
     /// In a second and in ten it takes the same exits: those of its start and end.
