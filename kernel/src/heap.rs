@@ -14,7 +14,7 @@ use slab::{Class, PAGE, Slabs};
 /// grow where nobody can be told no. Above, only who can asks.
 const SURE: usize = 64 << 10;
 /// What there is before there are frames.
-const FIRST: usize = 64 << 10;
+const FIRST: usize = 128 << 10;
 
 const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 

@@ -225,7 +225,7 @@ impl Machine {
             lines: 0,
             v3: matches!(self.gic, Some(Gic::V3 { .. })),
         };
-        let set_aside = claims::set_aside(&domain::read(tree).domains, &machine);
+        let set_aside = claims::set_aside(&domain::domains(tree, drop), &machine);
         self.reserved.extend(set_aside.iter().map(|it| RamRange::new(it.start, it.size)));
     }
 

@@ -21,6 +21,10 @@ pub struct Found {
 pub const DOMAINS_MAX: usize = 64;
 /// So are more regions in one property, or more modules in a domain.
 const LIST_MAX: usize = 64;
+/// No more is said of one domain.
+const PROBLEMS_MAX: usize = 16;
+/// No longer words for a guest: Linux takes 2 KiB.
+const BOOTARGS_MAX: usize = 4096;
 
 const DOMAIN: &str = "xen,domain";
 const SHARED_MEMORY: &str = "xen,domain-shared-memory-v1";
@@ -34,24 +38,33 @@ pub fn present(tree: &Fdt<'_>) -> bool {
 
 /// Reads all domains.
 pub fn read(tree: &Fdt<'_>) -> Found {
-    let mut found = Found::default();
-    let Some(chosen) = tree.root().child("chosen") else { return found };
+    let mut problems = Vec::new();
+    let domains = domains(tree, |problem| problems.push(problem));
+    Found { domains, problems }
+}
+
+/// Reads all domains; `tell` gets what is wrong with others. Where memory is scarce, that
+/// need not be kept.
+pub fn domains(tree: &Fdt<'_>, mut tell: impl FnMut(Problem)) -> Vec<Domain> {
+    let mut domains: Vec<Domain> = Vec::new();
+    let Some(chosen) = tree.root().child("chosen") else { return domains };
     let outer = cell_counts(&chosen);
-    for node in chosen.children().filter(|node| compatible(node, DOMAIN)) {
+    let nodes = chosen.children().filter(|node| compatible(node, DOMAIN));
+    for (nth, node) in nodes.enumerate() {
         let mut reader = Reader::new(&node);
-        if found.domains.len() >= DOMAINS_MAX {
-            found.problems.push(Problem::node(reader.path, "there are more than 64 domains"));
+        if nth >= DOMAINS_MAX {
+            tell(Problem::node(reader.path, "there are more than 64 domains"));
             break;
         }
-        if found.domains.iter().any(|other| other.name == node.name()) {
+        if domains.iter().any(|other| other.name == node.name()) {
             reader.fault("two nodes have this name");
         }
         match reader.domain(&node, outer) {
-            Some(domain) if reader.problems.is_empty() => found.domains.push(domain),
-            _ => found.problems.append(&mut reader.problems),
+            Some(domain) if reader.problems.is_empty() => domains.push(domain),
+            _ => reader.problems.into_iter().for_each(&mut tell),
         }
     }
-    found
+    domains
 }
 
 /// Reads one domain, and keeps what is wrong with it.
@@ -92,16 +105,22 @@ impl Reader {
     }
 
     fn fault(&mut self, what: impl Into<Cow<'static, str>>) {
-        self.problems.push(Problem::node(self.path.clone(), what));
+        self.keep(Problem::node(self.path.clone(), what));
     }
 
     fn property(&mut self, name: &str, what: impl Into<Cow<'static, str>>) {
-        self.problems.push(Problem::property(self.path.clone(), name, what));
+        self.keep(Problem::property(self.path.clone(), name, what));
     }
 
     fn at(&mut self, child: &Node<'_>, property: &str, what: impl Into<Cow<'static, str>>) {
         let node = format!("{}/{}", self.path, child.name());
-        self.problems.push(Problem::property(node, property, what));
+        self.keep(Problem::property(node, property, what));
+    }
+
+    fn keep(&mut self, problem: Problem) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        }
     }
 
     fn domain(&mut self, node: &Node<'_>, outer: Option<(usize, usize)>) -> Option<Domain> {
@@ -314,8 +333,10 @@ impl Reader {
             if modules.kernel.is_some() {
                 return self.at(child, "compatible", "is a second kernel");
             }
-            let bootargs = child.property("bootargs").map(|property| text(&property));
-            match bootargs {
+            let property = child.property("bootargs");
+            let long = property.as_ref().is_some_and(|p| p.value().len() > BOOTARGS_MAX);
+            match property.map(|property| text(&property)) {
+                _ if long => self.at(child, "bootargs", "is longer than 4096 bytes"),
                 Some(None) => self.at(child, "bootargs", "is not a string"),
                 other => {
                     let path = format!("{}/{}", self.path, child.name());

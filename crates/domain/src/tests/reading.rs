@@ -310,3 +310,28 @@ fn names_are_unique() {
     assert_eq!(found.domains.len(), 1);
     assert!(found.problems[0].what.contains("two nodes"));
 }
+
+/// A tree is read before there is much memory: what is said of it has bounds.
+#[test]
+fn a_tree_full_of_mistakes_is_soon_read() {
+    let many = found(|w| {
+        for nth in 0..100 {
+            domain_node(w, &std::format!("bad{nth}"), |w| {
+                (0..40).for_each(|n| w.flag(&std::format!("unknown{n}")));
+            });
+        }
+    });
+    assert_eq!(many.domains, []);
+    assert_eq!(many.problems.len(), 64 * 16 + 1);
+    let last = many.problems.last().unwrap().to_string();
+    assert_eq!(last, "/chosen/bad64: there are more than 64 domains");
+    let long = problems(|w| {
+        w.node("module@1", |w| {
+            w.texts("compatible", &["multiboot,kernel", "multiboot,module"]);
+            w.cells("reg", &[0, 0x4800_0000, 0x10_0000]);
+            w.text("bootargs", &"x".repeat(4096));
+        });
+    });
+    let words = "/chosen/bad/module@1: bootargs: is longer than 4096 bytes";
+    assert!(long.iter().any(|problem| problem == words), "{long:?}");
+}
