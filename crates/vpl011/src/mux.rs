@@ -102,6 +102,8 @@ struct Source {
     line: Vec<u8>,
     /// A carriage return came behind that.
     returned: bool,
+    /// Another's words stand behind that: it is shown again, which costs nothing.
+    interrupted: bool,
     /// What it may print: bytes times [`SECOND`], so that no part of one is lost. Below zero it
     /// has put more on the port than it was to.
     budget: i64,
@@ -138,6 +140,7 @@ impl Mux {
             midline: false,
             line: Vec::with_capacity(LINE),
             returned: false,
+            interrupted: false,
             budget: self.rate.full(),
             refilled: 0,
             dropped: 0,
@@ -173,7 +176,7 @@ impl Mux {
 
     /// Lets [`Mux::next`] say who has the input.
     pub fn announce(&mut self) {
-        self.break_line();
+        self.break_line(None);
         let source = self.input.and_then(|vm| self.vms.get(vm));
         let text = match source {
             Some(source) => {
@@ -186,7 +189,9 @@ impl Mux {
 
     /// Somebody else printed whole lines on the port.
     pub fn interrupted(&mut self) {
-        self.open = None;
+        if let Some(source) = self.open.take().and_then(|vm| self.vms.get_mut(vm)) {
+            source.interrupted = true;
+        }
     }
 
     /// A VM transmits a byte at `now` (nanoseconds by any clock that goes up).
@@ -251,15 +256,18 @@ impl Mux {
     /// Prints a VM's next line, or what there is of it.
     fn print(&mut self, vm: usize) {
         if self.open != Some(vm) {
-            self.break_line();
+            self.break_line(Some(vm));
         }
         let raw = self.input == Some(vm);
-        let before = self.out.len();
         let Some(source) = self.vms.get_mut(vm) else { return };
         let waited = source.waiting.len();
+        let mut before = self.out.len();
         if self.open != Some(vm) {
             self.out.extend_from_slice(source.prefix.as_bytes());
             self.out.extend_from_slice(&source.line);
+        }
+        if core::mem::take(&mut source.interrupted) {
+            before = self.out.len();
         }
         let whole = source.print(raw, &mut self.out);
         let came = self.out.len().saturating_sub(before);
@@ -270,11 +278,17 @@ impl Mux {
         self.turn = vm.saturating_add(1);
     }
 
-    /// Ends the line that stands on the port without its end.
-    fn break_line(&mut self) {
-        if self.open.take().is_some() {
-            self.out.extend_from_slice(b"\r\n");
+    /// Ends the line that stands on the port without its end. Who does that pays for it, and
+    /// for that the line is shown again.
+    fn break_line(&mut self, by: Option<usize>) {
+        let Some(open) = self.open else { return };
+        self.out.extend_from_slice(b"\r\n");
+        let shown = |source: &Source| source.prefix.len().saturating_add(source.line.len());
+        let again = self.vms.get(open).map_or(0, shown);
+        if let Some(source) = by.and_then(|vm| self.vms.get_mut(vm)) {
+            source.spend(again.saturating_add(2));
         }
+        self.interrupted();
     }
 }
 
@@ -501,6 +515,29 @@ mod tests {
             assert!(port <= all + 300, "{first:?}, {second:?}: {port} of {all}");
             assert!(port >= each * 9 / 10, "{first:?}, {second:?}: {port} of {all}");
         }
+    }
+
+    #[test]
+    fn who_breaks_anothers_line_pays_for_that() {
+        let mut mux = Mux::new(Rate { per_second: 10_000, burst: 5000 });
+        mux.add("calm");
+        mux.add("flood");
+        let mut port = Vec::new();
+        for millisecond in 0..20_000u64 {
+            // A fifth of what it may.
+            for _ in 0..2 {
+                mux.put(
+                    0,
+                    if millisecond % 40 == 39 { b'\n' } else { b'c' },
+                    millisecond * 1_000_000,
+                );
+                "f\n".bytes().for_each(|byte| mux.put(1, byte, millisecond * 1_000_000));
+                port.extend(core::iter::from_fn(|| mux.next()));
+            }
+        }
+        let port = String::from_utf8(port).unwrap();
+        assert!(port.contains("[flood] ("), "the flood isn't cut off");
+        assert!(!port.contains("[calm] ("), "who is calm loses something");
     }
 
     #[test]
