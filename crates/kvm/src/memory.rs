@@ -250,11 +250,12 @@ impl VmMemory {
                 // unmapped too much comes back by a fault. With a gather of its
                 // own: what is left of the other might not reach `at`.
                 Err(_) => {
-                    let low = BLOCK_SIZE.wrapping_sub(1);
-                    let whole = end.saturating_add(low) & !low;
+                    let table = &mut inner.table;
+                    at = table.lookup(at).map_or(at, |leaf| leaf.start);
+                    let last = table.lookup(end.saturating_sub(1));
+                    let whole = last.map_or(end, |leaf| leaf.end());
                     let mut gather = Gather::new(&tlb);
-                    at &= !low;
-                    inner.table.unmap(at, whole.min(limit), &mut gather).unwrap_or(end)
+                    table.unmap(at, whole.min(limit), &mut gather).unwrap_or(end)
                 }
             };
             drop(inner);

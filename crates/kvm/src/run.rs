@@ -361,7 +361,7 @@ impl Vcpu {
             }
             let more = requests & request::IRQFD != 0 && !self.vm.drain_irqfds();
             if requests & request::POWER != 0 {
-                if core.is_over() {
+                if core.has_ended() {
                     return Ready::Wait;
                 }
                 if let Some(start) = core.take_start() {

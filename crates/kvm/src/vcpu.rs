@@ -490,11 +490,22 @@ impl VcpuCore {
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.power_raw() == STOPPED || self.is_over()
+        self.power_raw() == STOPPED
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
+    }
+
+    /// Whether its VM's life is over. If so it is off, even if it was being turned on.
+    pub(crate) fn has_ended(&self) -> bool {
+        if !self.is_over() {
+            return false;
+        }
+        // Who holds this has stored its power already, or sees that it is over.
+        let _start = self.start.lock();
+        self.power.store(STOPPED, Ordering::SeqCst);
+        true
     }
 
     pub(crate) fn set_power(&self, host: &dyn Host, power: u32) {
@@ -521,7 +532,10 @@ impl VcpuCore {
     pub(crate) fn turn_on(&self, host: &dyn Host, start: Start) -> u64 {
         let answer = {
             let mut slot = self.start.lock();
-            let answer = psci::cpu_on(Some(self.power()));
+            let answer = match self.is_over() {
+                true => psci::INTERNAL_FAILURE,
+                false => psci::cpu_on(Some(self.power())),
+            };
             if answer == psci::SUCCESS {
                 *slot = Some(start);
                 // Before the power, so that it can't go on where it was switched off.
