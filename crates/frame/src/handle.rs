@@ -97,9 +97,14 @@ impl Frame {
     /// Fresh anonymous memory: the blocks of a GiB, as [`is_gigabyte`] wants them. They hold
     /// what their last owners left. `ENOMEM` if no GiB is free whole.
     pub fn gigabyte() -> Result<Pieces> {
+        Frame::run(GIGABYTE)
+    }
+
+    /// As [`Frame::gigabyte`], with another power of two of bytes.
+    fn run(size: u64) -> Result<Pieces> {
         let word = meta::user(MAX_ORDER, Use::Anonymous as u8);
-        let start = ram().ok_or(Errno::ENOMEM)?.take_gigabyte(word)?;
-        Ok(Pieces { start, size: Size::Block, left: GIGABYTE / BLOCK_SIZE })
+        let start = ram().ok_or(Errno::ENOMEM)?.take_run(size, word)?;
+        Ok(Pieces { start, size: Size::Block, left: size / BLOCK_SIZE })
     }
 
     const fn wrap(addr: PhysAddr, size: Size) -> Frame {
@@ -427,6 +432,38 @@ mod tests {
         assert!(unsafe { crate::adopt(odd, Size::Block) }.is_err());
         // SAFETY: refused.
         assert!(unsafe { crate::adopt(beyond, Size::Page) }.is_err());
+    }
+
+    #[test]
+    fn a_run_starts_at_a_multiple_of_its_size() {
+        let _ram = sim::ram(16);
+        const SIZE: u64 = 4 << 20;
+        let before = stats();
+        // What is at the start keeps the first from being whole.
+        let first = Frame::alloc(Size::Page, Fill::Stale).unwrap();
+        let mut runs: Vec<Vec<Frame>> = Vec::new();
+        while let Ok(run) = Frame::run(SIZE) {
+            runs.push(run.collect());
+        }
+        assert!(runs.len() >= 2);
+        let taken = SIZE * runs.len() as u64;
+        assert_eq!(stats().user - before.user, taken + PAGE_SIZE);
+        assert_eq!(before.free - stats().free, taken + PAGE_SIZE);
+        for run in &runs {
+            let start = run[0].addr().get();
+            assert!(start.is_multiple_of(SIZE) && run.len() == 2);
+            assert_eq!((run[1].addr().get(), run[1].size()), (start + BLOCK_SIZE, Size::Block));
+            assert!(run.iter().all(|block| block.ref_count() == 1));
+        }
+        // One is free, but is the kernel's.
+        runs.pop();
+        set_reserve(stats().free - SIZE + PAGE_SIZE);
+        assert_eq!(Frame::run(SIZE).err(), Some(Errno::ENOMEM));
+        set_reserve(stats().free - SIZE);
+        drop(Frame::run(SIZE).unwrap());
+        set_reserve(0);
+        drop((first, runs));
+        assert_eq!((stats().free, stats().user), (before.free, before.user));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The machine's RAM: where it lies, its metadata, the allocator's lock.
 
 use crate::buddy::{Buddy, MAX_ORDER, POOL_ORDER, Table, frames};
-use crate::handle::GIGABYTE;
 use crate::handle::{Frame, Size};
 use crate::meta;
 use crate::set;
@@ -484,32 +483,32 @@ impl Ram {
         self.zones.addr(index).ok_or(Errno::ENOMEM)
     }
 
-    /// Takes a whole GiB from a multiple of it on, in blocks whose heads become `word`, for
-    /// who may not go into the reserve.
-    pub fn take_gigabyte(&self, word: u32) -> Result<PhysAddr> {
+    /// Takes `size` bytes, 2^n blocks, from a multiple of that on; each block's head becomes
+    /// `word`. For who may not go into the reserve.
+    pub fn take_run(&self, size: u64, word: u32) -> Result<PhysAddr> {
         room::ask()?;
         for zone in self.zones.iter() {
             let end = zone.start.wrapping_add(zone.size);
-            let Some(mut at) = zone.start.checked_next_multiple_of(GIGABYTE) else { continue };
-            while at.checked_add(GIGABYTE).is_some_and(|next| next <= end) {
-                if self.take_gigabyte_at(self.index(PhysAddr::new(at)), word) {
+            let Some(mut at) = zone.start.checked_next_multiple_of(size) else { continue };
+            while at.checked_add(size).is_some_and(|next| next <= end) {
+                if self.take_run_at(self.index(PhysAddr::new(at)), size, word) {
                     return Ok(PhysAddr::new(at));
                 }
-                at = at.wrapping_add(GIGABYTE);
+                at = at.wrapping_add(size);
             }
         }
         Err(Errno::ENOMEM)
     }
 
-    fn take_gigabyte_at(&self, index: u32, word: u32) -> bool {
-        const FRAMES: u64 = GIGABYTE >> PAGE_SHIFT;
+    fn take_run_at(&self, index: u32, size: u64, word: u32) -> bool {
+        let frames = size >> PAGE_SHIFT;
         let mut accounts = self.accounts.lock();
-        let enough = accounts.buddy.free_frames() >= FRAMES.saturating_add(accounts.reserve);
-        if !enough || !accounts.buddy.take_run(index, (GIGABYTE / BLOCK_SIZE) as u32, word) {
+        let enough = accounts.buddy.free_frames() >= frames.saturating_add(accounts.reserve);
+        if !enough || !accounts.buddy.take_run(index, (size / BLOCK_SIZE) as u32, word) {
             return false;
         }
         if let Some(used) = accounts.uses.get_mut(usize::from(meta::usage(word))) {
-            *used = used.wrapping_add(FRAMES);
+            *used = used.wrapping_add(frames);
         }
         accounts.note();
         true

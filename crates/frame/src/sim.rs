@@ -52,7 +52,7 @@ pub fn ram(mib: usize) -> MutexGuard<'static, ()> {
         if memory.is_null() {
             handle_alloc_error(layout);
         }
-        // SAFETY: ours, and `all` is far less than `span`.
+        // SAFETY: ours, and no more than there is.
         unsafe { memory.write_bytes(0, all.min(span)) };
         let offset = (memory.expose_provenance() as u64).wrapping_sub(BASE.get());
         let kept = RamRange::new(BASE.get().saturating_add(size as u64), BLOCK_SIZE);
