@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use arch::regime::STACKS;
 use bootargs::{BootArgs, Console, Consoles, EarlyCon};
 use devices::{Device, cell, cell_counts, cells, is_enabled, reg, text};
-use domain::{Region, claims};
+use domain::claims::{self, SetAside};
+use domain::Region;
 use fdt::{Fdt, Node};
 use frame::RamRange;
 
@@ -225,7 +226,9 @@ impl Machine {
             lines: 0,
             v3: matches!(self.gic, Some(Gic::V3 { .. })),
         };
-        let set_aside = claims::set_aside(&domain::domains(tree, drop), &machine);
+        let mut set_aside = SetAside::new(&machine);
+        domain::for_each(tree, |domain| set_aside.add(&domain), drop);
+        let set_aside = set_aside.finish();
         self.reserved.extend(set_aside.iter().map(|it| RamRange::new(it.start, it.size)));
     }
 

@@ -1,6 +1,6 @@
 //! Domains that want what isn't there, or what another has.
 //!
-//! This is asked twice. Before any memory is given out, [`set_aside`] says what of it is
+//! This is asked twice. Before any memory is given out, [`SetAside`] says what of it is
 //! domains', and must not be. Then [`check`] judges all that they want.
 
 use crate::passthrough::{Interrupt, Passthrough};
@@ -18,7 +18,7 @@ pub struct Machine<'a> {
     pub all_ram: &'a [Region],
     /// RAM that is firmware's, the boot loader's or the hypervisor's.
     pub reserved: &'a [Region],
-    /// RAM that isn't given out: `reserved`, and what [`set_aside`] said.
+    /// RAM that isn't given out: `reserved`, and what [`SetAside`] said.
     pub set_aside: &'a [Region],
     /// What is the hypervisor's: its memory and its devices' registers.
     pub taken: &'a [(Region, &'static str)],
@@ -41,25 +41,39 @@ pub struct Claim<'a> {
     pub passthrough: Option<&'a Passthrough>,
 }
 
-/// The modules, and the memory that domains name by its address: whole pages. What a domain
-/// can't have isn't in the list, or one typing error would take the others' memory; nor is
-/// what would leave less than [`least_left`]. `machine.set_aside` doesn't matter yet.
-pub fn set_aside(domains: &[Domain], machine: &Machine<'_>) -> Vec<Region> {
-    let mut taken = machine.reserved.to_vec();
-    for domain in domains {
+/// What of RAM is set aside: the modules, and the memory that domains name by its address.
+pub struct SetAside<'a> {
+    machine: &'a Machine<'a>,
+    /// What is reserved already, then what is set aside.
+    taken: Vec<Region>,
+}
+
+impl<'a> SetAside<'a> {
+    /// Nothing yet. `machine.set_aside` doesn't matter.
+    pub fn new(machine: &'a Machine<'a>) -> SetAside<'a> {
+        SetAside { machine, taken: machine.reserved.to_vec() }
+    }
+
+    /// What this domain names: nothing if it can't have that, or one typing error would take
+    /// the others' memory; nor what would leave less than [`least_left`].
+    pub fn add(&mut self, domain: &Domain) {
         let claim = Claim { domain, passthrough: None };
-        let mut judge = Judge::new(machine, &claim);
+        let mut judge = Judge::new(self.machine, &claim);
         judge.alone();
         if !judge.problems.is_empty() {
-            continue;
+            return;
         }
-        let before = taken.len();
-        taken.extend(named(domain).map(|region| region.pages()));
-        if largest_piece(machine.ram, &taken) < least_left(machine.ram) {
-            taken.truncate(before);
+        let before = self.taken.len();
+        self.taken.extend(named(domain).map(|region| region.pages()));
+        if largest_piece(self.machine.ram, &self.taken) < least_left(self.machine.ram) {
+            self.taken.truncate(before);
         }
     }
-    taken.split_off(machine.reserved.len().min(taken.len()))
+
+    /// Whole pages.
+    pub fn finish(mut self) -> Vec<Region> {
+        self.taken.split_off(self.machine.reserved.len().min(self.taken.len()))
+    }
 }
 
 /// How much RAM must stay in one piece: some for the hypervisor's own, and room for its
@@ -245,6 +259,10 @@ impl<'a> Judge<'a> {
             self.is_not_taken(mapping.host, "xen,reg", "a device's");
             if self.machine.all_ram.iter().any(|ram| ram.overlaps(&mapping.host)) {
                 self.fault("xen,reg", format!("{} is RAM", mapping.host));
+            }
+            if mapping.host.end() > 1 << self.machine.address_bits.min(63) {
+                let bits = self.machine.address_bits;
+                self.fault("xen,reg", format!("{} is beyond {bits} bits of address", mapping.host));
             }
         }
         for Interrupt { intid, .. } in &passthrough.interrupts {

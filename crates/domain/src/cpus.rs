@@ -5,12 +5,11 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// `runs` says of each of the machine's CPUs, in the order of `/cpus`, whether it runs.
-///
 /// The machine's CPUs (counted as in `/cpus`) of each domain: for an exclusive
 /// one a CPU for each virtual CPU, in order; for a shared one those that its
 /// virtual CPUs take turns on. An empty list: the domain can't have what it
-/// wants, and the list of problems says why.
+/// wants, and the list of problems says why. `runs` says of each of the machine's CPUs
+/// whether it runs.
 ///
 /// What names its CPUs goes first. Exclusive domains without a wish take free
 /// CPUs from the end, so that the boot CPU, which does what the machine needs,

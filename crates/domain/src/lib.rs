@@ -39,7 +39,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 pub use problem::Problem;
-pub use read::{Found, domains, present, read};
+pub use read::{Found, for_each, present, read};
 pub use region::Region;
 pub use writer::Writer;
 

@@ -254,7 +254,7 @@ impl Reader<'_> {
             };
             may_dma |= !leaves_memory_alone(&host);
             let parent = self.interrupt_parent(&host_path);
-            self.interrupts(path, &host, "xen,path", parent == self.host.gic);
+            self.interrupts(path, &host, "xen,path", parent.is_some() && parent == self.host.gic);
             name = host_path;
         } else if by_gic {
             // The guest's numbers are the machine's. What another controller of the

@@ -38,33 +38,34 @@ pub fn present(tree: &Fdt<'_>) -> bool {
 
 /// Reads all domains.
 pub fn read(tree: &Fdt<'_>) -> Found {
-    let mut problems = Vec::new();
-    let domains = domains(tree, |problem| problems.push(problem));
+    let (mut domains, mut problems) = (Vec::new(), Vec::new());
+    for_each(tree, |domain| domains.push(domain), |problem| problems.push(problem));
     Found { domains, problems }
 }
 
-/// Reads all domains; `tell` gets what is wrong with others. Where memory is scarce, that
-/// need not be kept.
-pub fn domains(tree: &Fdt<'_>, mut tell: impl FnMut(Problem)) -> Vec<Domain> {
-    let mut domains: Vec<Domain> = Vec::new();
-    let Some(chosen) = tree.root().child("chosen") else { return domains };
+/// Reads all domains, one by one, for who has little memory; `tell` gets what is wrong with
+/// others.
+pub fn for_each(tree: &Fdt<'_>, mut take: impl FnMut(Domain), mut tell: impl FnMut(Problem)) {
+    let Some(chosen) = tree.root().child("chosen") else { return };
     let outer = cell_counts(&chosen);
+    let mut names: Vec<&str> = Vec::new();
     let nodes = chosen.children().filter(|node| compatible(node, DOMAIN));
     for (nth, node) in nodes.enumerate() {
         let mut reader = Reader::new(&node);
         if nth >= DOMAINS_MAX {
-            tell(Problem::node(reader.path, "there are more than 64 domains"));
-            break;
+            return tell(Problem::node(reader.path, "there are more than 64 domains"));
         }
-        if domains.iter().any(|other| other.name == node.name()) {
+        if names.contains(&node.name()) {
             reader.fault("two nodes have this name");
         }
         match reader.domain(&node, outer) {
-            Some(domain) if reader.problems.is_empty() => domains.push(domain),
+            Some(domain) if reader.problems.is_empty() => {
+                names.push(node.name());
+                take(domain);
+            }
             _ => reader.problems.into_iter().for_each(&mut tell),
         }
     }
-    domains
 }
 
 /// Reads one domain, and keeps what is wrong with it.
@@ -334,9 +335,10 @@ impl Reader {
                 return self.at(child, "compatible", "is a second kernel");
             }
             let property = child.property("bootargs");
-            let long = property.as_ref().is_some_and(|p| p.value().len() > BOOTARGS_MAX);
+            if property.as_ref().is_some_and(|p| p.value().len() > BOOTARGS_MAX) {
+                return self.at(child, "bootargs", "is longer than 4096 bytes");
+            }
             match property.map(|property| text(&property)) {
-                _ if long => self.at(child, "bootargs", "is longer than 4096 bytes"),
                 Some(None) => self.at(child, "bootargs", "is not a string"),
                 other => {
                     let path = format!("{}/{}", self.path, child.name());
@@ -378,8 +380,10 @@ impl Reader {
     }
 
     fn shared_memory(&mut self, child: &Node<'_>, inner: (usize, usize)) -> Option<SharedMemory> {
-        let id = child.property("xen,shm-id").and_then(|property| text(&property));
-        let Some(id) = id.filter(|id| (1..16).contains(&id.len())) else {
+        // With its terminator.
+        let fits = |property: &Property<'_>| (2..17).contains(&property.value().len());
+        let id = child.property("xen,shm-id").filter(fits).and_then(|property| text(&property));
+        let Some(id) = id else {
             self.at(child, "xen,shm-id", "must be a string of 1 to 15 characters");
             return None;
         };

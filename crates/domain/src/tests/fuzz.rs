@@ -1,7 +1,7 @@
 //! Trees that nobody meant to write.
 
-use super::{domain, domain_node, machine};
-use crate::claims::{Claim, Machine, check, set_aside};
+use super::{domain, domain_node, machine, set_aside};
+use crate::claims::{Claim, Machine, check};
 use crate::{Region, Writer, cpus, layout, passthrough, present, read};
 use alloc::string::String;
 use alloc::vec::Vec;

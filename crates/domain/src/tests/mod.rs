@@ -5,6 +5,7 @@ mod guest;
 mod passthrough;
 mod reading;
 
+use crate::claims::{Machine, SetAside};
 use crate::{Domain, OnCrash, Placement, Region, Writer};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -88,4 +89,11 @@ pub fn machine(chosen: impl FnOnce(&mut Writer)) -> Vec<u8> {
         });
     });
     w.finish().unwrap()
+}
+
+/// What of RAM is set aside for these.
+pub fn set_aside(domains: &[crate::Domain], machine: &Machine<'_>) -> Vec<crate::Region> {
+    let mut set_aside = SetAside::new(machine);
+    domains.iter().for_each(|domain| set_aside.add(domain));
+    set_aside.finish()
 }

@@ -1,7 +1,7 @@
 //! Partial device trees, and who may have what.
 
-use super::{domain, machine};
-use crate::claims::{Claim, Machine, address_bits, check, guest_addresses, set_aside};
+use super::{domain, machine, set_aside};
+use crate::claims::{Claim, Machine, address_bits, check, guest_addresses};
 use crate::passthrough::{GIC_PHANDLE, Interrupt, Mapping, Passthrough, fragment, read};
 use crate::tree::{Guest, build};
 use crate::{Domain, Region, SharedMemory, Writer, layout};
@@ -366,6 +366,8 @@ fn devices_are_one_domains() {
     assert!(one(device(0x5000_0000, 0xa00_0000, 48)).contains("is RAM"));
     // Cut off by mem=.
     assert!(one(device(0xa000_0000, 0xa00_0000, 48)).contains("is RAM"));
+    let far = one(device(1 << MACHINE.address_bits, 0xa00_0000, 48));
+    assert!(far.contains("bits of address"), "{far}");
     assert!(one(device(0xa00_0000, 0x4000_0000, 48)).contains("of the guest is not free"));
     assert!(one(device(0xa00_0000, 0x300_1000, 48)).contains("of the guest is not free"));
     assert!(one(device(0xa00_0000, 0xa00_0000, 32)).contains("PL011"));
