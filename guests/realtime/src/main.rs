@@ -7,7 +7,8 @@
 //! How late: from the deadline to the handler's third instruction, by the virtual
 //! counter. Between ticks it waits (WFI), or with `spin` it computes.
 //!
-//! With `alone=` it does nothing but compute, for so many seconds, and ends.
+//! With `alone=` it does nothing but compute, for so many seconds, and ends; with `suspend=`
+//! it spends them in PSCI's CPU_SUSPEND.
 //!
 //! Every second it adds one to the word at `post=`, and says what stands at `look=`:
 //! memory that it shares with others.
@@ -16,7 +17,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_rt::exception::{Frame, on_interrupt};
 use guest_rt::machine::Machine;
-use guest_rt::{cpu, gic, mmio, msr, say};
+use guest_rt::{cpu, gic, mmio, msr, psci, say};
 
 /// Ticks a second.
 const RATE: u64 = 1000;
@@ -77,6 +78,10 @@ fn guest_main(m: &'static Machine) {
     on_interrupt(tick);
     gic::init(m);
     gic::init_cpu(m);
+    let suspend = m.number("suspend", 0);
+    if suspend != 0 {
+        return suspended(cpu::now() + suspend * cpu::frequency());
+    }
     gic::enable_all_spis(m, m.cpus[0]);
     say!("rt: started, {RATE} ticks a second of {} counts", cpu::frequency());
     arm(cpu::now() + period);
@@ -118,6 +123,18 @@ fn guest_main(m: &'static Machine) {
         "rt: in all {all} ticks, {all_missed} missed, {all_strange} strange, late by at most {} ns",
         nanoseconds(all_worst)
     );
+}
+
+fn suspended(end: u64) {
+    say!("rt: is suspended");
+    msr!("cntv_cval_el0", end);
+    msr!("cntv_ctl_el0", 1);
+    cpu::isb();
+    while cpu::now() < end {
+        // Wakes when the timer's interrupt is pending, which is masked.
+        psci::call([psci::CPU_SUSPEND, 0, 0, 0]);
+    }
+    say!("rt: was suspended");
 }
 
 fn nanoseconds(counts: u64) -> u64 {

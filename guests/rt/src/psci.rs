@@ -13,6 +13,8 @@ pub const ALREADY_ON: i64 = -4;
 pub const VERSION: u64 = 0x8400_0000;
 /// CPU_OFF.
 pub const CPU_OFF: u64 = 0x8400_0002;
+/// CPU_SUSPEND, 64 bits.
+pub const CPU_SUSPEND: u64 = 0xc400_0001;
 /// CPU_ON, 64 bits.
 pub const CPU_ON: u64 = 0xc400_0003;
 /// AFFINITY_INFO, 64 bits.

@@ -85,6 +85,12 @@ pub const TESTS: &[SystemTest] = &[
         run: |bench| bench.computes_alone(),
     },
     SystemTest {
+        name: "type1: an exclusive CPU that is suspended isn't woken for others",
+        needs: Needs::Type1,
+        long: false,
+        run: |bench| bench.suspended_alone(),
+    },
+    SystemTest {
         name: "type1: a guest has the machine's disk and network, by virtio-mmio",
         needs: Needs::Type1,
         long: true,
@@ -375,6 +381,38 @@ impl Bench<'_> {
         }
     }
 
+    /// While its virtual CPU waits in the kernel, and two other VMs take turns on the only other
+    /// CPU, it gets as many SGIs in a second as in ten.
+    fn suspended_alone(&self) -> Result<()> {
+        let args = run::Args { smp: 2, ..machine() };
+        let kernel = self.built.image.clone().context("no kernel")?;
+        let mut sgis = Vec::new();
+        for seconds in [1, 10] {
+            let vm = |name: &str, does: &str| {
+                Vm::bare(name, type1::REALTIME, &format!("{does}={seconds}"))
+            };
+            let vms = [vm("sleeps", "suspend")?.alone(), vm("a", "alone")?, vm("b", "alone")?];
+            let mut machine = type1::machine(&args, &kernel, &vms, &self.tree())?;
+            let trace = self.tree().with_extension("sgi");
+            let extra = ["-icount", "shift=6,sleep=off", "-trace", "gicv3_redist_send_sgi", "-D"];
+            machine.extra.extend(extra.map(String::from));
+            machine.extra.push(trace.display().to_string());
+            self.watched(&machine, Keyboard::Nobody, |console| {
+                console.expect("[sleeps] rt: was suspended", Duration::from_secs(args.timeout))?;
+                console.expect("All virtual machines have ended", SOON)
+            })?;
+            let trace = std::fs::read_to_string(&trace)?;
+            let begins = "GICv3 redistributor 0x1 pending SGI";
+            sgis.push(trace.lines().filter(|line| line.contains(begins)).count());
+        }
+        ui::note(format!("SGIs in 1 and in 10 seconds: {sgis:?}"));
+        match sgis[..] {
+            // The first lets it run.
+            [one, ten] if one == ten && one > 0 => Ok(()),
+            _ => bail!("others' work wakes the CPU: {sgis:?}"),
+        }
+    }
+
     /// One counts in memory that both have; one has its RAM where the tree says.
     fn shared_memory(&self) -> Result<()> {
         const GUESTS: u64 = 0x8000_0000;
@@ -426,7 +464,7 @@ impl Bench<'_> {
             let limit = Duration::from_secs(args.timeout);
             for life in 1..=2 {
                 console.expect("large: starts, ", limit)?;
-                console.expect(", 1152 MiB, 1 GiB of that in one piece", SOON)?;
+                console.expect(", 1152 MiB; 1 GiB are mapped whole", SOON)?;
                 console.expect("[large] hypha-guest: ready", limit)?;
                 console.send("\n")?;
                 console.expect(&format!("[large] {PROMPT}"), SOON)?;
