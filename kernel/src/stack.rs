@@ -9,7 +9,8 @@
 //!
 //! A stack may lose its owner where the TLBs of the host's regime can't be told
 //! (in a guest's world, under VHE): it is only noted there, and [`reap`] frees it,
-//! which a CPU calls when it switches, before it sleeps, and for a new stack.
+//! which a CPU calls when it switches, before it sleeps (unless it is reserved), and for a
+//! new stack.
 #![expect(unsafe_code, reason = "the kernel's own translation tables")]
 
 use crate::memory::{self, KernelMap};

@@ -2,8 +2,8 @@
 //!
 //! No system call, no EL0 program, no file system. Each VM has a supervisor, a
 //! kernel thread that builds it, starts a thread for each of its virtual CPUs,
-//! and builds it anew when it resets, crashes or hangs; it runs on the VM's own CPUs, so
-//! that others don't notice. What a VMM does for its VMs through KVM's file
+//! and builds it anew when it resets, crashes or hangs; it builds on the VM's own CPUs, so
+//! that others don't notice, and waits where it disturbs nobody. What a VMM does for its VMs through KVM's file
 //! descriptors is done here by calls of the same objects (`crates/kvm`).
 
 mod console;

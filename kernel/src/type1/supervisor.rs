@@ -107,7 +107,8 @@ fn supervise(plan: &Arc<Plan>, host: &Arc<dyn Host>, watch: u64, coming: &mut Co
             break;
         }
     }
-    if plan.passthrough.as_ref().is_some_and(|devices| !devices.may_dma.is_empty()) {
+    let has_begun = !coming.0;
+    if has_begun && plan.passthrough.as_ref().is_some_and(|devices| !devices.may_dma.is_empty()) {
         log::warn!("{name}: nobody gets its memory, which its devices may still write");
         core::mem::forget(memory);
     }
@@ -131,7 +132,7 @@ fn live(
         Err(why) => return Some(Ended { end: End::Crash(None, why), life: None, short: false }),
     };
     log::info!(
-        "{name}: starts, {} CPUs on {:#x}, {} MiB, {} GiB of that in one piece",
+        "{name}: starts, {} CPUs on {:#x}, {} MiB; {} GiB are mapped whole",
         plan.domain.cpus,
         plan.all_cpus(),
         plan.domain.memory >> 20,

@@ -46,7 +46,7 @@ pub struct Life {
     plan: Arc<Plan>,
     vm: Arc<Vm>,
     vcpus: Vec<Arc<Vcpu>>,
-    /// How many of its memory's are mapped by one entry each.
+    /// How many GiB are mapped by one entry each.
     pub gigabytes: u64,
     end: Once<End>,
     /// Threads that haven't ended.
