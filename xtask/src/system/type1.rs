@@ -123,7 +123,7 @@ pub const TESTS: &[SystemTest] = &[
             let alone = build::build(&args)?;
             crates::check_type1(&alone.linked)?;
             let bench = Bench { built: &alone, name: bench.name };
-            bench.vms(&run::Args { cpu: "neoverse-n1".into(), guests: 1, ..machine() })
+            bench.vms(&run::Args { cpu: "neoverse-n1".into(), ..machine() })
         },
     },
     SystemTest {
