@@ -122,25 +122,32 @@ fn grow<'a>(slot: &AtomicU64, usage: Use) -> Result<Entries<'a>> {
     Ok(child(desc))
 }
 
-/// The frames that an owning leaf gave up, upwards: take them all.
+/// The frame that an owning leaf gave up: a page's, a block's.
 ///
 /// # Safety
 ///
-/// `desc` was in an entry that is now cleared.
-unsafe fn take_frames(desc: u64, level: u8) -> Option<impl Iterator<Item = Frame>> {
+/// `desc` was in an entry of level 2 or 3 that is now cleared.
+unsafe fn take_frame(desc: u64, level: u8) -> Option<Frame> {
     if desc & OWNED == 0 {
         return None;
     }
-    let (size, count) = match level {
-        3 => (Size::Page, 1),
-        2 => (Size::Block, 1),
-        _ => (Size::Block, GIGABYTE / BLOCK_SIZE),
-    };
-    let places = (address(desc).get()..).step_by(size.bytes() as usize).take(count as usize);
-    // SAFETY: owning leaves are made by `PageTable::map`, `map_gigabyte` and `split` only,
-    // from `into_raw`, with this size, of these places; the cleared entry was the only one
-    // to know.
-    Some(places.map(move |at| unsafe { Frame::from_raw(PhysAddr::new(at), size) }))
+    let size = if level == 3 { Size::Page } else { Size::Block };
+    // SAFETY: owning leaves are made by `PageTable::map` and `split` only, from
+    // `into_raw`, with this size; the cleared entry was the only one to know.
+    Some(unsafe { Frame::from_raw(address(desc), size) })
+}
+
+/// The blocks that an owning leaf of level 1 gave up, upwards: take them all.
+///
+/// # Safety
+///
+/// `desc` was in an entry of level 1 that is now cleared, and OWNED is set.
+unsafe fn take_gigabyte(desc: u64) -> impl Iterator<Item = Frame> {
+    let places = (address(desc).get()..).step_by(BLOCK_SIZE as usize);
+    // SAFETY: `PageTable::map_gigabyte` made it, from `into_raw` of these; the cleared entry
+    // was the only one to know.
+    let block = |at| unsafe { Frame::from_raw(PhysAddr::new(at), Size::Block) };
+    places.take((GIGABYTE / BLOCK_SIZE) as usize).map(block)
 }
 
 fn index(at: u64, level: u8) -> usize {
@@ -451,9 +458,9 @@ impl<R: Regime> PageTable<R> {
         publish();
         // SAFETY: the entry that held `desc` was cleared, and this is the only
         // copy. No TLB knows of it any more.
-        match unsafe { take_frames(desc, 3) } {
-            Some(old) => old.for_each(drop),
-            None => self.pages = self.pages.wrapping_add(1),
+        let old = unsafe { take_frame(desc, 3) };
+        if old.is_none() {
+            self.pages = self.pages.wrapping_add(1);
         }
         Ok(())
     }
@@ -582,16 +589,18 @@ fn split(
         slot.store(0, Ordering::Release);
         gather.break_leaf(start, span(level));
     }
-    // SAFETY: nobody reads the entry until it is written again: this is under
-    // `&mut PageTable`, and its frame moves into the table.
-    match unsafe { take_frames(desc, level) } {
-        Some(blocks) if level == 1 => {
-            for (entry, block) in entries.entries().iter().zip(blocks) {
-                entry.store(block.into_raw().get() | bits, Ordering::Relaxed);
-            }
+    // The frames of a GiB are blocks of their own: their counts move as they are.
+    let held = match level {
+        2.. => {
+            // SAFETY: nobody reads the entry until it is written again: this is under
+            // `&mut PageTable`, and its frame moves into the table.
+            unsafe { take_frame(desc, level) }
         }
+        _ => None,
+    };
+    match held {
         Some(block) => {
-            for (entry, page) in entries.entries().iter().zip(block.flat_map(Frame::split)) {
+            for (entry, page) in entries.entries().iter().zip(block.split()) {
                 entry.store(page.into_raw().get() | bits, Ordering::Relaxed);
             }
         }
@@ -680,27 +689,32 @@ impl<'a, 't> Walk<'a, 't> {
                 continue;
             }
             slot.store(0, Ordering::Release);
+            if level < 2 && desc & OWNED != 0 {
+                // SAFETY: the entry is cleared.
+                self.gather_gigabyte(start, unsafe { take_gigabyte(desc) });
+                continue;
+            }
             // SAFETY: the entry is cleared.
-            match unsafe { take_frames(desc, level) } {
-                Some(frames) => self.gather_all(start, frames, desc & VALID != 0),
+            match unsafe { take_frame(desc, level) } {
+                Some(frame) => {
+                    self.pages = self.pages.wrapping_add(frame.size().pages());
+                    self.gather.frame(start, frame, desc & VALID != 0);
+                }
                 None => self.gather.stale(start, span(level)),
             }
         }
         Ok(self.to.min(table_start.saturating_add((entries.len() as u64) << shift(level))))
     }
 
-    /// What a leaf at `start` held.
-    fn gather_all(&mut self, start: u64, frames: impl Iterator<Item = Frame>, cached: bool) {
-        let mut at = start;
-        for (nth, frame) in frames.enumerate() {
-            if nth > 0 {
-                // A GiB is as much work as its blocks.
-                self.gather.spend();
-            }
-            let size = frame.size();
-            self.pages = self.pages.wrapping_add(size.pages());
-            self.gather.frame(at, frame, cached);
-            at = at.wrapping_add(size.bytes());
+    /// The blocks of a GiB at `start`. Out of the way of what is usual.
+    #[cold]
+    #[inline(never)]
+    fn gather_gigabyte(&mut self, start: u64, blocks: impl Iterator<Item = Frame>) {
+        for (block, at) in blocks.zip((start..).step_by(BLOCK_SIZE as usize)) {
+            // It is as much work as its blocks.
+            self.gather.spend();
+            self.pages = self.pages.wrapping_add(Size::Block.pages());
+            self.gather.frame(at, block, true);
         }
     }
 
