@@ -170,10 +170,15 @@ fn switch(console: &mut Console) -> Result<()> {
     console.send("\x01\x01\x01\x01\x01\x01")
 }
 
+/// The shell, asked by an empty line, says that it is ready.
+fn prompts(console: &mut Console, vm: &str) -> Result<()> {
+    console.send("\n")?;
+    console.expect(&format!("[{vm}] {PROMPT}"), SOON)
+}
+
 /// The shell answers: it has the input.
 fn answers(console: &mut Console, vm: &str) -> Result<()> {
-    console.send("\n")?;
-    console.expect(&format!("[{vm}] {PROMPT}"), SOON)?;
+    prompts(console, vm)?;
     // What is expected must not be what the terminal echoes.
     console.send("echo $((6 * 7))-answer\n")?;
     console.expect(&format!("[{vm}] 42-answer"), SOON)
@@ -225,8 +230,7 @@ impl Bench<'_> {
             // The real-time guest has it now, then the first again.
             switch(console)?;
             console.expect("Console input: domU1", SOON)?;
-            console.send("\n")?;
-            console.expect(&format!("[domU1] {PROMPT}"), SOON)
+            prompts(console, "domU1")
         })?;
         Ok(())
     }
@@ -335,8 +339,7 @@ impl Bench<'_> {
             let limit = Duration::from_secs(args.timeout);
             for life in 1..=2 {
                 console.expect("[domU1] hypha-guest: ready", limit)?;
-                console.send("\n")?;
-                console.expect(&format!("[domU1] {PROMPT}"), SOON)?;
+                prompts(console, "domU1")?;
                 console.send("head -n 1 /dev/vda\n")?;
                 console.expect("[domU1] hypha-disk: here", SOON)?;
                 console.send("ifconfig eth0 10.0.2.15 up; ping -c 3 10.0.2.2\n")?;
@@ -466,8 +469,7 @@ impl Bench<'_> {
                 console.expect("large: starts, ", limit)?;
                 console.expect(", 1152 MiB; 1 GiB are mapped whole", SOON)?;
                 console.expect("[large] hypha-guest: ready", limit)?;
-                console.send("\n")?;
-                console.expect(&format!("[large] {PROMPT}"), SOON)?;
+                prompts(console, "large")?;
                 console.send("dd if=/dev/zero of=/large bs=1M count=500; ls -l /large\n")?;
                 console.expect("[large] -rw-r--r--", SOON)?;
                 console.expect(" 524288000 ", SOON)?;
@@ -495,8 +497,7 @@ impl Bench<'_> {
         self.watched(&machine, Keyboard::Test, |console| {
             let limit = Duration::from_secs(args.timeout);
             console.expect("[domU1] hypha-guest: ready", limit)?;
-            console.send("\n")?;
-            console.expect(&format!("[domU1] {PROMPT}"), SOON)?;
+            prompts(console, "domU1")?;
             console.send("watchdog -T 3 -t 1 /dev/watchdog; sleep 8; echo $((6 * 7))-petted\n")?;
             console.expect("[domU1] 42-petted", SOON)?;
             console.send("killall -9 watchdog\n")?;
