@@ -126,7 +126,7 @@ fn grow<'a>(slot: &AtomicU64, usage: Use) -> Result<Entries<'a>> {
 ///
 /// # Safety
 ///
-/// `desc` was in an entry of level 2 or 3 that is now cleared.
+/// `desc` was in an entry that is now cleared, of level 2 or 3 if OWNED is set.
 unsafe fn take_frame(desc: u64, level: u8) -> Option<Frame> {
     if desc & OWNED == 0 {
         return None;
@@ -690,11 +690,11 @@ impl<'a, 't> Walk<'a, 't> {
             }
             slot.store(0, Ordering::Release);
             if level < 2 && desc & OWNED != 0 {
-                // SAFETY: the entry is cleared.
+                // SAFETY: the entry is cleared; OWNED is set, which at level 0 nobody does.
                 self.gather_gigabyte(start, unsafe { take_gigabyte(desc) });
                 continue;
             }
-            // SAFETY: the entry is cleared.
+            // SAFETY: the entry is cleared; of an owning one the level is 2 or 3.
             match unsafe { take_frame(desc, level) } {
                 Some(frame) => {
                     self.pages = self.pages.wrapping_add(frame.size().pages());
